@@ -1,0 +1,150 @@
+/* The table of kernels that a backend fills. kernels/reference does it in plain loops (float32 and float64; what the
+ * others are tested against), kernels/cpu for speed on x86-64 (float32, and bfloat16 with float32 sums).
+ *
+ * Conventions. Arrays are dense and row-major. "act" is the compute type that the backend was opened with, for
+ * activations, their gradients and the weights a product reads; sums are kept in float32 (float64 in a float64
+ * backend), called "acc" below: gradients of weights, statistics, losses, master weights and moments. Pointers are
+ * to memory of the backend's alloc. Every output is overwritten unless a flag says that it is added to. No kernel
+ * allocates memory or depends on the number of threads in its result's bits, products apart (the library may).
+ * A kernel does not fail: what can be wrong is found when a plan or a workspace is made. */
+#ifndef KERNELS_BACKEND_H
+#define KERNELS_BACKEND_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "base/philox.h"
+#include "tensor/dtype.h"
+
+/* c[m,n] = a'[m,k] b'[k,n] (+ bias[n]) (+ c), where a' is a, stored [m,k], or its transpose, stored [k,m]; b' likewise. */
+struct matmul_desc {
+    int64_t m, n, k;
+    bool transpose_a, transpose_b;
+    bool bias;       /* bias is of act */
+    bool accumulate; /* add to c */
+    bool c_is_acc;   /* c is of acc (gradients of weights), else of act; a and b are of act */
+};
+struct matmul; /* a product planned ahead; opaque */
+
+/* Dropout: element i of a tensor is kept if word (i % 4) of philox4x32(key, step, i / 4) is >= threshold,
+ * threshold = rate * 2^32, and scaled by 1 / (1 - rate). FIRST is the position of the local tensor's first element in
+ * the whole batch's (a multiple of 4), so that masks do not depend on which rank computes them. Rate 0: all kept. */
+struct dropout {
+    float rate;
+    struct philox_key key;
+    uint64_t step;
+    uint64_t first;
+};
+
+struct attention_desc {
+    int64_t batch, context, heads, head_size; /* qkv [batch, context, 3, heads, head_size]; causal */
+    float dropout_rate;                       /* of the probabilities; known ahead so that none costs nothing */
+};
+struct attention; /* plan and workspace */
+
+/* Linear layer to the vocabulary and cross-entropy in one, forward and backward at once, over blocks of rows so that
+ * the logits of the whole batch are never in memory (rows x vocabulary would be the largest tensor of a small model). */
+struct classifier_desc {
+    int64_t rows, width, vocabulary;
+};
+struct classifier;
+
+struct adamw {
+    float learning_rate, beta1, beta2, epsilon, weight_decay; /* decay 0 for tensors that take none */
+    float gradient_scale;                                      /* clipping: gradients are multiplied by it first */
+    int64_t step;                                              /* 1 for the first update (bias correction) */
+};
+
+/* Sums of squares are taken over chunks of this many elements of each global array, in their order; whoever holds a
+ * chunk computes it, all ranks add the chunks' sums in one order. */
+enum { NORM_CHUNK = 1 << 16 };
+
+struct backend; /* an opened backend; begins with its table */
+
+struct backend_table {
+    const char *name; /* "reference", "cpu" */
+    void (*close)(struct backend *);
+    /* Zeroed memory whose pages are there (touched) before the first step; NULL when there is none left. Freed by free. */
+    void *(*alloc)(struct backend *, size_t bytes);
+    void (*free)(struct backend *, void *, size_t bytes);
+    /* One line for a checkpoint's numerics signature: backend, types, instruction set, libraries with versions, threads. */
+    const char *(*signature)(struct backend *);
+
+    /* ---- products ---- */
+    cairn_err (*matmul_create)(struct backend *, const struct matmul_desc *, struct matmul **);
+    void (*matmul_run)(struct matmul *, void *c, const void *a, const void *b, const void *bias);
+    void (*matmul_destroy)(struct matmul *);
+
+    /* ---- embedding: y[r, width] = token_table[tokens[r]] + position_table[r % context], r in 0..rows-1 ---- */
+    void (*embedding_forward)(struct backend *, void *y, const int32_t *tokens, const void *token_table,
+                              const void *position_table, int64_t rows, int64_t context, int64_t width);
+    /* d_position[context, width] (acc) overwritten. d_token (acc, [vocabulary, width]): ADDED to; only the rows of tokens
+     * that occur are touched, each summed over the occurrences in the order of r and then added once. */
+    void (*embedding_backward)(struct backend *, void *d_token, void *d_position, const void *dy, const int32_t *tokens,
+                               int64_t rows, int64_t context, int64_t width, int64_t vocabulary);
+
+    /* ---- layer norm over the last dimension; mean and rstd[rows] (acc) are kept for the backward pass ---- */
+    void (*layer_norm_forward)(struct backend *, void *y, void *mean, void *rstd, const void *x, const void *gain,
+                               const void *bias, int64_t rows, int64_t width, float epsilon);
+    void (*layer_norm_backward_input)(struct backend *, void *dx, const void *dy, const void *x, const void *gain,
+                                      const void *mean, const void *rstd, int64_t rows, int64_t width, bool add_to_dx);
+    void (*layer_norm_backward_weight)(struct backend *, void *d_gain, void *d_bias, const void *dy, const void *x,
+                                       const void *mean, const void *rstd, int64_t rows, int64_t width);
+
+    /* d_bias[width] (acc) = sum over rows of dy */
+    void (*bias_backward)(struct backend *, void *d_bias, const void *dy, int64_t rows, int64_t width);
+
+    /* ---- GELU, tanh form (Hendrycks and Gimpel, arXiv 1606.08415) ---- */
+    void (*gelu_forward)(struct backend *, void *y, const void *x, int64_t n);
+    void (*gelu_backward)(struct backend *, void *dx, const void *dy, const void *x, int64_t n);
+
+    /* ---- y = x + dropout(h) (residual); x may be NULL: y = dropout(h); y may be x or h ---- */
+    void (*add_dropout_forward)(struct backend *, void *y, const void *x, const void *h, int64_t n, const struct dropout *);
+    /* dh = dropout mask * dy; dh may be dy */
+    void (*dropout_backward)(struct backend *, void *dh, const void *dy, int64_t n, const struct dropout *);
+
+    /* ---- attention: out[batch, context, heads, head_size]; log_sum[batch, heads, context] (acc) is kept ----
+     * Probabilities are computed again in the backward pass. The dropout's element number is
+     * ((b * heads + h) * context + query) * context + key, from first. */
+    cairn_err (*attention_create)(struct backend *, const struct attention_desc *, struct attention **);
+    void (*attention_forward)(struct attention *, void *out, void *log_sum, const void *qkv, const struct dropout *);
+    void (*attention_backward)(struct attention *, void *d_qkv, const void *d_out, const void *out, const void *qkv,
+                               const void *log_sum, const struct dropout *);
+    void (*attention_destroy)(struct attention *);
+
+    /* ---- classifier: logits = x[rows,width] weight[vocabulary,width]^T; losses[rows] (acc) ---- */
+    cairn_err (*classifier_create)(struct backend *, const struct classifier_desc *, struct classifier **);
+    void (*classifier_loss)(struct classifier *, void *losses, const void *x, const void *weight, const int32_t *targets);
+    /* Losses too; gradients of scale * (sum of losses): dx (act) and d_weight[vocabulary,width] (acc), overwritten. */
+    void (*classifier_loss_and_gradients)(struct classifier *, void *losses, void *dx, void *d_weight, const void *x,
+                                          const void *weight, const int32_t *targets, double scale);
+    void (*classifier_destroy)(struct classifier *);
+
+    /* ---- vectors of acc ---- */
+    void (*add)(struct backend *, void *sum, const void *a, const void *b, int64_t n); /* sum = a + b; sum may be a or b */
+    /* sums[ceil(n / NORM_CHUNK)] (double): each the sum of squares of one chunk */
+    void (*sum_squares)(struct backend *, double *sums, const void *x, int64_t n);
+    /* One AdamW update (Loshchilov and Hutter, arXiv 1711.05101): gradient, master weights, moments of acc; COMPUTE (act)
+     * receives the new weights rounded, NULL where act is acc. */
+    void (*adamw)(struct backend *, void *master, void *moment1, void *moment2, void *compute, const void *gradient, int64_t n,
+                  const struct adamw *);
+    void (*convert_to_act)(struct backend *, void *act, const void *acc, int64_t n);
+};
+
+struct backend {
+    const struct backend_table *table;
+    enum dtype act, acc;
+    int threads;
+};
+
+struct backend_options {
+    enum dtype act;
+    int threads;             /* 0: as many as this process may use */
+    const char *instruction_set; /* "auto", or the highest to use: "baseline", "v3", "v4" */
+};
+
+/* NAME: "reference" or "cpu". Fails with CAIRN_EUNSUPPORTED and what there is instead. */
+cairn_err backend_open(const char *name, const struct backend_options *, struct backend **);
+
+#endif

@@ -1,0 +1,68 @@
+# CAIRN_PKG(VARIABLE, MODULE, DEBIAN PACKAGE, WHAT FOR)
+# A library found by pkg-config, or an error that names the Debian package to install.
+AC_DEFUN([CAIRN_PKG], [
+  PKG_CHECK_MODULES([$1], [$2], [],
+    [AC_MSG_ERROR([$2 not found ($4): install Debian's package $3, or point PKG_CONFIG_PATH at its .pc file])])
+  cairn_name=`echo "$2" | $SED 's/ .*//'`
+  cairn_summary="$cairn_summary
+    $cairn_name `$PKG_CONFIG --modversion $cairn_name` (`$PKG_CONFIG --variable=libdir $cairn_name`)"])
+
+AC_DEFUN([CAIRN_CHECK_DEPENDENCIES], [
+  cairn_summary=
+  CAIRN_PKG([MPI], [mpich], [libmpich-dev], [messages between ranks])
+  CAIRN_PKG([HDF5], [hdf5-mpich], [libhdf5-mpich-dev], [datasets and checkpoints])
+  CAIRN_PKG([PMIX], [pmix], [libpmix-dev], [start-up under srun --mpi=pmix])
+  CAIRN_PKG([FYAML], [libfyaml], [libfyaml-dev], [config files])
+  CAIRN_PKG([JANSSON], [jansson], [libjansson-dev], [JSON])
+  CAIRN_PKG([XXHASH], [libxxhash], [libxxhash-dev], [checksums])
+  CAIRN_PKG([HWLOC], [hwloc], [libhwloc-dev], [cores and memory near a rank])
+  CAIRN_PKG([ZLIB], [zlib], [zlib1g-dev], [compressed text input])
+  CAIRN_PKG([OPENBLAS], [openblas], [libopenblas-dev], [matrix products, for comparison in tests/bench])
+  cairn_save_LIBS=$LIBS
+  AC_CHECK_HEADER([dnnl.h], [], [AC_MSG_ERROR([dnnl.h not found (matrix products): install Debian's package libdnnl-dev])])
+  AC_CHECK_LIB([dnnl], [dnnl_version], [DNNL_LIBS=-ldnnl],
+    [AC_MSG_ERROR([libdnnl not found (matrix products): install Debian's package libdnnl-dev])])
+  AC_SUBST([DNNL_LIBS])
+  AC_CHECK_HEADER([slurm/slurm.h], [], [AC_MSG_ERROR([slurm/slurm.h not found (job queries): install Debian's package libslurm-dev])])
+  AC_CHECK_LIB([slurm], [slurm_api_version], [SLURM_LIBS=-lslurm],
+    [AC_MSG_ERROR([libslurm not found (job queries): install Debian's package libslurm-dev])])
+  AC_SUBST([SLURM_LIBS])
+  LIBS=$cairn_save_LIBS
+  AC_COMPUTE_INT([cairn_dnnl_major], [DNNL_VERSION_MAJOR], [#include <dnnl_version.h>], [cairn_dnnl_major=?])
+  AC_COMPUTE_INT([cairn_dnnl_minor], [DNNL_VERSION_MINOR], [#include <dnnl_version.h>], [cairn_dnnl_minor=?])
+  cairn_summary="$cairn_summary
+    dnnl $cairn_dnnl_major.$cairn_dnnl_minor"
+  AC_COMPUTE_INT([cairn_slurm_version], [SLURM_VERSION_NUMBER], [#include <slurm/slurm.h>], [cairn_slurm_version=0])
+  cairn_summary="$cairn_summary
+    slurm `expr $cairn_slurm_version / 65536`.`expr $cairn_slurm_version / 256 % 256`.`expr $cairn_slurm_version % 256`"
+  # Criterion is for the unit tests alone: without it everything else still builds.
+  PKG_CHECK_MODULES([CRITERION], [criterion], [have_criterion=yes], [have_criterion=no])
+  AM_CONDITIONAL([HAVE_CRITERION], [test "x$have_criterion" = xyes])
+  AC_PATH_PROGS([MPIEXEC], [mpiexec.mpich mpiexec mpiexec.hydra], [mpiexec])
+  AC_PATH_PROG([BASH_PROGRAM], [bash], [/bin/bash])])
+
+# CAIRN_CHECK_CUDA: looks for the CUDA toolkit. The backend is optional; without it Cairn trains on the CPU.
+AC_DEFUN([CAIRN_CHECK_CUDA], [
+  AC_ARG_WITH([cuda], [AS_HELP_STRING([--with-cuda=DIR], [CUDA toolkit, default /usr/local/cuda if there; "no" leaves it out])],
+    [], [with_cuda=auto])
+  have_cuda=no
+  AS_IF([test "x$with_cuda" != xno], [
+    AS_CASE([$with_cuda], [auto|yes], [cairn_cuda_path=/usr/local/cuda], [cairn_cuda_path=$with_cuda])
+    AC_PATH_PROG([NVCC], [nvcc], [], [$cairn_cuda_path/bin$PATH_SEPARATOR$PATH])
+    AS_IF([test -n "$NVCC"], [have_cuda="`$NVCC --version | $SED -n 's/.*release \([[0-9.]]*\).*/\1/p'` ($NVCC)"],
+      [test "x$with_cuda" != xauto], [AC_MSG_ERROR([no nvcc in $cairn_cuda_path/bin: give the toolkit's folder to --with-cuda])])])])
+
+AC_DEFUN([CAIRN_SUMMARY], [
+  cat <<EOF
+
+  $PACKAGE_NAME $PACKAGE_VERSION
+    prefix          $prefix
+    compiler        $CC ($CFLAGS)
+    warnings        $WARN_CFLAGS
+    sanitizers      ${SANITIZE_FLAGS:-none}
+    instruction sets x86-64${ISA_V3_CFLAGS:+, v3}${ISA_V4_CFLAGS:+, v4}
+  libraries$cairn_summary
+    criterion (unit tests) $have_criterion
+    CUDA toolkit    $have_cuda
+
+EOF])

@@ -1,0 +1,1 @@
+cairninclude_HEADERS += src/cairn/cairn.h src/cairn/error.h

@@ -1,0 +1,21 @@
+/* The subcommands of cairn: each is a main of its own in cmd_NAME.c; argv[0] is the subcommand's name. Each returns an
+ * exit code (base/exit_code.h), after printing what went wrong. */
+#ifndef CMD_COMMAND_H
+#define CMD_COMMAND_H
+
+#include <stdbool.h>
+
+#include "base/options.h"
+
+typedef int command_main(int argc, char **argv);
+
+command_main cmd_version;
+
+/* Parses options for a subcommand. Returns true when the subcommand shall go on; else *EXIT_CODE is what it returns
+ * (help was shown, or the error was printed). */
+bool command_begin(const struct command_spec *spec, int *argc, char **argv, int *exit_code);
+
+/* Prints this thread's error message and returns the exit code that fits ERR: usage for CAIRN_ECONFIG, else failed. */
+int command_failed(cairn_err err);
+
+#endif

@@ -1,0 +1,45 @@
+/* The cairn command: finds the subcommand and hands over. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/exit_code.h"
+#include "base/log.h"
+#include "cmd/command.h"
+
+static const struct {
+    const char *name;
+    command_main *run;
+    const char *summary;
+} commands[] = {
+    {"version", cmd_version, "print the version of Cairn and of its libraries"},
+};
+
+enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
+
+static void show_help(FILE *out)
+{
+    fputs("usage: cairn COMMAND [ARGUMENTS]\n\n"
+          "Trains models on supercomputers; jobs that fail come back and end with the same bits.\n\ncommands:\n", out);
+    for (int i = 0; i < COMMAND_COUNT; i++)
+        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
+    fputs("\n'cairn COMMAND --help' tells more of a command, 'man cairn' of all.\n", out);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        show_help(stderr);
+        return EXIT_CODE_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+        show_help(stdout);
+        return EXIT_CODE_DONE;
+    }
+    if (strcmp(argv[1], "--version") == 0)
+        argv[1] = "version";
+    for (int i = 0; i < COMMAND_COUNT; i++)
+        if (strcmp(argv[1], commands[i].name) == 0)
+            return commands[i].run(argc - 1, argv + 1);
+    log_error("unknown command '%s'; 'cairn --help' lists them", argv[1]);
+    return EXIT_CODE_USAGE;
+}

@@ -1,0 +1,29 @@
+# Serial tests are Criterion programs (tests/unit), those of several ranks are plain MPI programs that print TAP
+# (tests/ranks), scripts that need a cluster are tests/slurm/*.t.
+TEST_EXTENSIONS = .t .ranks
+TAP_DRIVER = env AM_TAP_AWK='$(AWK)' $(SHELL) $(top_srcdir)/build-aux/tap-driver.sh
+T_LOG_DRIVER = $(TAP_DRIVER)
+RANKS_LOG_DRIVER = $(TAP_DRIVER)
+RANKS_LOG_COMPILER = $(SHELL) $(top_srcdir)/tests/ranks/launch
+LOG_DRIVER = $(TAP_DRIVER)
+AM_TESTS_ENVIRONMENT = \
+  CAIRN=$(abs_top_builddir)/cairn; export CAIRN; \
+  CAIRN_SOURCE=$(abs_top_srcdir); export CAIRN_SOURCE; \
+  CAIRN_BUILD=$(abs_top_builddir); export CAIRN_BUILD; \
+  MPIEXEC=$(MPIEXEC); export MPIEXEC; \
+  PATH=$(abs_top_builddir):$$PATH; export PATH;
+# Criterion prints TAP with --tap=-.
+LOG_COMPILER = $(SHELL) $(top_srcdir)/tests/unit/launch
+UNIT_TESTS =
+UNIT_LDADD = libcore.la $(CRITERION_LIBS)
+UNIT_CPPFLAGS = $(AM_CPPFLAGS) $(CRITERION_CFLAGS)
+EXTRA_DIST += tests/ranks/launch tests/unit/launch
+
+include tests/unit/base.mk
+
+if HAVE_CRITERION
+check_PROGRAMS += $(UNIT_TESTS)
+TESTS += $(UNIT_TESTS)
+else
+EXTRA_PROGRAMS += $(UNIT_TESTS)
+endif

@@ -1,0 +1,82 @@
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/options.h"
+#include "base/permutation.h"
+#include "base/philox.h"
+
+Test(error, keeps_message_and_contexts)
+{
+    cairn_err err = FAIL(CAIRN_EFORMAT, "chunk %d: checksum differs", 17);
+    err = error_context(err, "reading %s in %s", "/data/train", "tokens.h5");
+    cr_assert_eq(err, CAIRN_EFORMAT);
+    cr_assert_str_eq(cairn_err_message(), "reading /data/train in tokens.h5: chunk 17: checksum differs");
+    cr_assert_str_eq(cairn_err_name(err), "CAIRN_EFORMAT");
+    cr_assert_str_eq(cairn_err_name(12345), "unknown code");
+}
+
+/* Known answers of the authors' test vectors (Random123, kat_vectors). */
+Test(philox, known_answers)
+{
+    uint32_t out[4];
+    philox4x32((struct philox_key){{0, 0}}, 0, 0, out);
+    cr_assert_eq(out[0], 0x6627e8d5u);
+    cr_assert_eq(out[1], 0xe169c58du);
+    cr_assert_eq(out[2], 0xbc57ac4cu);
+    cr_assert_eq(out[3], 0x9b00dbd8u);
+    philox4x32((struct philox_key){{0xa4093822u, 0x299f31d0u}}, 0x0370734413198a2eu, 0x85a308d3243f6a88u, out);
+    cr_assert_eq(out[0], 0xd16cfe09u);
+    cr_assert_eq(out[1], 0x94fdccebu);
+    cr_assert_eq(out[2], 0x5001e420u);
+    cr_assert_eq(out[3], 0x24126ea1u);
+}
+
+Test(permutation, is_a_permutation)
+{
+    for (uint64_t n = 1; n < 300; n += 7) {
+        char seen[300] = {0};
+        for (uint64_t i = 0; i < n; i++) {
+            uint64_t x = permutation_map(42, 3, n, i);
+            cr_assert_lt(x, n);
+            cr_assert_not(seen[x], "n %zu: %zu met twice", (size_t)n, (size_t)x);
+            seen[x] = 1;
+        }
+    }
+}
+
+Test(permutation, epochs_and_seeds_differ)
+{
+    int same_epoch = 0, same_seed = 0;
+    for (uint64_t i = 0; i < 1000; i++) {
+        same_epoch += permutation_map(1, 0, 100000, i) == permutation_map(1, 1, 100000, i);
+        same_seed += permutation_map(1, 0, 100000, i) == permutation_map(2, 0, 100000, i);
+    }
+    cr_assert_lt(same_epoch, 5);
+    cr_assert_lt(same_seed, 5);
+}
+
+Test(options, reads_all_kinds_anywhere)
+{
+    bool json = false, help;
+    long n = 0;
+    double r = 0;
+    const char *out = NULL;
+    const struct option_spec options[] = {{'j', "json", OPTION_FLAG, &json, NULL, "JSON"},
+                                          {'n', "number", OPTION_INT, &n, "N", "a number"},
+                                          {0, "rate", OPTION_REAL, &r, "R", "a rate"},
+                                          {'o', "output", OPTION_STRING, &out, "FILE", "a file"},
+                                          {0}};
+    const struct command_spec command = {"test", "tests", options, NULL};
+    char *argv[] = {"test", "a", "--rate=0.5", "-n", "7", "-ofile", "--json", "--", "--b", NULL};
+    int argc = 9;
+    cr_assert_eq(options_parse(&command, &argc, argv, &help), CAIRN_OK);
+    cr_assert(json && n == 7 && r == 0.5 && !help && strcmp(out, "file") == 0);
+    cr_assert_eq(argc, 3);
+    cr_assert_str_eq(argv[2], "--b");
+    char *bad[] = {"test", "--nope", NULL};
+    argc = 2;
+    cr_assert_eq(options_parse(&command, &argc, bad, &help), CAIRN_ECONFIG);
+    cr_assert(strstr(cairn_err_message(), "--nope"));
+}
