@@ -1,0 +1,35 @@
+/* A dataset: an HDF5 file (doc/formats/dataset.md) of token sequences, its structure read once and broadcast. */
+#ifndef IO_DATASET_H
+#define IO_DATASET_H
+
+#include <mpi.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+struct dataset;
+
+enum dataset_split { SPLIT_TRAIN, SPLIT_VALIDATION };
+
+/* Collective over COMM: the structure is read through the MPI-IO driver and broadcast; all ranks return the same code (the
+ * message of the rank that failed is printed by the caller's agreement). Every rank gets its own handle for reading. */
+cairn_err dataset_open(MPI_Comm comm, const char *path, struct dataset **out);
+void dataset_close(struct dataset *dataset);
+
+int64_t dataset_vocabulary(const struct dataset *dataset);
+int64_t dataset_tokens(const struct dataset *dataset, enum dataset_split split);
+
+/* Non-overlapping samples of CONTEXT tokens and the token after: (tokens - 1) / context. */
+int64_t dataset_samples(const struct dataset *dataset, enum dataset_split split, int64_t context);
+
+/* Tokens [FIRST, FIRST + COUNT) of SPLIT as int32. From one thread at a time per handle. */
+cairn_err dataset_read(struct dataset *dataset, enum dataset_split split, int64_t first, int64_t count, int32_t *tokens);
+
+/* What a token's number stands for: "bytes", or another tokenizer's name. Static with the dataset. */
+const char *dataset_tokenizer(const struct dataset *dataset);
+
+/* A hash of the file's identity (sizes, checksums in its structure), kept in checkpoints so that a run that goes on with
+ * other data is told. */
+uint64_t dataset_fingerprint(const struct dataset *dataset);
+
+#endif

@@ -1,0 +1,102 @@
+/* A run's config: YAML read against one table, which gives each key's type, default, range and meaning. */
+#ifndef BASE_CONFIG_H
+#define BASE_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/error.h"
+
+/* Names of choices; the enum's values are the indices of the names in the table. */
+enum config_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_REFERENCE };
+enum config_precision { PRECISION_FLOAT32, PRECISION_BFLOAT16, PRECISION_FLOAT64 };
+enum config_on_full { ON_FULL_CONTINUE, ON_FULL_STOP };
+enum config_launcher { LAUNCHER_AUTO, LAUNCHER_SRUN, LAUNCHER_MPIEXEC };
+enum config_mpi { CONFIG_MPI_PMIX, CONFIG_MPI_PMI2 };
+
+/* The merged config. Strings are owned by the struct. */
+struct config {
+    char *name;     /* of the run; default: the file's name without ending */
+    char *run_dir;  /* where everything of the run is written; default runs/NAME */
+    int64_t seed;
+    int64_t steps;  /* optimizer steps of the whole training */
+    int device;     /* enum config_device */
+    int precision;  /* enum config_precision */
+    int64_t threads;/* a rank; 0: the cores it is bound to, divided among the node's ranks if it is not bound */
+    char *instruction_set; /* auto, baseline, v3, v4 */
+
+    struct {
+        char *path;
+        int64_t prefetch; /* microbatches read ahead */
+    } data;
+
+    struct {
+        int64_t microbatches; /* V: a step's microbatches over all ranks */
+        int64_t samples;      /* b: samples of a microbatch */
+    } batch;
+
+    struct {
+        char *family; /* gpt */
+        int64_t layers, width, heads, context;
+        int64_t vocabulary; /* 0: the dataset's */
+        bool tied;
+        double dropout;
+    } model;
+
+    struct {
+        double learning_rate, min_learning_rate;
+        int64_t warmup_steps;
+        int64_t decay_steps; /* 0: steps */
+        double beta1, beta2, epsilon, weight_decay;
+        double clip_norm; /* 0: none */
+    } optimizer;
+
+    struct {
+        int64_t every; /* steps; 0: never */
+        int64_t microbatches;
+    } validation;
+
+    struct {
+        int64_t every; /* steps between progress lines */
+    } log;
+
+    struct {
+        int64_t every; /* steps; 0: only at the end and on a signal */
+        int64_t keep;  /* newest checkpoints kept; 0: all */
+        int on_full;   /* enum config_on_full: when the disk is full */
+    } checkpoint;
+
+    struct {
+        int launcher;           /* enum config_launcher */
+        int mpi;                /* enum config_mpi: srun's --mpi */
+        int64_t ranks;          /* without Slurm: processes; 0: one. In Slurm: SLURM_NTASKS */
+        int64_t min_ranks;      /* fewer are not started */
+        int64_t max_restarts;   /* in a row without a newer checkpoint */
+        double heartbeat_seconds; /* a rank says it lives this often */
+        double silent_seconds;    /* a rank that says nothing for so long is probed */
+        double hang_factor;       /* a step this many times the median is a hang ... */
+        double hang_seconds;      /* ... but never before so many seconds */
+    } supervise;
+};
+
+/* Reads FILE (or, if TEXT is not NULL, TEXT as the contents of FILE), applies the COUNT OVERRIDES ("section.key=value"),
+ * checks everything, fills *CONFIG. Fails with CAIRN_ECONFIG (CAIRN_ENOTFOUND for a missing file) and a message such as
+ *   gpt.yaml:12:3: unknown key 'model.layer'; did you mean 'model.layers'?
+ *   gpt.yaml:14:12: model.width: expected a whole number from 1 to 65536, found 'wide'
+ * *CONFIG needs config_free only after success. */
+cairn_err config_load(struct config *config, const char *file, const char *text, int count, char *const *overrides);
+
+/* The whole file FILE as a NUL-ended string; the caller frees. "-" is standard input. */
+cairn_err config_read_file(const char *file, char **text);
+
+void config_free(struct config *config);
+
+/* The merged config as YAML text that config_load reads back to an equal config; the caller frees. NULL: no memory. */
+char *config_to_yaml(const struct config *config);
+
+/* The reference of all keys, for `cairn config --help` (plain text) and the manual (roff for man page cairn-config(5)). */
+void config_print_reference(FILE *out);
+void config_print_roff(FILE *out);
+
+#endif
