@@ -39,6 +39,13 @@ cairn_err checkpoint_save(const struct checkpoint_group *group, const char *dir,
 cairn_err checkpoint_restore(const struct checkpoint_group *group, const char *dir, struct checkpoint_facts *facts,
                              const struct shard *shards, int count);
 
+/* Collective. Fills the shards, which may be a part of what is there, from the one checkpoint folder PATH; one that is broken is an
+ * error (CAIRN_ECORRUPT, CAIRN_EFORMAT) and stays as it is. */
+cairn_err checkpoint_load(const struct checkpoint_group *group, const char *path, const struct shard *shards, int count);
+
+/* The checkpoint that PATH stands for: itself, or the newest complete one in it or in PATH/checkpoints. Serial. */
+cairn_err checkpoint_find(const char *path, char *found, size_t size);
+
 /* The facts alone of the newest (by name) checkpoint, or of the folder itself if DIR is a checkpoint; serial, no array is read. */
 cairn_err checkpoint_read_facts(const char *path, struct checkpoint_facts *facts);
 void checkpoint_facts_free(struct checkpoint_facts *facts);
