@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "config.h"
+#include <config.h> /* of configure; base/config.h is another */
 
 /* Long enough for a path (PATH_MAX 4096 is rare) and three contexts; longer messages lose their end, never their begin. */
 enum { MESSAGE_SIZE = 4096 };
