@@ -81,13 +81,15 @@ struct config {
 };
 
 /* Reads FILE (or, if TEXT is not NULL, TEXT as the contents of FILE), applies the COUNT OVERRIDES ("section.key=value"),
- * checks everything, fills *CONFIG. Fails with CAIRN_ECONFIG (CAIRN_ENOTFOUND for a missing file) and a message such as
+ * checks everything, fills *CONFIG. Fails with CAIRN_ECONFIG (also for a missing file: starting again would not help) and a
+ * message such as
  *   gpt.yaml:12:3: unknown key 'model.layer'; did you mean 'model.layers'?
  *   gpt.yaml:14:12: model.width: expected a whole number from 1 to 65536, found 'wide'
  * *CONFIG needs config_free only after success. */
 cairn_err config_load(struct config *config, const char *file, const char *text, int count, char *const *overrides);
 
-/* The whole file FILE as a NUL-ended string; the caller frees. "-" is standard input. */
+/* The whole file FILE as a NUL-ended string; the caller frees. "-" is standard input. CAIRN_ENOTFOUND for a missing file,
+ * CAIRN_EFORMAT for one that holds zero bytes or is larger than a config can be. */
 cairn_err config_read_file(const char *file, char **text);
 
 void config_free(struct config *config);

@@ -9,6 +9,7 @@
 
 typedef int command_main(int argc, char **argv);
 
+command_main cmd_config;
 command_main cmd_version;
 
 /* Parses options for a subcommand. Returns true when the subcommand shall go on; else *EXIT_CODE is what it returns

@@ -11,6 +11,7 @@ static const struct {
     command_main *run;
     const char *summary;
 } commands[] = {
+    {"config", cmd_config, "show or check a config file; its --help lists all keys"},
     {"version", cmd_version, "print the version of Cairn and of its libraries"},
 };
 

@@ -1,0 +1,566 @@
+#include "base/config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libfyaml.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/config_table.h"
+#include "base/utf8.h"
+
+/* Where a key's value came from. Lines and columns count from 1; line 0 is the command line. */
+struct origin {
+    bool given;
+    int line, column;
+};
+
+struct reader {
+    struct config *config;
+    const char *file; /* as messages call it */
+    struct origin keys[CONFIG_KEYS_MAX];
+    struct origin sections[CONFIG_KEYS_MAX];
+};
+
+static const char *file_title(const char *file)
+{
+    return strcmp(file, "-") == 0 ? "standard input" : file;
+}
+
+/* Fails with "FILE:LINE:COLUMN: text", or with "command line: text". */
+static cairn_err fail_at(const struct reader *reader, struct origin at, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static cairn_err fail_at(const struct reader *reader, struct origin at, const char *format, ...)
+{
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (!at.given)
+        return FAIL(CAIRN_ECONFIG, "%s: %s", reader->file, text);
+    if (at.line == 0)
+        return FAIL(CAIRN_ECONFIG, "command line: %s", text);
+    return FAIL(CAIRN_ECONFIG, "%s:%d:%d: %s", reader->file, at.line, at.column, text);
+}
+
+/* TEXT for a message: one line, not long, its end replaced by "..." if need be. OUT has CONFIG_NAME_SIZE bytes. */
+static const char *shown(const char *text, char *out)
+{
+    enum { LONGEST = 60 };
+    size_t used = 0;
+    for (uint32_t code; *text; used++) {
+        int length = utf8_next(text, &code);
+        bool plain = length > 0 && code >= ' ' && code != 0x7f && (code < 0x80 || code >= 0xa0);
+        if (used + 4 > LONGEST)
+            return strcpy(out + used, "..."), out;
+        if (plain && length > 1) {
+            memcpy(out + used, text, (size_t)length);
+            used += (size_t)length - 1;
+        } else {
+            out[used] = plain ? *text : '?';
+        }
+        text += length > 0 ? length : 1;
+    }
+    out[used] = 0;
+    return out;
+}
+
+/* ---- keys and values ---- */
+
+static const struct config_key *find_key(const char *section, const char *name)
+{
+    for (int i = 0; i < config_key_count; i++)
+        if (strcmp(config_keys[i].section, section) == 0 && strcmp(config_keys[i].name, name) == 0)
+            return &config_keys[i];
+    return NULL;
+}
+
+static int find_section(const char *name)
+{
+    for (int i = 1; i < config_section_count; i++)
+        if (strcmp(config_sections[i].name, name) == 0)
+            return i;
+    return -1;
+}
+
+static cairn_err fail_unknown(const struct reader *reader, struct origin at, const char *section, const char *name)
+{
+    char full[4 * CONFIG_NAME_SIZE], nearest[CONFIG_NAME_SIZE], text[CONFIG_NAME_SIZE];
+    snprintf(full, sizeof full, "%s%s%s", section, *section ? "." : "", name);
+    const char *near = config_nearest(full, nearest);
+    shown(full, text);
+    if (near && strcmp(near, full) == 0) /* in a file, where a dot does not reach into a section */
+        return fail_at(reader, at, "unknown key '%s'; write '%s' under '%.*s:'", text, strchr(near, '.') + 1,
+                       (int)strcspn(near, "."), near);
+    if (near)
+        return fail_at(reader, at, "unknown key '%s'; did you mean '%s'?", text, near);
+    return fail_at(reader, at, "unknown key '%s'; 'cairn config --help' lists all", text);
+}
+
+static bool is_utf8(const char *text)
+{
+    uint32_t code;
+    for (int length; *text; text += length)
+        if ((length = utf8_next(text, &code)) == 0)
+            return false;
+    return true;
+}
+
+static cairn_err fail_expected(const struct reader *reader, struct origin at, const struct config_key *key, const char *found)
+{
+    char name[CONFIG_NAME_SIZE], expected[CONFIG_NAME_SIZE];
+    return fail_at(reader, at, "%s: expected %s, found %s", config_key_name(key, name), config_key_expected(key, expected), found);
+}
+
+static cairn_err set_value(struct reader *reader, const struct config_key *key, struct origin at, const char *text)
+{
+    char name[CONFIG_NAME_SIZE], value[CONFIG_NAME_SIZE], found[CONFIG_NAME_SIZE + 2];
+    if (!is_utf8(text))
+        return fail_at(reader, at, "%s: the value is not UTF-8", config_key_name(key, name));
+    bool memory = true;
+    if (config_key_parse(reader->config, key, text, &memory)) {
+        reader->keys[key - config_keys] = at;
+        return CAIRN_OK;
+    }
+    if (!memory)
+        return FAIL(CAIRN_ENOMEM, "no memory for the config");
+    snprintf(found, sizeof found, "'%s'", shown(text, value));
+    return fail_expected(reader, at, key, *text ? found : "nothing");
+}
+
+static cairn_err set_defaults(struct config *config)
+{
+    bool memory = true;
+    for (int i = 0; i < config_key_count; i++)
+        if (config_keys[i].standard && !config_key_parse(config, &config_keys[i], config_keys[i].standard, &memory))
+            return FAIL(memory ? CAIRN_EINVAL : CAIRN_ENOMEM, "default of key %s cannot be set", config_keys[i].name);
+    return CAIRN_OK;
+}
+
+/* ---- the YAML document ---- */
+
+/* The place of NODE if it is a scalar with text, else OTHERWISE: libfyaml gives no marks of lists and mappings. */
+static struct origin node_origin(struct fy_node *node, struct origin otherwise)
+{
+    struct fy_token *token = node && fy_node_is_scalar(node) ? fy_node_get_scalar_token(node) : NULL;
+    const struct fy_mark *mark = token ? fy_token_start_mark(token) : NULL;
+    if (!mark)
+        return otherwise;
+    enum fy_node_style style = fy_node_get_style(node);
+    int quote = style == FYNS_SINGLE_QUOTED || style == FYNS_DOUBLE_QUOTED; /* the mark stands after it */
+    return (struct origin){true, mark->line + 1, mark->column + 1 - quote};
+}
+
+/* What NODE is when it should have been something else. OUT has CONFIG_NAME_SIZE + 2 bytes. */
+static const char *node_found(struct fy_node *node, char *out)
+{
+    char text[CONFIG_NAME_SIZE];
+    const char *scalar;
+    if (!node || fy_node_is_null(node))
+        return "nothing";
+    if (fy_node_is_mapping(node))
+        return "a section";
+    if (fy_node_is_sequence(node))
+        return "a list";
+    scalar = fy_node_get_scalar0(node);
+    snprintf(out, CONFIG_NAME_SIZE + 2, "'%s'", shown(scalar ? scalar : "", text));
+    return out;
+}
+
+static bool is_null(struct fy_node *node)
+{
+    static const char *const words[] = {"", "~", "null", "Null", "NULL"};
+    if (!node || fy_node_is_null(node))
+        return true;
+    if (!fy_node_is_scalar(node) || fy_node_get_style(node) != FYNS_PLAIN)
+        return false;
+    const char *text = fy_node_get_scalar0(node);
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        if (!text || strcmp(text, words[i]) == 0)
+            return true;
+    return false;
+}
+
+/* Aliases and tags would let one place of the file change another's meaning: a config is plain. */
+static cairn_err check_plain(const struct reader *reader, struct fy_node *node, struct origin at, const char *name)
+{
+    if (node && fy_node_is_alias(node))
+        return fail_at(reader, at, "%s: aliases are not taken; write the value itself", name);
+    if (node && fy_node_get_tag_token(node))
+        return fail_at(reader, at, "%s: tags are not taken; write the value alone", name);
+    return CAIRN_OK;
+}
+
+static cairn_err read_value(struct reader *reader, const struct config_key *key, struct fy_node *node, struct origin key_at)
+{
+    char name[CONFIG_NAME_SIZE], found[CONFIG_NAME_SIZE + 2];
+    struct origin at = node_origin(node, key_at), *first = &reader->keys[key - config_keys];
+    config_key_name(key, name);
+    TRY(check_plain(reader, node, at, name));
+    if (first->given)
+        return fail_at(reader, key_at, "%s: given twice, first in line %d", name, first->line);
+    if (is_null(node))
+        return fail_expected(reader, at, key, "nothing");
+    if (!fy_node_is_scalar(node))
+        return fail_expected(reader, at, key, node_found(node, found));
+    size_t length;
+    const char *text = fy_node_get_scalar0(node), *raw = fy_node_get_scalar(node, &length);
+    if (!text || !raw)
+        return FAIL(CAIRN_ENOMEM, "no memory for the config");
+    if (strlen(text) != length)
+        return fail_at(reader, at, "%s: the value contains a zero byte", name);
+    bool quoted = fy_node_get_style(node) != FYNS_PLAIN;
+    if (quoted && (key->kind == CONFIG_INT || key->kind == CONFIG_REAL || key->kind == CONFIG_BOOL)) {
+        char value[CONFIG_NAME_SIZE], with_quotes[CONFIG_NAME_SIZE + 16];
+        snprintf(with_quotes, sizeof with_quotes, "the text \"%s\"", shown(text, value));
+        return fail_expected(reader, at, key, with_quotes);
+    }
+    return set_value(reader, key, at, text);
+}
+
+static cairn_err read_mapping(struct reader *reader, const char *section, struct fy_node *mapping, struct origin at);
+
+/* A key of the top level that names section INDEX. */
+static cairn_err read_section(struct reader *reader, int index, struct fy_node *node, struct origin key_at)
+{
+    char found[CONFIG_NAME_SIZE + 2];
+    const char *name = config_sections[index].name;
+    struct origin *first = &reader->sections[index];
+    struct origin at = node_origin(node, key_at);
+    TRY(check_plain(reader, node, at, name));
+    if (first->given)
+        return fail_at(reader, key_at, "%s: given twice, first in line %d", name, first->line);
+    *first = key_at;
+    if (is_null(node))
+        return CAIRN_OK; /* all its keys are commented out */
+    if (!fy_node_is_mapping(node))
+        return fail_at(reader, at, "%s: expected a section of keys, found %s", name, node_found(node, found));
+    return read_mapping(reader, name, node, key_at);
+}
+
+static cairn_err read_pair(struct reader *reader, const char *section, struct fy_node_pair *pair, struct origin around)
+{
+    struct fy_node *key_node = fy_node_pair_key(pair), *value = fy_node_pair_value(pair);
+    struct origin at = node_origin(key_node, around);
+    size_t length = 0;
+    bool simple = key_node && fy_node_is_scalar(key_node) && !fy_node_is_alias(key_node) && !fy_node_get_tag_token(key_node);
+    const char *name = simple && fy_node_get_scalar(key_node, &length) ? fy_node_get_scalar0(key_node) : NULL;
+    if (!name || !*name || strlen(name) != length)
+        return fail_at(reader, at, "expected the name of a key");
+    int index = *section ? -1 : find_section(name);
+    if (index > 0)
+        return read_section(reader, index, value, at);
+    const struct config_key *key = find_key(section, name);
+    if (!key)
+        return fail_unknown(reader, at, section, name);
+    return read_value(reader, key, value, at);
+}
+
+static cairn_err read_mapping(struct reader *reader, const char *section, struct fy_node *mapping, struct origin at)
+{
+    void *position = NULL;
+    struct fy_node_pair *pair;
+    while ((pair = fy_node_mapping_iterate(mapping, &position)))
+        TRY(read_pair(reader, section, pair, at));
+    return CAIRN_OK;
+}
+
+static cairn_err read_root(struct reader *reader, struct fy_document *document)
+{
+    char found[CONFIG_NAME_SIZE + 2];
+    struct fy_node *root = fy_document_root(document);
+    struct origin begin = {true, 1, 1}, at = node_origin(root, begin);
+    TRY(check_plain(reader, root, at, "the config"));
+    if (is_null(root))
+        return CAIRN_OK;
+    if (!fy_node_is_mapping(root))
+        return fail_at(reader, at, "expected keys with values, found %s", node_found(root, found));
+    return read_mapping(reader, "", root, begin);
+}
+
+/* libfyaml's first diagnostic as one line of ours. */
+static cairn_err fail_syntax(const struct reader *reader, struct fy_diag *diag)
+{
+    char text[CONFIG_NAME_SIZE];
+    void *position = NULL;
+    struct fy_diag_error *error = fy_diag_errors_iterate(diag, &position);
+    if (!error || !error->msg)
+        return fail_at(reader, (struct origin){0}, "not valid YAML");
+    return fail_at(reader, (struct origin){error->line > 0, error->line, error->column}, "not valid YAML: %s", shown(error->msg, text));
+}
+
+/* The lines and columns are counted here, since libfyaml takes what is not UTF-8 for the end of the text. */
+static cairn_err check_utf8(const struct reader *reader, const char *text)
+{
+    struct origin at = {true, 1, 1};
+    uint32_t code;
+    for (int length; *text; text += length) {
+        length = utf8_next(text, &code);
+        if (length == 0)
+            return fail_at(reader, at, "the byte 0x%02x is not UTF-8", (unsigned)(unsigned char)*text);
+        at.column = code == '\n' ? 1 : at.column + 1;
+        at.line += code == '\n';
+    }
+    return CAIRN_OK;
+}
+
+static cairn_err read_documents(struct reader *reader, struct fy_parser *parser, struct fy_diag *diag)
+{
+    struct fy_document *document = fy_parse_load_document(parser);
+    if (!document)
+        return fy_parser_get_stream_error(parser) ? fail_syntax(reader, diag) : CAIRN_OK; /* an empty file: all defaults */
+    cairn_err err = read_root(reader, document);
+    fy_parse_document_destroy(parser, document);
+    if (err != CAIRN_OK)
+        return err;
+    document = fy_parse_load_document(parser);
+    if (!document)
+        return fy_parser_get_stream_error(parser) ? fail_syntax(reader, diag) : CAIRN_OK;
+    struct origin at = {0};
+    void *position = NULL;
+    struct fy_node *root = fy_document_root(document);
+    struct fy_node_pair *pair = root && fy_node_is_mapping(root) ? fy_node_mapping_iterate(root, &position) : NULL;
+    at = node_origin(pair ? fy_node_pair_key(pair) : root, at);
+    fy_parse_document_destroy(parser, document);
+    return fail_at(reader, at, "a second document; a config is one");
+}
+
+static cairn_err read_text(struct reader *reader, const char *text)
+{
+    TRY(check_utf8(reader, text));
+    cairn_err err = FAIL(CAIRN_ENOMEM, "no memory for the config");
+    struct fy_diag_cfg diag_options;
+    fy_diag_cfg_default(&diag_options);
+    diag_options.fp = NULL; /* messages are collected, none is printed */
+    struct fy_diag *diag = fy_diag_create(&diag_options);
+    if (!diag)
+        return err;
+    fy_diag_set_collect_errors(diag, true);
+    /* Duplicates are found by us: the message shall name the first one's line. */
+    struct fy_parse_cfg options = {.flags = FYPCF_QUIET | FYPCF_COLLECT_DIAG | FYPCF_ALLOW_DUPLICATE_KEYS, .diag = diag};
+    struct fy_parser *parser = fy_parser_create(&options);
+    if (parser && fy_parser_set_string(parser, text, strlen(text)) == 0)
+        err = read_documents(reader, parser, diag);
+    if (parser)
+        fy_parser_destroy(parser);
+    fy_diag_destroy(diag);
+    return err;
+}
+
+/* ---- the command line ---- */
+
+static cairn_err read_override(struct reader *reader, const char *text)
+{
+    static const struct origin at = {true, 0, 0};
+    char shown_text[CONFIG_NAME_SIZE], name[CONFIG_NAME_SIZE];
+    size_t length = strcspn(text, "=");
+    if (!text[length] || length == 0 || length >= sizeof name)
+        return fail_at(reader, at, "expected key=value, found '%s'", shown(text, shown_text));
+    memcpy(name, text, length);
+    name[length] = 0;
+    if (find_section(name) > 0)
+        return fail_at(reader, at, "%s: is a section; give one of its keys as %s.KEY=VALUE", name, name);
+    char section[CONFIG_NAME_SIZE] = "";
+    char *dot = strchr(name, '.');
+    if (dot)
+        memcpy(section, name, (size_t)(dot - name)), section[dot - name] = 0;
+    const struct config_key *key = find_key(section, dot ? dot + 1 : name);
+    if (!key || (dot && !*section))
+        return fail_unknown(reader, at, "", name);
+    return set_value(reader, key, at, text + length + 1);
+}
+
+/* ---- what no key can tell alone ---- */
+
+static struct origin origin_of(const struct reader *reader, const void *field)
+{
+    for (int i = 0; i < config_key_count; i++)
+        if (config_field_const(reader->config, &config_keys[i]) == field)
+            return reader->keys[i];
+    return (struct origin){0};
+}
+
+/* The place to blame when the keys at A and B do not fit: one that was given, the command line first. */
+static struct origin blame(const struct reader *reader, const void *a, const void *b)
+{
+    struct origin first = origin_of(reader, a), second = origin_of(reader, b);
+    if (!first.given || (second.given && second.line == 0 && first.line > 0))
+        return second;
+    return first;
+}
+
+static const char name_letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+enum { NAME_LONGEST = 64 };
+
+/* FILE's name without folder and ending, with '-' for what a run's name cannot hold; the caller frees. */
+static char *name_from_file(const char *file)
+{
+    const char *slash = strrchr(file, '/'), *base = slash ? slash + 1 : file, *dot = strrchr(base, '.');
+    size_t length = dot ? (size_t)(dot - base) : strlen(base);
+    length = length < NAME_LONGEST ? length : NAME_LONGEST;
+    if (length == 0 || base[0] == '.' || strcmp(file, "-") == 0)
+        return strdup("run");
+    char *name = strndup(base, length);
+    for (char *c = name; c && *c; c++)
+        if (!strchr(name_letters, *c))
+            *c = '-';
+    return name;
+}
+
+/* Defaults that follow from other keys. */
+static cairn_err derive_defaults(const struct reader *reader, const char *file)
+{
+    struct config *c = reader->config;
+    if (!c->name)
+        c->name = name_from_file(file);
+    if (c->name && !c->run_dir && asprintf(&c->run_dir, "runs/%s", c->name) < 0)
+        c->run_dir = NULL;
+    if (!c->name || !c->run_dir)
+        return FAIL(CAIRN_ENOMEM, "no memory for the config");
+    int64_t decay = c->optimizer.decay_steps ? c->optimizer.decay_steps : c->steps;
+    if (!origin_of(reader, &c->optimizer.warmup_steps).given && c->optimizer.warmup_steps > decay)
+        c->optimizer.warmup_steps = decay;
+    if (!origin_of(reader, &c->optimizer.min_learning_rate).given && c->optimizer.min_learning_rate > c->optimizer.learning_rate)
+        c->optimizer.min_learning_rate = c->optimizer.learning_rate;
+    return CAIRN_OK;
+}
+
+static cairn_err check_run(const struct reader *reader)
+{
+    const struct config *c = reader->config;
+    char text[CONFIG_NAME_SIZE];
+    if (c->name[strspn(c->name, name_letters)] || c->name[0] == '.' || strlen(c->name) > NAME_LONGEST)
+        return fail_at(reader, origin_of(reader, &c->name),
+                       "name: expected at most 64 letters, digits, '.', '_' and '-', no '.' first, found '%s'", shown(c->name, text));
+    if (!c->data.path)
+        return fail_at(reader, (struct origin){0}, "data.path must be given: the dataset to train on (see 'cairn data import --help')");
+    int64_t samples;
+    if (__builtin_mul_overflow(c->steps, c->batch.microbatches, &samples) || __builtin_mul_overflow(samples, c->batch.samples, &samples))
+        return fail_at(reader, origin_of(reader, &c->steps), "steps: %lld times batch.microbatches times batch.samples does not fit in 64 bits",
+                       (long long)c->steps);
+    return CAIRN_OK;
+}
+
+static cairn_err check_model(const struct reader *reader)
+{
+    const struct config *c = reader->config;
+    if (c->model.width % c->model.heads != 0)
+        return fail_at(reader, blame(reader, &c->model.heads, &c->model.width), "model.heads: %lld does not divide model.width, %lld",
+                       (long long)c->model.heads, (long long)c->model.width);
+    if (c->optimizer.min_learning_rate > c->optimizer.learning_rate)
+        return fail_at(reader, blame(reader, &c->optimizer.min_learning_rate, &c->optimizer.learning_rate),
+                       "optimizer.min_learning_rate: %g is above optimizer.learning_rate, %g", c->optimizer.min_learning_rate,
+                       c->optimizer.learning_rate);
+    bool own = c->optimizer.decay_steps != 0;
+    int64_t decay = own ? c->optimizer.decay_steps : c->steps;
+    if (c->optimizer.warmup_steps > decay)
+        return fail_at(reader, blame(reader, &c->optimizer.warmup_steps, own ? &c->optimizer.decay_steps : &c->steps),
+                       "optimizer.warmup_steps: %lld is above %s, %lld", (long long)c->optimizer.warmup_steps,
+                       own ? "optimizer.decay_steps" : "steps", (long long)decay);
+    return CAIRN_OK;
+}
+
+static cairn_err check_supervise(const struct reader *reader)
+{
+    const struct config *c = reader->config;
+    if (c->supervise.min_ranks > c->batch.microbatches)
+        return fail_at(reader, blame(reader, &c->supervise.min_ranks, &c->batch.microbatches),
+                       "supervise.min_ranks: %lld ranks cannot share %lld microbatches (batch.microbatches)",
+                       (long long)c->supervise.min_ranks, (long long)c->batch.microbatches);
+    if (c->supervise.ranks > c->batch.microbatches)
+        return fail_at(reader, blame(reader, &c->supervise.ranks, &c->batch.microbatches),
+                       "supervise.ranks: %lld ranks cannot share %lld microbatches (batch.microbatches)", (long long)c->supervise.ranks,
+                       (long long)c->batch.microbatches);
+    if (c->supervise.ranks && c->supervise.min_ranks > c->supervise.ranks)
+        return fail_at(reader, blame(reader, &c->supervise.min_ranks, &c->supervise.ranks),
+                       "supervise.min_ranks: %lld is above supervise.ranks, %lld", (long long)c->supervise.min_ranks,
+                       (long long)c->supervise.ranks);
+    if (c->supervise.silent_seconds <= c->supervise.heartbeat_seconds)
+        return fail_at(reader, blame(reader, &c->supervise.silent_seconds, &c->supervise.heartbeat_seconds),
+                       "supervise.silent_seconds: %g is not above supervise.heartbeat_seconds, %g", c->supervise.silent_seconds,
+                       c->supervise.heartbeat_seconds);
+    return CAIRN_OK;
+}
+
+/* ---- whole ---- */
+
+static cairn_err fill(struct reader *reader, const char *file, const char *text, int count, char *const *overrides)
+{
+    TRY(set_defaults(reader->config));
+    TRY(read_text(reader, text));
+    for (int i = 0; i < count; i++)
+        TRY(read_override(reader, overrides[i]));
+    TRY(derive_defaults(reader, file));
+    TRY(check_run(reader));
+    TRY(check_model(reader));
+    return check_supervise(reader);
+}
+
+cairn_err config_load(struct config *config, const char *file, const char *text, int count, char *const *overrides)
+{
+    char *read = NULL;
+    if (!text) {
+        cairn_err err = config_read_file(file, &read);
+        if (err != CAIRN_OK)
+            return err == CAIRN_ENOTFOUND || err == CAIRN_EFORMAT ? CAIRN_ECONFIG : err;
+    }
+    memset(config, 0, sizeof *config);
+    struct reader reader = {.config = config, .file = file_title(file)};
+    cairn_err err = fill(&reader, file, text ? text : read, count, overrides);
+    free(read);
+    if (err != CAIRN_OK)
+        config_free(config);
+    return err;
+}
+
+static cairn_err read_all(int fd, const char *title, char **text)
+{
+    enum { LARGEST = 1 << 20 }; /* a config is a page; more is another kind of file given by mistake */
+    char *buffer = malloc(LARGEST + 1);
+    if (!buffer)
+        return FAIL(CAIRN_ENOMEM, "no memory for the config");
+    size_t used = 0;
+    ssize_t got;
+    do {
+        got = read(fd, buffer + used, LARGEST + 1 - used);
+        used += got > 0 ? (size_t)got : 0;
+    } while ((got > 0 && used <= LARGEST) || (got < 0 && errno == EINTR));
+    cairn_err err = CAIRN_OK;
+    if (got < 0)
+        err = FAIL(error_from_errno(errno), "cannot read %s: %s", title, strerror(errno));
+    else if (used > LARGEST)
+        err = FAIL(CAIRN_EFORMAT, "%s: larger than 1 MiB; this is not a config", title);
+    else if (memchr(buffer, 0, used))
+        err = FAIL(CAIRN_EFORMAT, "%s: contains zero bytes; this is not a config", title);
+    if (err != CAIRN_OK) {
+        free(buffer);
+        return err;
+    }
+    buffer[used] = 0;
+    *text = buffer;
+    return CAIRN_OK;
+}
+
+cairn_err config_read_file(const char *file, char **text)
+{
+    if (strcmp(file, "-") == 0)
+        return read_all(STDIN_FILENO, file_title(file), text);
+    int fd = open(file, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return FAIL(error_from_errno(errno), "cannot open %s: %s", file, strerror(errno));
+    cairn_err err = read_all(fd, file, text);
+    close(fd);
+    return err;
+}
+
+void config_free(struct config *config)
+{
+    for (int i = 0; i < config_key_count; i++)
+        if (config_keys[i].kind == CONFIG_STRING)
+            free(*(char **)config_field(config, &config_keys[i]));
+    memset(config, 0, sizeof *config);
+}
