@@ -20,6 +20,7 @@ UNIT_CPPFLAGS = $(AM_CPPFLAGS) $(CRITERION_CFLAGS)
 EXTRA_DIST += tests/ranks/launch tests/unit/launch
 
 include tests/unit/base.mk
+include tests/golden/local.mk
 
 if HAVE_CRITERION
 check_PROGRAMS += $(UNIT_TESTS)

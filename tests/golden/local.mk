@@ -1,0 +1,2 @@
+EXTRA_DIST += tests/golden/README.md tests/golden/make_gpt.py \
+  tests/golden/gpt_tied.h5 tests/golden/gpt_untied.h5 tests/golden/gpt_accumulate.h5
