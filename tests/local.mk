@@ -21,6 +21,8 @@ EXTRA_DIST += tests/ranks/launch tests/unit/launch
 
 include tests/unit/base.mk
 include tests/golden/local.mk
+include tests/unit/config.mk
+include tests/fuzz/local.mk
 
 if HAVE_CRITERION
 check_PROGRAMS += $(UNIT_TESTS)

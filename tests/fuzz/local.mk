@@ -1,0 +1,6 @@
+# Fuzz targets with a driver of our own; each runs over its corpus in the check.
+check_PROGRAMS += tests/fuzz/fuzz_config
+tests_fuzz_fuzz_config_SOURCES = tests/fuzz/fuzz_config.c tests/fuzz/driver.c tests/fuzz/fuzz.h
+tests_fuzz_fuzz_config_LDADD = libcore.la
+TESTS += tests/fuzz/config.t
+EXTRA_DIST += tests/fuzz/config.t tests/fuzz/corpus-config
