@@ -151,8 +151,8 @@ static struct origin node_origin(struct fy_node *node, struct origin otherwise)
     if (!mark)
         return otherwise;
     enum fy_node_style style = fy_node_get_style(node);
-    int quote = style == FYNS_SINGLE_QUOTED || style == FYNS_DOUBLE_QUOTED; /* the mark stands after it */
-    return (struct origin){true, mark->line + 1, mark->column + 1 - quote};
+    int lead = style == FYNS_SINGLE_QUOTED || style == FYNS_DOUBLE_QUOTED || style == FYNS_ALIAS; /* the mark stands after it */
+    return (struct origin){true, mark->line + 1, mark->column + 1 - lead};
 }
 
 /* What NODE is when it should have been something else. OUT has CONFIG_NAME_SIZE + 2 bytes. */

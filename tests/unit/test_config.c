@@ -183,7 +183,7 @@ Test(config, yaml_errors)
 {
     expect_error(PATH "model: {width: 8\n", "dir/gpt.yaml:3:1: not valid YAML: missing comma in flow mapping");
     expect_error(PATH "name: \"x\n", "dir/gpt.yaml:2:8: not valid YAML: double-quoted scalar without closing quote");
-    expect_error(PATH "model:\n\twidth: 8\n", "dir/gpt.yaml:3:1: not valid YAML: invalid tab as indendation in a mapping");
+    expect_error(PATH "model:\n\twidth: 8\n", "dir/gpt.yaml:3:1: not valid YAML: tab character may not be used as indentation");
     expect_error(PATH "seed: 1: 2\n", "dir/gpt.yaml:2:8: not valid YAML: invalid nested block mapping on the same line");
     expect_error(PATH "---\nseed: 1\n", "dir/gpt.yaml:3:1: a second document; a config is one");
     expect_error(PATH "name: *x\n", "dir/gpt.yaml:2:7: name: aliases are not taken; write the value itself");
