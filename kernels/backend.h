@@ -51,8 +51,8 @@ struct classifier_desc {
 struct classifier;
 
 struct adamw {
-    float learning_rate, beta1, beta2, epsilon, weight_decay; /* decay 0 for tensors that take none */
-    float gradient_scale;                                      /* clipping: gradients are multiplied by it first */
+    double learning_rate, beta1, beta2, epsilon, weight_decay; /* decay 0 for tensors that take none */
+    double gradient_scale;                                      /* clipping: gradients are multiplied by it first */
     int64_t step;                                              /* 1 for the first update (bias correction) */
 };
 
@@ -86,7 +86,7 @@ struct backend_table {
 
     /* ---- layer norm over the last dimension; mean and rstd[rows] (acc) are kept for the backward pass ---- */
     void (*layer_norm_forward)(struct backend *, void *y, void *mean, void *rstd, const void *x, const void *gain,
-                               const void *bias, int64_t rows, int64_t width, float epsilon);
+                               const void *bias, int64_t rows, int64_t width, double epsilon);
     void (*layer_norm_backward_input)(struct backend *, void *dx, const void *dy, const void *x, const void *gain,
                                       const void *mean, const void *rstd, int64_t rows, int64_t width, bool add_to_dx);
     void (*layer_norm_backward_weight)(struct backend *, void *d_gain, void *d_bias, const void *dy, const void *x,

@@ -23,6 +23,8 @@ include tests/unit/base.mk
 include tests/golden/local.mk
 include tests/unit/config.mk
 include tests/fuzz/local.mk
+include tests/unit/train.mk
+include tests/ranks/local.mk
 
 if HAVE_CRITERION
 check_PROGRAMS += $(UNIT_TESTS)

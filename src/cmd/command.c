@@ -21,6 +21,7 @@ bool command_begin(const struct command_spec *spec, int *argc, char **argv, int 
 
 int command_failed(cairn_err err)
 {
-    log_error("%s", cairn_err_message());
+    if (*cairn_err_message()) /* an error that another rank tells of has no message here */
+        log_error("%s", cairn_err_message());
     return err == CAIRN_ECONFIG ? EXIT_CODE_USAGE : EXIT_CODE_FAILED;
 }

@@ -1,1 +1,1 @@
-# graph: sources
+libcore_la_SOURCES += src/graph/arena.c src/graph/backward.c src/graph/graph.c src/graph/graph.h src/graph/graph_internal.h src/graph/ops.c

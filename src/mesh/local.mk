@@ -1,1 +1,4 @@
-# mesh: sources
+libcore_la_SOURCES += \
+  src/mesh/mesh.c src/mesh/mesh.h \
+  src/mesh/reduce.c src/mesh/reduce.h \
+  src/mesh/tree.c src/mesh/tree.h

@@ -1,1 +1,1 @@
-# model: sources
+libcore_la_SOURCES += src/model/gpt.c src/model/gpt.h

@@ -1,1 +1,12 @@
-# train: sources
+libcore_la_SOURCES += \
+  src/train/gradient.c src/train/gradient.h \
+  src/train/learning_rate.c src/train/learning_rate.h \
+  src/train/restored_model.c src/train/restored_model.h \
+  src/train/optimizer.c src/train/optimizer.h \
+  src/train/sampler.c src/train/sampler.h \
+  src/train/metrics.c src/train/metrics.h \
+  src/train/trainer.c src/train/trainer.h \
+  src/train/trainer_run.c \
+  src/train/trainer_save.c \
+  src/train/validation.c src/train/validation.h \
+  src/train/weights.c src/train/weights.h

@@ -1,0 +1,114 @@
+/* cairn train: the program that every rank runs. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/exit_code.h"
+#include "base/log.h"
+#include "ckpt/checkpoint.h"
+#include "cmd/command.h"
+#include "job/job.h"
+#include "mesh/mesh.h"
+#include "train/trainer.h"
+
+/* Rank 0 reads the file, all ranks get the text: one reader, and one config however the file changes. */
+static cairn_err share_config(struct mesh *mesh, const char *file, int count, char **overrides, struct config *config)
+{
+    char *text = NULL;
+    int64_t length = 0;
+    cairn_err err = CAIRN_OK;
+    if (mesh->rank == 0) {
+        err = config_read_file(file, &text);
+        length = err ? 0 : (int64_t)strlen(text);
+    }
+    TRY(mesh_agree(mesh, err));
+    TRY(mesh_broadcast(mesh, &length, sizeof length, 0));
+    if (mesh->rank != 0)
+        text = malloc((size_t)length + 1);
+    TRY(mesh_agree(mesh, text ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the config")));
+    text[length] = 0;
+    err = mesh_broadcast(mesh, text, length, 0);
+    if (!err)
+        err = config_load(config, file, text, count, overrides);
+    free(text);
+    return mesh_agree(mesh, err);
+}
+
+/* The last lines of a run that came to its end. */
+static void report_end(const struct trainer *t, double seconds)
+{
+    char path[4096], hash[17];
+    snprintf(path, sizeof path, "%s/step-%08lld", t->checkpoints, (long long)t->step);
+    if (checkpoint_hash(path, "weights/", hash) == CAIRN_OK)
+        printf("done: %lld steps, weights %s, checkpoint %s (%.1f s)\n", (long long)t->step, hash, path, seconds);
+    else
+        printf("done: %lld steps, checkpoint %s cannot be read back: %s\n", (long long)t->step, path, cairn_err_message());
+    fflush(stdout);
+}
+
+static cairn_err train(struct trainer *t, struct job *job, struct mesh *mesh, const struct config *config, bool *stopped)
+{
+    TRY(trainer_open(t, job, mesh, config));
+    if (t->step >= config->steps && mesh->rank == 0)
+        log_info("nothing to do: the checkpoint is of step %lld of %lld", (long long)t->step, (long long)config->steps);
+    return trainer_run(t, stopped);
+}
+
+/* Leaves with the exit code that fits ERR; an error that all ranks know of is told by rank 0 alone. */
+static _Noreturn void leave_failed(struct job *job, const struct trainer *t, cairn_err err)
+{
+    if (t && t->failed_alone) {
+        log_error("%s", cairn_err_message());
+        job_abort(job, EXIT_CODE_FAILED, cairn_err_message());
+    }
+    if (job_rank(job) == 0)
+        log_error("%s", cairn_err_message());
+    job_leave(job, err == CAIRN_ECONFIG ? EXIT_CODE_USAGE : EXIT_CODE_FAILED);
+}
+
+int cmd_train(int argc, char **argv)
+{
+    const struct command_spec spec = {
+        "cairn train CONFIG [key=value ...]",
+        "The program that every rank of a training runs: started by 'cairn run', by srun --mpi=pmix, or by mpiexec. It goes on from\n"
+        "the newest valid checkpoint in the run's folder.",
+        NULL,
+        "CONFIG is a YAML file ('cairn config --help' lists its keys), - for standard input; key=value sets a key over it.\n"
+        "Exit code: 0 trained to the last step, 1 failed, 2 bad usage or config, 75 stopped at a checkpoint on a signal."};
+    int exit_code;
+    if (!command_begin(&spec, &argc, argv, &exit_code))
+        return exit_code;
+    if (argc < 2)
+        return command_failed(FAIL(CAIRN_ECONFIG, "no config given; usage: %s", spec.usage));
+    struct job *job;
+    struct mesh *mesh;
+    cairn_err err = job_open(&job);
+    if (err)
+        return command_failed(err);
+    err = mesh_open(job, &mesh);
+    if (err)
+        leave_failed(job, NULL, err);
+    struct config config;
+    err = share_config(mesh, argv[1], argc - 2, argv + 2, &config);
+    if (err)
+        leave_failed(job, NULL, err);
+    err = mesh_agree(mesh, job_watchdog_start(job, config.supervise.heartbeat_seconds, config.supervise.hang_factor,
+                                              config.supervise.hang_seconds));
+    struct trainer trainer = {0};
+    bool stopped = false;
+    double begin = clock_seconds();
+    if (!err)
+        err = train(&trainer, job, mesh, &config, &stopped);
+    if (err)
+        leave_failed(job, &trainer, err);
+    if (mesh->rank == 0 && stopped)
+        log_info("stopped at the checkpoint of step %lld: %s", (long long)trainer.step, job_stop_reason(job) ? job_stop_reason(job) : "another rank was asked to");
+    else if (mesh->rank == 0)
+        report_end(&trainer, clock_seconds() - begin);
+    trainer_close(&trainer);
+    mesh_close(mesh);
+    config_free(&config);
+    job_leave(job, stopped ? EXIT_CODE_RESTART : EXIT_CODE_DONE);
+}

@@ -1,0 +1,50 @@
+/* Which activation has which gradient. Ops are walked in reverse; the first op that gives a tensor a gradient overwrites it,
+ * later ones add. */
+#include "graph/graph_internal.h"
+
+/* The gradient of activation X as op OP writes it; sets op->add_x when it is there already. */
+static void give_gradient(struct graph *g, struct op *op, tensor_id x, bool *adds)
+{
+    struct tensor *t = &g->tensors[x];
+    *adds = t->gradient >= 0;
+    if (*adds)
+        return;
+    tensor_id gradient = graph_add_tensor(g, ROLE_GRADIENT, g->backend->act, t->rows, t->width);
+    if (gradient < 0)
+        graph_mistake(g, "no memory for the gradients of %s", op->class->name);
+    else
+        g->tensors[x].gradient = gradient;
+}
+
+/* x + dropout(h): the gradient of x is that of the sum, in the same memory; ops before add to it in place, after h's own copy
+ * was made. */
+static void derive_residual(struct graph *g, struct op *op)
+{
+    tensor_id sum = g->tensors[op->y].gradient;
+    bool adds;
+    give_gradient(g, op, op->h, &adds);
+    if (adds)
+        graph_mistake(g, "residual: its second operand is used elsewhere too");
+    if (op->x < 0)
+        return;
+    if (g->tensors[op->x].gradient >= 0)
+        graph_mistake(g, "residual: its first operand has a later use");
+    g->tensors[op->x].gradient = sum;
+}
+
+void graph_derive_backward(struct graph *g)
+{
+    for (int i = g->op_count - 1; i >= 0 && !g->error; i--) {
+        struct op *op = &g->ops[i];
+        if (op->class != &op_classifier && g->tensors[op->y].gradient < 0) {
+            graph_mistake(g, "the result of %s (operation %d) is never used", op->class->name, i);
+            return;
+        }
+        if (op->class == &op_residual)
+            derive_residual(g, op);
+        else if (op->x >= 0)
+            give_gradient(g, op, op->x, &op->add_x);
+        if (op->add_x && op->class != &op_layer_norm && op->class != &op_linear)
+            graph_mistake(g, "%s: its input has a later use, and it cannot add to a gradient", op->class->name);
+    }
+}

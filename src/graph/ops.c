@@ -1,0 +1,362 @@
+/* The operations: how each is declared, prepared and run. */
+#include "graph/graph_internal.h"
+
+/* The backend's table, and the backend itself as its first argument. */
+#define KERNEL(g) ((g)->backend->table)
+
+static bool is_activation(struct graph *g, tensor_id x, const char *op)
+{
+    if (g->error)
+        return false;
+    if (x < 0 || g->tensors[x].role != ROLE_ACTIVATION)
+        graph_mistake(g, "%s: its input is no activation", op);
+    return !g->error;
+}
+
+static bool is_parameter(struct graph *g, tensor_id p, int64_t rows, int64_t width, const char *op)
+{
+    if (g->error)
+        return false;
+    if (p < 0 || g->tensors[p].role != ROLE_PARAMETER)
+        graph_mistake(g, "%s: what should be a parameter is none", op);
+    else if (g->tensors[p].rows != rows || g->tensors[p].width != width)
+        graph_mistake(g, "%s: parameter %s is %lld x %lld, not %lld x %lld", op, g->parameters[g->tensors[p].parameter].name,
+                      (long long)g->tensors[p].rows, (long long)g->tensors[p].width, (long long)rows, (long long)width);
+    return !g->error;
+}
+
+static tensor_id activation(struct graph *g, int64_t width)
+{
+    return graph_add_tensor(g, ROLE_ACTIVATION, g->backend->act, g->rows, width);
+}
+
+static tensor_id statistic(struct graph *g, int64_t rows)
+{
+    return graph_add_tensor(g, ROLE_STATISTIC, g->backend->acc, rows, 1);
+}
+
+static void set_dropout(struct graph *g, struct op *op, float rate)
+{
+    if (rate < 0 || rate >= 1)
+        graph_mistake(g, "%s: dropout %g is not in [0, 1)", op->class->name, (double)rate);
+    op->rate = rate;
+    op->dropout.rate = rate;
+    op->dropout.key = philox_key_make(g->options.seed, STREAM_DROPOUT, (uint32_t)op->number);
+}
+
+/* What the forward pass drops: nothing outside training. */
+static struct dropout active_dropout(const struct graph *g, const struct op *op)
+{
+    struct dropout d = op->dropout;
+    if (!g->dropping)
+        d.rate = 0;
+    return d;
+}
+
+static void *gradient_of(struct graph *g, tensor_id x)
+{
+    return tensor_data(g, g->tensors[x].gradient);
+}
+
+/* ---- embedding ---- */
+
+tensor_id graph_embedding(struct graph *g, tensor_id token_table, tensor_id position_table)
+{
+    if (g->error)
+        return -1;
+    if (token_table < 0)
+        graph_mistake(g, "embedding: no table of tokens");
+    int64_t width = g->error ? 0 : g->tensors[token_table].width;
+    if (!is_parameter(g, position_table, g->options.context, width, "embedding"))
+        return -1;
+    struct op *op = graph_add_op(g, &op_embedding);
+    if (!op)
+        return -1;
+    op->weight = token_table;
+    op->bias = position_table;
+    op->is_lookup = true;
+    return op->y = activation(g, width);
+}
+
+static void embedding_forward(struct graph *g, struct op *op)
+{
+    KERNEL(g)->embedding_forward(g->backend, tensor_data(g, op->y), g->inputs, parameter_data(g, op->weight),
+                                 parameter_data(g, op->bias), g->rows, g->options.context, g->tensors[op->y].width);
+}
+
+static void embedding_backward(struct graph *g, struct op *op)
+{
+    const struct tensor *table = &g->tensors[op->weight];
+    KERNEL(g)->embedding_backward(g->backend, parameter_gradient(g, op->weight, true), parameter_gradient(g, op->bias, false),
+                                  gradient_of(g, op->y), g->inputs, g->rows, g->options.context, table->width, table->rows);
+}
+
+const struct op_class op_embedding = {.name = "embedding", .forward = embedding_forward, .backward_weight = embedding_backward};
+
+/* ---- layer norm ---- */
+
+tensor_id graph_layer_norm(struct graph *g, tensor_id x, tensor_id gain, tensor_id bias, double epsilon)
+{
+    if (!is_activation(g, x, "layer norm"))
+        return -1;
+    int64_t width = g->tensors[x].width;
+    if (!is_parameter(g, gain, 1, width, "layer norm") || !is_parameter(g, bias, 1, width, "layer norm"))
+        return -1;
+    struct op *op = graph_add_op(g, &op_layer_norm);
+    if (!op)
+        return -1;
+    op->x = x;
+    op->weight = gain;
+    op->bias = bias;
+    op->epsilon = epsilon;
+    op->statistic[0] = statistic(g, g->rows);
+    op->statistic[1] = statistic(g, g->rows);
+    return op->y = activation(g, width);
+}
+
+static void layer_norm_forward(struct graph *g, struct op *op)
+{
+    KERNEL(g)->layer_norm_forward(g->backend, tensor_data(g, op->y), tensor_data(g, op->statistic[0]),
+                                  tensor_data(g, op->statistic[1]), tensor_data(g, op->x), parameter_data(g, op->weight),
+                                  parameter_data(g, op->bias), g->rows, g->tensors[op->x].width, op->epsilon);
+}
+
+static void layer_norm_backward_input(struct graph *g, struct op *op)
+{
+    KERNEL(g)->layer_norm_backward_input(g->backend, gradient_of(g, op->x), gradient_of(g, op->y), tensor_data(g, op->x),
+                                         parameter_data(g, op->weight), tensor_data(g, op->statistic[0]),
+                                         tensor_data(g, op->statistic[1]), g->rows, g->tensors[op->x].width, op->add_x);
+}
+
+static void layer_norm_backward_weight(struct graph *g, struct op *op)
+{
+    KERNEL(g)->layer_norm_backward_weight(g->backend, parameter_gradient(g, op->weight, false), parameter_gradient(g, op->bias, false),
+                                          gradient_of(g, op->y), tensor_data(g, op->x), tensor_data(g, op->statistic[0]),
+                                          tensor_data(g, op->statistic[1]), g->rows, g->tensors[op->x].width);
+}
+
+const struct op_class op_layer_norm = {.name = "layer norm", .forward = layer_norm_forward,
+                                       .backward_input = layer_norm_backward_input, .backward_weight = layer_norm_backward_weight};
+
+/* ---- linear ---- */
+
+tensor_id graph_linear(struct graph *g, tensor_id x, tensor_id weight, tensor_id bias)
+{
+    if (!is_activation(g, x, "linear"))
+        return -1;
+    int64_t out = weight < 0 ? 0 : g->tensors[weight].rows;
+    if (!is_parameter(g, weight, out, g->tensors[x].width, "linear") || (bias >= 0 && !is_parameter(g, bias, 1, out, "linear")))
+        return -1;
+    struct op *op = graph_add_op(g, &op_linear);
+    if (!op)
+        return -1;
+    op->x = x;
+    op->weight = weight;
+    op->bias = bias;
+    return op->y = activation(g, out);
+}
+
+static cairn_err linear_prepare(struct graph *g, struct op *op)
+{
+    int64_t rows = g->rows, in = g->tensors[op->x].width, out = g->tensors[op->y].width;
+    const struct matmul_desc forward = {.m = rows, .n = out, .k = in, .transpose_b = true, .bias = op->bias >= 0};
+    TRY(KERNEL(g)->matmul_create(g->backend, &forward, &op->forward_plan));
+    if (!g->options.training)
+        return CAIRN_OK;
+    const struct matmul_desc input = {.m = rows, .n = in, .k = out, .accumulate = op->add_x};
+    TRY(KERNEL(g)->matmul_create(g->backend, &input, &op->input_plan));
+    const struct matmul_desc of_weight = {.m = out, .n = in, .k = rows, .transpose_a = true, .c_is_acc = true};
+    return KERNEL(g)->matmul_create(g->backend, &of_weight, &op->weight_plan);
+}
+
+static void linear_forward(struct graph *g, struct op *op)
+{
+    KERNEL(g)->matmul_run(op->forward_plan, tensor_data(g, op->y), tensor_data(g, op->x), parameter_data(g, op->weight),
+                          parameter_data(g, op->bias));
+}
+
+static void linear_backward_input(struct graph *g, struct op *op)
+{
+    KERNEL(g)->matmul_run(op->input_plan, gradient_of(g, op->x), gradient_of(g, op->y), parameter_data(g, op->weight), NULL);
+}
+
+static void linear_backward_weight(struct graph *g, struct op *op)
+{
+    KERNEL(g)->matmul_run(op->weight_plan, parameter_gradient(g, op->weight, false), gradient_of(g, op->y), tensor_data(g, op->x),
+                          NULL);
+    if (op->bias >= 0)
+        KERNEL(g)->bias_backward(g->backend, parameter_gradient(g, op->bias, false), gradient_of(g, op->y), g->rows,
+                                 g->tensors[op->y].width);
+}
+
+static void linear_release(struct graph *g, struct op *op)
+{
+    struct matmul *plans[] = {op->forward_plan, op->input_plan, op->weight_plan};
+    for (int i = 0; i < 3; i++)
+        if (plans[i])
+            KERNEL(g)->matmul_destroy(plans[i]);
+}
+
+const struct op_class op_linear = {.name = "linear", .prepare = linear_prepare, .forward = linear_forward,
+                                   .backward_input = linear_backward_input, .backward_weight = linear_backward_weight,
+                                   .release = linear_release};
+
+/* ---- attention ---- */
+
+tensor_id graph_attention(struct graph *g, tensor_id qkv, int64_t heads, float dropout)
+{
+    if (!is_activation(g, qkv, "attention"))
+        return -1;
+    int64_t width = g->tensors[qkv].width / 3;
+    if (heads < 1 || g->tensors[qkv].width != 3 * width || width % heads)
+        graph_mistake(g, "attention: %lld heads do not divide a width of %lld", (long long)heads, (long long)width);
+    struct op *op = graph_add_op(g, &op_attention);
+    if (!op)
+        return -1;
+    op->x = qkv;
+    op->heads = heads;
+    set_dropout(g, op, dropout);
+    op->statistic[0] = statistic(g, g->rows * heads);
+    return op->y = activation(g, width);
+}
+
+static cairn_err attention_prepare(struct graph *g, struct op *op)
+{
+    const struct attention_desc desc = {.batch = g->options.samples, .context = g->options.context, .heads = op->heads,
+                                        .head_size = g->tensors[op->y].width / op->heads, .dropout_rate = op->rate};
+    return KERNEL(g)->attention_create(g->backend, &desc, &op->attention);
+}
+
+static void attention_forward(struct graph *g, struct op *op)
+{
+    struct dropout d = active_dropout(g, op);
+    KERNEL(g)->attention_forward(op->attention, tensor_data(g, op->y), tensor_data(g, op->statistic[0]), tensor_data(g, op->x), &d);
+}
+
+static void attention_backward(struct graph *g, struct op *op)
+{
+    KERNEL(g)->attention_backward(op->attention, gradient_of(g, op->x), gradient_of(g, op->y), tensor_data(g, op->y),
+                                  tensor_data(g, op->x), tensor_data(g, op->statistic[0]), &op->dropout);
+}
+
+static void attention_release(struct graph *g, struct op *op)
+{
+    if (op->attention)
+        KERNEL(g)->attention_destroy(op->attention);
+}
+
+const struct op_class op_attention = {.name = "attention", .prepare = attention_prepare, .forward = attention_forward,
+                                      .backward_input = attention_backward, .release = attention_release};
+
+/* ---- GELU ---- */
+
+tensor_id graph_gelu(struct graph *g, tensor_id x)
+{
+    if (!is_activation(g, x, "gelu"))
+        return -1;
+    int64_t width = g->tensors[x].width;
+    struct op *op = graph_add_op(g, &op_gelu);
+    if (!op)
+        return -1;
+    op->x = x;
+    return op->y = activation(g, width);
+}
+
+static int64_t elements(const struct graph *g, tensor_id x)
+{
+    return g->tensors[x].rows * g->tensors[x].width;
+}
+
+static void gelu_forward(struct graph *g, struct op *op)
+{
+    KERNEL(g)->gelu_forward(g->backend, tensor_data(g, op->y), tensor_data(g, op->x), elements(g, op->x));
+}
+
+static void gelu_backward(struct graph *g, struct op *op)
+{
+    KERNEL(g)->gelu_backward(g->backend, gradient_of(g, op->x), gradient_of(g, op->y), tensor_data(g, op->x), elements(g, op->x));
+}
+
+const struct op_class op_gelu = {.name = "gelu", .forward = gelu_forward, .backward_input = gelu_backward};
+
+/* ---- residual and dropout ---- */
+
+tensor_id graph_residual(struct graph *g, tensor_id x, tensor_id h, float dropout)
+{
+    if ((x >= 0 && !is_activation(g, x, "residual")) || !is_activation(g, h, "residual"))
+        return -1;
+    if (x >= 0 && g->tensors[x].width != g->tensors[h].width)
+        graph_mistake(g, "residual: widths %lld and %lld differ", (long long)g->tensors[x].width, (long long)g->tensors[h].width);
+    int64_t width = g->error ? 0 : g->tensors[h].width;
+    struct op *op = graph_add_op(g, &op_residual);
+    if (!op)
+        return -1;
+    op->x = x;
+    op->h = h;
+    set_dropout(g, op, dropout);
+    return op->y = activation(g, width);
+}
+
+tensor_id graph_dropout(struct graph *g, tensor_id x, float rate)
+{
+    return rate > 0 ? graph_residual(g, -1, x, rate) : x;
+}
+
+static void residual_forward(struct graph *g, struct op *op)
+{
+    struct dropout d = active_dropout(g, op);
+    KERNEL(g)->add_dropout_forward(g->backend, tensor_data(g, op->y), tensor_data(g, op->x), tensor_data(g, op->h),
+                                   elements(g, op->y), &d);
+}
+
+static void residual_backward(struct graph *g, struct op *op)
+{
+    KERNEL(g)->dropout_backward(g->backend, gradient_of(g, op->h), gradient_of(g, op->y), elements(g, op->y), &op->dropout);
+}
+
+const struct op_class op_residual = {.name = "residual", .forward = residual_forward, .backward_input = residual_backward};
+
+/* ---- classifier ---- */
+
+void graph_classifier(struct graph *g, tensor_id x, tensor_id weight)
+{
+    if (!is_activation(g, x, "classifier"))
+        return;
+    int64_t vocabulary = weight < 0 ? 0 : g->tensors[weight].rows;
+    if (!is_parameter(g, weight, vocabulary, g->tensors[x].width, "classifier"))
+        return;
+    if (g->losses >= 0)
+        graph_mistake(g, "a graph has one classifier");
+    struct op *op = graph_add_op(g, &op_classifier);
+    if (!op)
+        return;
+    op->x = x;
+    op->weight = weight;
+    op->statistic[0] = g->losses = statistic(g, g->rows);
+}
+
+static cairn_err classifier_prepare(struct graph *g, struct op *op)
+{
+    const struct classifier_desc desc = {.rows = g->rows, .width = g->tensors[op->x].width, .vocabulary = g->tensors[op->weight].rows};
+    return KERNEL(g)->classifier_create(g->backend, &desc, &op->classifier);
+}
+
+static void classifier_forward(struct graph *g, struct op *op)
+{
+    void *losses = tensor_data(g, op->statistic[0]);
+    const void *x = tensor_data(g, op->x), *weight = parameter_data(g, op->weight);
+    if (!g->gradient_data)
+        KERNEL(g)->classifier_loss(op->classifier, losses, x, weight, g->targets);
+    else /* logits are never kept, so the gradients are made along with the losses */
+        KERNEL(g)->classifier_loss_and_gradients(op->classifier, losses, gradient_of(g, op->x),
+                                                 parameter_gradient(g, op->weight, false), x, weight, g->targets, g->loss_scale);
+}
+
+static void classifier_release(struct graph *g, struct op *op)
+{
+    if (op->classifier)
+        KERNEL(g)->classifier_destroy(op->classifier);
+}
+
+const struct op_class op_classifier = {.name = "classifier", .prepare = classifier_prepare, .forward = classifier_forward,
+                                       .release = classifier_release};

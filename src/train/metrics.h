@@ -1,0 +1,30 @@
+/* What a run tells while it goes: progress lines (or a live line on a terminal), and metrics.jsonl (doc/formats/events.md). */
+#ifndef TRAIN_METRICS_H
+#define TRAIN_METRICS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+struct metrics;
+
+struct metrics_step {
+    int64_t step;          /* steps done, this one included */
+    double loss, gradient_norm, learning_rate;
+    double seconds;        /* of this step */
+    double data_seconds;   /* of them waiting for data */
+    double reduce_seconds; /* of them in sums over ranks */
+    int64_t tokens;        /* of this step, over all ranks */
+    int64_t bytes_sent;    /* by this rank, in sums */
+};
+
+/* PATH is metrics.jsonl; EVERY steps between lines; STEPS in all. */
+cairn_err metrics_open(const char *path, int64_t every, int64_t steps, struct metrics **out);
+/* A line that cannot be written to the file is lost with one warning: a full disk does not end the training. */
+void metrics_step(struct metrics *metrics, const struct metrics_step *step);
+void metrics_validation(struct metrics *metrics, int64_t step, double loss, double seconds);
+void metrics_checkpoint(struct metrics *metrics, int64_t step, double seconds, double bytes);
+void metrics_close(struct metrics *metrics);
+
+#endif

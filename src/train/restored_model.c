@@ -1,0 +1,91 @@
+#include "train/restored_model.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ckpt/checkpoint.h"
+#include "model/gpt.h"
+#include "train/trainer.h"
+
+/* What the config leaves to the dataset stands in the checkpoint's extra facts. */
+static cairn_err read_extra(struct restored_model *m, const char *extra)
+{
+    json_t *facts = json_loads(extra ? extra : "", 0, NULL);
+    json_t *vocabulary = json_object_get(facts, "vocabulary");
+    const char *tokenizer = json_string_value(json_object_get(facts, "tokenizer"));
+    bool ok = json_is_integer(vocabulary) && tokenizer;
+    if (ok) {
+        m->vocabulary = json_integer_value(vocabulary);
+        snprintf(m->tokenizer, sizeof m->tokenizer, "%s", tokenizer);
+    }
+    json_decref(facts);
+    return ok ? CAIRN_OK : FAIL(CAIRN_EFORMAT, "the checkpoint does not tell vocabulary and tokenizer: not made by cairn train");
+}
+
+static cairn_err build(struct restored_model *m, int local_ranks, int64_t samples, bool classify)
+{
+    const struct config *c = &m->config;
+    TRY(trainer_backend(c, local_ranks, &m->backend));
+    const struct graph_options options = {.samples = samples ? samples : c->batch.samples, .context = c->model.context};
+    struct gpt gpt;
+    trainer_model(c, m->vocabulary, &gpt);
+    m->vocabulary = gpt.vocabulary;
+    m->graph = graph_new(m->backend, &options);
+    if (!m->graph)
+        return FAIL(CAIRN_ENOMEM, "no memory for the graph");
+    gpt_declare(m->graph, &gpt, c->model.context, classify, &m->hidden, &m->head);
+    TRY(graph_finish(m->graph));
+    TRY(weights_open(m->backend, m->graph, false, &m->weights));
+    graph_bind_parameters(m->graph, m->weights.compute);
+    return CAIRN_OK;
+}
+
+static cairn_err load(struct restored_model *m, struct mesh *mesh, const char *path)
+{
+    int count = weights_shard_count(&m->weights);
+    struct shard *shards = calloc((size_t)count, sizeof *shards);
+    struct checkpoint_group group = {.comm = mesh->world, .node_of = mesh->node_of};
+    TRY(mesh_agree(mesh, shards ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the list of arrays")));
+    weights_shards(&m->weights, mesh->rank, mesh->size, shards);
+    cairn_err err = checkpoint_load(&group, path, shards, count);
+    free(shards);
+    if (!err)
+        weights_refresh(&m->weights);
+    return err;
+}
+
+cairn_err restored_model_open(struct mesh *mesh, int local_ranks, const char *path, int override_count, char *const *overrides,
+                              int64_t samples, bool classify, struct restored_model *m)
+{
+    *m = (struct restored_model){0};
+    struct checkpoint_facts facts = {0};
+    char found[4096];
+    TRY(mesh_agree(mesh, checkpoint_find(path, found, sizeof found)));
+    TRY(mesh_agree(mesh, checkpoint_read_facts(found, &facts)));
+    m->step = facts.step;
+    cairn_err err = config_load(&m->config, found, facts.config, override_count, overrides);
+    bool have_config = err == CAIRN_OK;
+    if (!err)
+        err = read_extra(m, facts.extra);
+    checkpoint_facts_free(&facts);
+    if (!err)
+        err = build(m, local_ranks, samples, classify);
+    err = mesh_agree(mesh, err);
+    if (!err)
+        err = mesh_agree(mesh, load(m, mesh, found));
+    if (err && have_config)
+        restored_model_close(m);
+    return err;
+}
+
+void restored_model_close(struct restored_model *m)
+{
+    if (m->weights.backend)
+        weights_close(&m->weights);
+    graph_free(m->graph);
+    if (m->backend)
+        m->backend->table->close(m->backend);
+    config_free(&m->config);
+}

@@ -1,0 +1,61 @@
+/* A training run on this rank: everything opened, restored, stepped, saved. */
+#ifndef TRAIN_TRAINER_H
+#define TRAIN_TRAINER_H
+
+#include <stdbool.h>
+
+#include "base/config.h"
+#include "graph/graph.h"
+#include "io/loader.h"
+#include "job/job.h"
+#include "mesh/mesh.h"
+#include "mesh/tree.h"
+#include "train/gradient.h"
+#include "train/metrics.h"
+#include "train/weights.h"
+
+struct trainer {
+    const struct config *config;
+    struct job *job;
+    struct mesh *mesh;
+    struct backend *backend;
+    struct dataset *dataset;
+    struct dataset *validation_data;
+    struct graph *graph;
+    struct weights weights;
+    struct gradient *gradient;
+    struct loader *loader;
+    struct shard *shards;         /* the state that checkpoints keep */
+    int shard_count;
+    int64_t first, count;         /* this rank's microbatches of a step */
+    int64_t step;                 /* steps done */
+    int64_t committed;            /* the newest checkpoint's step; -1: none */
+    char *config_text;            /* merged, for checkpoints */
+    char *checkpoints;            /* the folder */
+    struct metrics *metrics;      /* rank 0 */
+    double *losses;               /* of all microbatches, and of the ranks' flags */
+    int *loss_counts, *loss_begins; /* of each rank in losses: its flag, then its microbatches */
+    bool failed_alone;            /* the error was met by this rank between agreements: others do not know of it */
+};
+
+/* The backend, dataset and model that CONFIG asks for: steps that training, eval and generate share. */
+cairn_err trainer_backend(const struct config *config, int local_ranks, struct backend **out);
+/* What a model needs of a config. CONFIG's vocabulary must be known. */
+struct gpt;
+void trainer_model(const struct config *config, int64_t vocabulary, struct gpt *out);
+
+/* Collective. Opens all of it and restores the newest valid checkpoint, if there is one. */
+cairn_err trainer_open(struct trainer *trainer, struct job *job, struct mesh *mesh, const struct config *config);
+
+/* Collective. Trains until the last step or until a stop is asked for (*STOPPED), checkpoints included. */
+cairn_err trainer_run(struct trainer *trainer, bool *stopped);
+
+void trainer_close(struct trainer *trainer);
+
+/* trainer_save.c: Collective. Commits a checkpoint of the current step; a full disk is passed over with a warning if the config says
+ * so, other failures are errors. */
+cairn_err trainer_save(struct trainer *trainer);
+/* Collective. Fills weights, moments and step from the newest valid checkpoint; a fresh start when there is none. */
+cairn_err trainer_restore(struct trainer *trainer);
+
+#endif

@@ -1,0 +1,59 @@
+#include "train/validation.h"
+
+#include <stdlib.h>
+
+struct job_of_rank {
+    struct dataset *dataset;
+    struct graph *graph;
+    int64_t samples, context, available;
+    int32_t *inputs, *targets, *tokens;
+};
+
+static cairn_err read_microbatch(const struct job_of_rank *j, int64_t number)
+{
+    for (int64_t r = 0; r < j->samples; r++) {
+        int64_t sample = (number * j->samples + r) % j->available;
+        TRY(dataset_read(j->dataset, SPLIT_VALIDATION, sample * j->context, j->context + 1, j->tokens));
+        for (int64_t i = 0; i < j->context; i++) {
+            j->inputs[r * j->context + i] = j->tokens[i];
+            j->targets[r * j->context + i] = j->tokens[i + 1];
+        }
+    }
+    return CAIRN_OK;
+}
+
+/* Every SIZE-th microbatch from RANK on. */
+static cairn_err run_own(const struct job_of_rank *j, int rank, int size, int64_t microbatches, double *losses)
+{
+    for (int64_t i = rank; i < microbatches; i += size) {
+        TRY(read_microbatch(j, i));
+        graph_forward(j->graph, j->inputs, j->targets);
+        losses[i] = graph_mean_loss(j->graph);
+    }
+    return CAIRN_OK;
+}
+
+cairn_err validation_loss(struct mesh *mesh, struct dataset *dataset, struct graph *graph, int64_t microbatches, int64_t samples,
+                          int64_t context, double *loss)
+{
+    struct job_of_rank j = {dataset, graph, samples, context, dataset_samples(dataset, SPLIT_VALIDATION, context), NULL, NULL, NULL};
+    double *losses = calloc((size_t)microbatches, sizeof *losses);
+    int64_t rows = samples * context;
+    j.inputs = malloc((size_t)(2 * rows + context + 1) * sizeof *j.inputs);
+    cairn_err err = losses && j.inputs ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory to validate");
+    if (!err) {
+        j.targets = j.inputs + rows;
+        j.tokens = j.targets + rows;
+        err = run_own(&j, mesh->rank, mesh->size, microbatches, losses);
+    }
+    err = mesh_agree(mesh, err);
+    /* Each loss is on one rank and zero on the others: their sum is exact in any order. */
+    if (!err && MPI_Allreduce(MPI_IN_PLACE, losses, (int)microbatches, MPI_DOUBLE, MPI_SUM, mesh->world))
+        err = FAIL(CAIRN_EMPI, "gathering validation losses failed");
+    *loss = 0;
+    for (int64_t i = 0; i < microbatches && !err; i++)
+        *loss += losses[i] / (double)microbatches;
+    free(losses);
+    free(j.inputs);
+    return err;
+}

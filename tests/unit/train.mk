@@ -1,0 +1,4 @@
+UNIT_TESTS += tests/unit/test_tree
+tests_unit_test_tree_SOURCES = tests/unit/test_tree.c
+tests_unit_test_tree_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_tree_LDADD = $(UNIT_LDADD)
