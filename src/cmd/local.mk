@@ -3,8 +3,5 @@ cairn_SOURCES = \
   src/cmd/main.c \
   src/cmd/command.c src/cmd/command.h \
   src/cmd/cmd_config.c \
-  src/cmd/cmd_eval.c \
-  src/cmd/cmd_generate.c \
-  src/cmd/cmd_train.c \
   src/cmd/cmd_version.c
 cairn_LDADD = libcore.la

@@ -12,9 +12,6 @@ static const struct {
     const char *summary;
 } commands[] = {
     {"config", cmd_config, "show or check a config file; its --help lists all keys"},
-    {"eval", cmd_eval, "the loss of a checkpoint on a validation split"},
-    {"generate", cmd_generate, "text from a checkpoint"},
-    {"train", cmd_train, "train: the program of every rank"},
     {"version", cmd_version, "print the version of Cairn and of its libraries"},
 };
 
