@@ -17,7 +17,7 @@ LOG_COMPILER = $(SHELL) $(top_srcdir)/tests/unit/launch
 UNIT_TESTS =
 UNIT_LDADD = libcore.la $(CRITERION_LIBS)
 UNIT_CPPFLAGS = $(AM_CPPFLAGS) $(CRITERION_CFLAGS)
-EXTRA_DIST += tests/ranks/launch tests/unit/launch
+EXTRA_DIST += tests/check.sh tests/leaks.supp tests/ranks/launch tests/unit/launch
 
 include tests/unit/base.mk
 include tests/golden/local.mk
@@ -32,3 +32,8 @@ TESTS += $(UNIT_TESTS)
 else
 EXTRA_PROGRAMS += $(UNIT_TESTS)
 endif
+
+# For tests/check.sh, which runs a part of them under sanitizers.
+.PHONY: print-tests
+print-tests:
+	@printf '%s\n' $(TESTS)
