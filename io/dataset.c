@@ -452,6 +452,28 @@ const struct dataset_structure *dataset_get_structure(const struct dataset *data
     return &dataset->structure;
 }
 
+bool dataset_file_range(const struct dataset *dataset, enum dataset_split split, int64_t first, int64_t count, int64_t *begin,
+                        int64_t *end)
+{
+    const struct split_structure *s = &dataset->structure.split[split];
+    if (count < 1 || (s->storage != STORAGE_CONTIGUOUS && !s->places))
+        return false;
+    if (s->storage == STORAGE_CONTIGUOUS) {
+        *begin = (int64_t)s->offset + first * s->token_bytes;
+        *end = *begin + count * s->token_bytes;
+        return true;
+    }
+    *begin = INT64_MAX;
+    *end = 0;
+    for (int64_t chunk = first / s->chunk_tokens; chunk <= (first + count - 1) / s->chunk_tokens; chunk++) {
+        const struct chunk_place *place = &s->places[chunk];
+        int64_t offset = (int64_t)place->offset;
+        *begin = offset < *begin ? offset : *begin;
+        *end = offset + place->bytes > *end ? offset + place->bytes : *end;
+    }
+    return true;
+}
+
 uint64_t dataset_fingerprint(const struct dataset *dataset)
 {
     const struct dataset_structure *structure = &dataset->structure;

@@ -3,6 +3,7 @@
 #define IO_DATASET_H
 
 #include <mpi.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -43,6 +44,10 @@ uint64_t dataset_fingerprint(const struct dataset *dataset);
 /* The path it was opened by, and all that stands in the file beside its tokens (io/dataset_structure.h). */
 const char *dataset_path(const struct dataset *dataset);
 const struct dataset_structure *dataset_get_structure(const struct dataset *dataset);
+
+/* The bytes of the file that hold tokens [FIRST, FIRST + COUNT), from *BEGIN up to *END; false where only HDF5 knows. */
+bool dataset_file_range(const struct dataset *dataset, enum dataset_split split, int64_t first, int64_t count, int64_t *begin,
+                        int64_t *end);
 
 /* Tokens [FIRST, FIRST + COUNT) as little-endian bytes of the stored width, as the checksums cover them. */
 cairn_err dataset_read_bytes(struct dataset *dataset, enum dataset_split split, int64_t first, int64_t count, void *bytes);

@@ -13,6 +13,7 @@ command_main cmd_config;
 command_main cmd_eval;
 command_main cmd_generate;
 command_main cmd_train;
+command_main cmd_data;
 command_main cmd_version;
 
 /* Parses options for a subcommand. Returns true when the subcommand shall go on; else *EXIT_CODE is what it returns

@@ -12,6 +12,7 @@ static const struct {
     const char *summary;
 } commands[] = {
     {"config", cmd_config, "show or check a config file; its --help lists all keys"},
+    {"data", cmd_data, "make and inspect datasets"},
     {"version", cmd_version, "print the version of Cairn and of its libraries"},
 };
 

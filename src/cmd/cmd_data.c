@@ -1,0 +1,250 @@
+#include <inttypes.h>
+#include <jansson.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/exit_code.h"
+#include "base/log.h"
+#include "cmd/command.h"
+#include "io/dataset.h"
+#include "io/dataset_structure.h"
+#include "io/dataset_verify.h"
+#include "io/import_text.h"
+
+static int usage_failed(const struct command_spec *spec, const char *what)
+{
+    log_error("%s; usage: %s", what, spec->usage);
+    return EXIT_CODE_USAGE;
+}
+
+/* ---- import ---- */
+
+static int import_over_ranks(const struct import_options *options)
+{
+    struct import_result result;
+    int rank;
+    if (MPI_Init(NULL, NULL) != MPI_SUCCESS) {
+        log_error("MPI cannot be initialised");
+        return EXIT_CODE_FAILED;
+    }
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    int exit_code = EXIT_CODE_DONE;
+    cairn_err err = import_text(MPI_COMM_WORLD, options, &result);
+    if (err != CAIRN_OK && rank == 0)
+        exit_code = command_failed(err);
+    else if (err != CAIRN_OK)
+        exit_code = err == CAIRN_ECONFIG ? EXIT_CODE_USAGE : EXIT_CODE_FAILED;
+    else if (rank == 0)
+        printf("%s: %" PRId64 " train tokens, %" PRId64 " validation tokens, %.1f MB in %.1f s (%.0f MB/s of text)\n", options->output,
+               result.train_tokens, result.validation_tokens, (double)result.file_bytes * 1e-6, result.seconds,
+               (double)(result.train_tokens + result.validation_tokens) * 1e-6 / result.seconds);
+    fflush(stdout);
+    MPI_Finalize();
+    return exit_code;
+}
+
+static int import_main(int argc, char **argv)
+{
+    const char *output = NULL;
+    double validation = 0.01;
+    long compress = 0, chunk = 0;
+    bool force = false;
+    const struct option_spec options[] = {
+        {'o', "output", OPTION_STRING, &output, "FILE", "the dataset to make, X.h5"},
+        {0, "validation", OPTION_REAL, &validation, "FRACTION", "part kept for validation, in blocks spread over the text (0.01)"},
+        {0, "compress", OPTION_INT, &compress, "LEVEL", "deflate level 1 to 9 (0: none); smaller file, slower samples"},
+        {0, "chunk", OPTION_INT, &chunk, "BYTES", "chunks of so many bytes (0: contiguous; 65536 when compressed)"},
+        {0, "force", OPTION_FLAG, &force, NULL, "replace an existing file"},
+        {0, NULL, OPTION_FLAG, NULL, NULL, NULL},
+    };
+    const struct command_spec spec = {
+        "cairn data import text FILE... -o X.h5 [options]",
+        "Makes a dataset of text files, each byte a token. FILE may be - (standard input), and gzip files are unpacked.\n"
+        "Under mpiexec or srun the ranks share the work; the file is the same whatever their number.", options,
+        "What cannot be read at any place (standard input, pipes, gzip) is first unpacked beside the output: leave room for it."};
+    int exit_code;
+    if (!command_begin(&spec, &argc, argv, &exit_code))
+        return exit_code;
+    if (argc < 2 || strcmp(argv[1], "text") != 0)
+        return usage_failed(&spec, argc < 2 ? "the kind of input is missing" : "the only kind of input is 'text'");
+    if (argc < 3)
+        return usage_failed(&spec, "no input file");
+    if (!output)
+        return usage_failed(&spec, "no output file: give -o X.h5");
+    const struct import_options import = {.files = argv + 2, .file_count = argc - 2, .output = output, .validation = validation,
+        .compress = (int)compress, .chunk_bytes = chunk, .force = force, .progress = true};
+    return import_over_ranks(&import);
+}
+
+/* ---- info ---- */
+
+static const char *storage_name(const struct split_structure *s)
+{
+    static const char *const names[] = {"empty", "contiguous", "chunked", "deflate", "other"};
+    return s->storage == STORAGE_CONTIGUOUS && s->chunk_tokens > 0 ? "chunked" : names[s->storage];
+}
+
+static json_t *split_facts(const struct split_structure *s)
+{
+    return json_pack("{s:I, s:i, s:s, s:I, s:I}", "tokens", (json_int_t)s->tokens, "token_bytes", s->token_bytes, "storage",
+                     storage_name(s), "chunk_tokens", (json_int_t)s->chunk_tokens, "checksum_block_bytes", (json_int_t)s->checksum_bytes);
+}
+
+static json_t *facts_of(const struct dataset *dataset)
+{
+    const struct dataset_structure *s = dataset_get_structure(dataset);
+    char fingerprint[17];
+    snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, dataset_fingerprint(dataset));
+    return json_pack("{s:s, s:s, s:s, s:I, s:s, s:I, s:s, s:I, s:I, s:o, s:o}", "path", dataset_path(dataset), "kind", "tokens",
+                     "tokenizer", s->tokenizer, "vocabulary", (json_int_t)s->vocabulary, "created_by", s->created_by, "file_bytes",
+                     (json_int_t)s->file_bytes, "fingerprint", fingerprint, "source_files", (json_int_t)s->source_files, "source_bytes",
+                     (json_int_t)s->source_bytes, "train", split_facts(&s->split[SPLIT_TRAIN]), "validation",
+                     split_facts(&s->split[SPLIT_VALIDATION]));
+}
+
+static void print_split(const char *name, const struct split_structure *s)
+{
+    printf("%-12s %" PRId64 " tokens of %d byte%s, %s", name, s->tokens, s->token_bytes, s->token_bytes == 1 ? "" : "s", storage_name(s));
+    if (s->chunk_tokens > 0)
+        printf(" (%" PRId64 " chunks of %" PRId64 " tokens)", s->chunks, s->chunk_tokens);
+    printf("%s\n", s->checksum_bytes || s->tokens == 0 ? "" : ", no checksums");
+}
+
+static void print_facts(const struct dataset *dataset)
+{
+    const struct dataset_structure *s = dataset_get_structure(dataset);
+    printf("%-12s %s\n%-12s %.1f MB\n%-12s tokens (%s, vocabulary %" PRId64 ")\n", "dataset", dataset_path(dataset), "size",
+           (double)s->file_bytes * 1e-6, "kind", s->tokenizer, s->vocabulary);
+    print_split("train", &s->split[SPLIT_TRAIN]);
+    print_split("validation", &s->split[SPLIT_VALIDATION]);
+    if (s->source_files >= 0)
+        printf("%-12s %" PRId64 " file%s, %.1f MB\n", "source", s->source_files, s->source_files == 1 ? "" : "s", (double)s->source_bytes * 1e-6);
+    printf("%-12s %s\n%-12s %016" PRIx64 "\n", "made by", s->created_by[0] ? s->created_by : "not told", "fingerprint",
+           dataset_fingerprint(dataset));
+}
+
+static int print_json(json_t *facts)
+{
+    int failed = !facts || json_dumpf(facts, stdout, JSON_INDENT(2)) != 0;
+    json_decref(facts);
+    putchar('\n');
+    return failed ? EXIT_CODE_FAILED : EXIT_CODE_DONE;
+}
+
+static int info_main(int argc, char **argv)
+{
+    bool json = false;
+    const struct option_spec options[] = {
+        {0, "json", OPTION_FLAG, &json, NULL, "print the facts as JSON"},
+        {0, NULL, OPTION_FLAG, NULL, NULL, NULL},
+    };
+    const struct command_spec spec = {"cairn data info FILE [--json]", "Prints what a dataset holds.", options, NULL};
+    int exit_code;
+    if (!command_begin(&spec, &argc, argv, &exit_code))
+        return exit_code;
+    if (argc != 2)
+        return usage_failed(&spec, "expected one file");
+    struct dataset *dataset;
+    cairn_err err = dataset_open_alone(argv[1], &dataset);
+    if (err != CAIRN_OK)
+        return command_failed(err);
+    exit_code = EXIT_CODE_DONE;
+    if (json)
+        exit_code = print_json(facts_of(dataset));
+    else
+        print_facts(dataset);
+    dataset_close(dataset);
+    return exit_code;
+}
+
+/* ---- verify ---- */
+
+static void print_damage(const struct dataset_damage *d, void *context)
+{
+    (void)context;
+    char where[96] = "";
+    if (d->file_begin >= 0)
+        snprintf(where, sizeof where, ", bytes %" PRId64 " to %" PRId64 " of the file", d->file_begin, d->file_end - 1);
+    printf("%s/tokens block %" PRId64 " (tokens %" PRId64 " to %" PRId64 "%s): %s\n", split_name(d->split), d->block, d->first_token,
+           d->first_token + d->tokens - 1, where, d->message);
+}
+
+static void collect_damage(const struct dataset_damage *d, void *context)
+{
+    json_array_append_new(context, json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:s}", "split", split_name(d->split) + 1, "block",
+                          (json_int_t)d->block, "first_token", (json_int_t)d->first_token, "tokens", (json_int_t)d->tokens, "file_begin",
+                          (json_int_t)d->file_begin, "file_end", (json_int_t)d->file_end, "message", d->message));
+}
+
+static int verify_open(struct dataset *dataset, bool json)
+{
+    struct dataset_verdict verdict;
+    json_t *damages = json ? json_array() : NULL;
+    cairn_err err = dataset_verify(dataset, true, json ? collect_damage : print_damage, damages, &verdict);
+    if (err != CAIRN_OK) {
+        json_decref(damages);
+        return command_failed(err);
+    }
+    if (json)
+        print_json(json_pack("{s:s, s:I, s:I, s:b, s:o}", "path", dataset_path(dataset), "blocks", (json_int_t)verdict.blocks,
+                             "damaged", (json_int_t)verdict.damaged, "checksums", verdict.checksums, "damages", damages));
+    else if (verdict.damaged > 0)
+        printf("%s: %" PRId64 " of %" PRId64 " blocks are damaged\n", dataset_path(dataset), verdict.damaged, verdict.blocks);
+    else
+        printf("%s: %" PRId64 " blocks are sound%s\n", dataset_path(dataset), verdict.blocks,
+               verdict.checksums ? "" : " as far as can be told: the file has no checksums");
+    return verdict.damaged > 0 ? EXIT_CODE_FAILED : EXIT_CODE_DONE;
+}
+
+static int verify_main(int argc, char **argv)
+{
+    bool json = false;
+    const struct option_spec options[] = {
+        {0, "json", OPTION_FLAG, &json, NULL, "print the verdict as JSON"},
+        {0, NULL, OPTION_FLAG, NULL, NULL, NULL},
+    };
+    const struct command_spec spec = {"cairn data verify FILE [--json]",
+        "Reads all of a dataset and compares it with its checksums. Exit code 0: sound; 1: damaged, each block with its place.", options, NULL};
+    int exit_code;
+    if (!command_begin(&spec, &argc, argv, &exit_code))
+        return exit_code;
+    if (argc != 2)
+        return usage_failed(&spec, "expected one file");
+    struct dataset *dataset;
+    cairn_err err = dataset_open_alone(argv[1], &dataset);
+    if (err != CAIRN_OK)
+        return command_failed(err);
+    exit_code = verify_open(dataset, json);
+    dataset_close(dataset);
+    return exit_code;
+}
+
+/* ---- the command ---- */
+
+static const char usage[] = "usage: cairn data import text FILE... -o X.h5 [options]\n"
+                            "       cairn data info FILE [--json]\n"
+                            "       cairn data verify FILE [--json]\n\n"
+                            "Makes and inspects datasets; each subcommand tells more with --help.\n";
+
+int cmd_data(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        command_main *run;
+    } subcommands[] = {{"import", import_main}, {"info", info_main}, {"verify", verify_main}};
+    if (argc < 2) {
+        fputs(usage, stderr);
+        return EXIT_CODE_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        fputs(usage, stdout);
+        return EXIT_CODE_DONE;
+    }
+    for (size_t i = 0; i < sizeof subcommands / sizeof subcommands[0]; i++)
+        if (strcmp(argv[1], subcommands[i].name) == 0)
+            return subcommands[i].run(argc - 1, argv + 1);
+    log_error("unknown subcommand 'data %s'; there are import, info and verify", argv[1]);
+    return EXIT_CODE_USAGE;
+}
