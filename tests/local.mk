@@ -21,6 +21,7 @@ EXTRA_DIST += tests/check.sh tests/leaks.supp tests/ranks/launch tests/unit/laun
 
 include tests/unit/base.mk
 include tests/golden/local.mk
+include tests/bench/local.mk
 include tests/unit/config.mk
 include tests/fuzz/local.mk
 include tests/unit/train.mk
