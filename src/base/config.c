@@ -503,11 +503,8 @@ static cairn_err fill(struct reader *reader, const char *file, const char *text,
 cairn_err config_load(struct config *config, const char *file, const char *text, int count, char *const *overrides)
 {
     char *read = NULL;
-    if (!text) {
-        cairn_err err = config_read_file(file, &read);
-        if (err != CAIRN_OK)
-            return err == CAIRN_ENOTFOUND || err == CAIRN_EFORMAT ? CAIRN_ECONFIG : err;
-    }
+    if (!text)
+        TRY(config_read_file(file, &read));
     memset(config, 0, sizeof *config);
     struct reader reader = {.config = config, .file = file_title(file)};
     cairn_err err = fill(&reader, file, text ? text : read, count, overrides);
@@ -515,6 +512,13 @@ cairn_err config_load(struct config *config, const char *file, const char *text,
     if (err != CAIRN_OK)
         config_free(config);
     return err;
+}
+
+/* A name that leads nowhere is bad usage: starting again would not help. A file system that fails may come back. */
+static cairn_err read_error(int errnum)
+{
+    bool usage = errnum == ENOENT || errnum == ENOTDIR || errnum == EISDIR || errnum == EACCES || errnum == ENAMETOOLONG;
+    return usage ? CAIRN_ECONFIG : error_from_errno(errnum);
 }
 
 static cairn_err read_all(int fd, const char *title, char **text)
@@ -531,11 +535,11 @@ static cairn_err read_all(int fd, const char *title, char **text)
     } while ((got > 0 && used <= LARGEST) || (got < 0 && errno == EINTR));
     cairn_err err = CAIRN_OK;
     if (got < 0)
-        err = FAIL(error_from_errno(errno), "cannot read %s: %s", title, strerror(errno));
+        err = FAIL(read_error(errno), "cannot read %s: %s", title, strerror(errno));
     else if (used > LARGEST)
-        err = FAIL(CAIRN_EFORMAT, "%s: larger than 1 MiB; this is not a config", title);
+        err = FAIL(CAIRN_ECONFIG, "%s: larger than 1 MiB; this is not a config", title);
     else if (memchr(buffer, 0, used))
-        err = FAIL(CAIRN_EFORMAT, "%s: contains zero bytes; this is not a config", title);
+        err = FAIL(CAIRN_ECONFIG, "%s: contains zero bytes; this is not a config", title);
     if (err != CAIRN_OK) {
         free(buffer);
         return err;
@@ -551,7 +555,7 @@ cairn_err config_read_file(const char *file, char **text)
         return read_all(STDIN_FILENO, file_title(file), text);
     int fd = open(file, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return FAIL(error_from_errno(errno), "cannot open %s: %s", file, strerror(errno));
+        return FAIL(read_error(errno), "cannot open %s: %s", file, strerror(errno));
     cairn_err err = read_all(fd, file, text);
     close(fd);
     return err;

@@ -88,8 +88,8 @@ struct config {
  * *CONFIG needs config_free only after success. */
 cairn_err config_load(struct config *config, const char *file, const char *text, int count, char *const *overrides);
 
-/* The whole file FILE as a NUL-ended string; the caller frees. "-" is standard input. CAIRN_ENOTFOUND for a missing file,
- * CAIRN_EFORMAT for one that holds zero bytes or is larger than a config can be. */
+/* The whole file FILE as a NUL-ended string; the caller frees. "-" is standard input. CAIRN_ECONFIG for a missing file and
+ * for one that holds zero bytes or is larger than a config can be. */
 cairn_err config_read_file(const char *file, char **text);
 
 void config_free(struct config *config);

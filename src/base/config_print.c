@@ -1,4 +1,5 @@
 /* The config as text: YAML that reads back, and the reference of all keys. */
+#include <ctype.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -126,13 +127,20 @@ static void print_escaped(FILE *out, const char *text)
     }
 }
 
+/* TEXT as a sentence: a capital first, a full stop last. */
+static void print_sentence(FILE *out, const char *text)
+{
+    fputc(toupper((unsigned char)*text), out);
+    print_escaped(out, text + 1);
+    fputs(".\n", out);
+}
+
 void config_print_roff(FILE *out)
 {
     char name[CONFIG_NAME_SIZE], expected[CONFIG_NAME_SIZE];
     for (int s = 0; s < config_section_count; s++) {
         fprintf(out, ".SS \"%s\"\n", s ? config_sections[s].name : "Top level");
-        print_escaped(out, config_sections[s].help);
-        fputs(".\n", out);
+        print_sentence(out, config_sections[s].help);
         for (int i = 0; i < config_key_count; i++) {
             const struct config_key *key = &config_keys[i];
             if (strcmp(key->section, config_sections[s].name) != 0)
@@ -140,8 +148,8 @@ void config_print_roff(FILE *out)
             fputs(".TP\n.B ", out);
             print_escaped(out, config_key_name(key, name));
             fputc('\n', out);
-            print_escaped(out, key->help);
-            fputs(".\n.br\nTakes ", out);
+            print_sentence(out, key->help);
+            fputs(".br\nTakes ", out);
             print_escaped(out, config_key_expected(key, expected));
             if (key->standard) {
                 fputs("; default ", out);
