@@ -11,10 +11,10 @@ options_of_help() { sed -n '/^options:$/,/^$/s/^  .*--\([a-z][a-z-]*\).*/\1/p' |
 # Those that a page describes: tagged paragraphs of its section OPTIONS.
 options_of_page() { sed -n '/^\.SH OPTIONS/,/^\.SH [^O]/p' "$1" | sed 's/\\-/-/g' | sed -n 's/^\.B.*--\([a-z][a-z-]*\).*/\1/p' | sort -u; }
 
-# The help of a subcommand and of the words that its usage joins by "|".
+# The help of a subcommand and of the words that its usage has after its name, one a line or joined by "|".
 all_help() {
     "$CAIRN" "$1" --help || return 1
-    words=$("$CAIRN" "$1" --help | sed -n "1s/^usage: cairn $1 \([a-z|]*\).*/\1/p" | tr '|' ' ')
+    words=$("$CAIRN" "$1" --help | sed -n "/^\$/q; s/^[a-z: ]*cairn $1 \([a-z|]*\).*/\1/p" | tr '|' ' ')
     for word in $words; do "$CAIRN" "$1" "$word" --help || return 1; done
 }
 
