@@ -4,5 +4,9 @@ RANKS_TESTS += tests/ranks/job.ranks
 tests_ranks_job_ranks_SOURCES = tests/ranks/job.c
 tests_ranks_job_ranks_LDADD = libcore.la
 
+RANKS_TESTS += tests/ranks/checkpoint.ranks
+tests_ranks_checkpoint_ranks_SOURCES = tests/ranks/checkpoint.c tests/ranks/checkpoint_arrays.h
+tests_ranks_checkpoint_ranks_LDADD = libcore.la
+
 check_PROGRAMS += $(RANKS_TESTS)
 TESTS += $(RANKS_TESTS)
