@@ -1,1 +1,5 @@
-libcore_la_SOURCES += kernels/backend.h
+libcore_la_SOURCES += \
+  kernels/backend.c kernels/backend.h \
+  kernels/backends.h \
+  kernels/dropout.h
+include kernels/reference/local.mk

@@ -12,6 +12,7 @@ typedef int command_main(int argc, char **argv);
 command_main cmd_config;
 command_main cmd_eval;
 command_main cmd_generate;
+command_main cmd_run;
 command_main cmd_train;
 command_main cmd_data;
 command_main cmd_version;

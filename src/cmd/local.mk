@@ -4,5 +4,9 @@ cairn_SOURCES = \
   src/cmd/command.c src/cmd/command.h \
   src/cmd/cmd_config.c \
   src/cmd/cmd_data.c \
+  src/cmd/cmd_eval.c \
+  src/cmd/cmd_generate.c \
+  src/cmd/cmd_run.c \
+  src/cmd/cmd_train.c \
   src/cmd/cmd_version.c
 cairn_LDADD = libcore.la

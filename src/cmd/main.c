@@ -13,6 +13,10 @@ static const struct {
 } commands[] = {
     {"config", cmd_config, "show or check a config file; its --help lists all keys"},
     {"data", cmd_data, "make and inspect datasets"},
+    {"eval", cmd_eval, "the loss of a checkpoint on a validation split"},
+    {"generate", cmd_generate, "text from a checkpoint"},
+    {"run", cmd_run, "supervise a training: launch, watch, restart"},
+    {"train", cmd_train, "train: the program of every rank"},
     {"version", cmd_version, "print the version of Cairn and of its libraries"},
 };
 

@@ -4,7 +4,7 @@
  *     \001cairn KIND RANK HOST STEP PHASE TEXT\n
  * with fields separated by single spaces, TEXT running to the end of the line (maybe empty) and "-" for an empty PHASE.
  * The supervisor takes these lines out of what it passes on. Kinds:
- *     alive   every heartbeat_seconds, with the current step and phase
+ *     alive   every heartbeat_seconds, with the current step and phase; TEXT is the number of the Slurm step, if there is one
  *     commit  checkpoint STEP is committed (from rank 0)
  *     abort   the rank ends the step; TEXT says why
  *     leave   the rank leaves in order; TEXT is the exit code

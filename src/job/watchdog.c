@@ -98,7 +98,7 @@ static void *run(void *argument)
             int64_t step = w->step;
             bool hangs = !told && is_hang(w, now, report, sizeof report);
             pthread_mutex_unlock(&w->lock);
-            heartbeat_send(HEARTBEAT_ALIVE, w->options.rank, w->options.host, step, phase, NULL);
+            heartbeat_send(HEARTBEAT_ALIVE, w->options.rank, w->options.host, step, phase, getenv("SLURM_STEP_ID"));
             if (hangs) {
                 told = true;
                 w->options.hang(w->options.context, report);

@@ -1,4 +1,7 @@
 RANKS_TESTS =
+RANKS_TESTS += tests/ranks/golden.ranks
+tests_ranks_golden_ranks_SOURCES = tests/ranks/golden.c
+tests_ranks_golden_ranks_LDADD = libcore.la
 
 RANKS_TESTS += tests/ranks/job.ranks
 tests_ranks_job_ranks_SOURCES = tests/ranks/job.c

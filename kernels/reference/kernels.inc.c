@@ -1,0 +1,241 @@
+/* Compiled once for each REAL; TABLE is the table's name. Sums are taken in double and rounded to REAL at the end. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/dropout.h"
+#include "kernels/reference/reference.h"
+
+#include "kernels/reference/norm.inc.c"
+#include "kernels/reference/attention.inc.c"
+#include "kernels/reference/classifier.inc.c"
+
+struct matmul {
+    struct matmul_desc desc;
+};
+
+static cairn_err matmul_create(struct backend *b, const struct matmul_desc *desc, struct matmul **matmul)
+{
+    (void)b;
+    *matmul = malloc(sizeof **matmul);
+    if (*matmul == NULL)
+        return FAIL(CAIRN_ENOMEM, "no memory for a product's plan");
+    (*matmul)->desc = *desc;
+    return CAIRN_OK;
+}
+
+static void matmul_run(struct matmul *matmul, void *c_, const void *a_, const void *b_, const void *bias_)
+{
+    const struct matmul_desc *d = &matmul->desc;
+    REAL *c = c_;
+    const REAL *a = a_, *b = b_, *bias = bias_;
+    for (int64_t i = 0; i < d->m; i++) {
+        for (int64_t j = 0; j < d->n; j++) {
+            double sum = d->bias ? (double)bias[j] : 0;
+            for (int64_t l = 0; l < d->k; l++) {
+                REAL x = d->transpose_a ? a[l * d->m + i] : a[i * d->k + l];
+                REAL y = d->transpose_b ? b[j * d->k + l] : b[l * d->n + j];
+                sum += (double)x * (double)y;
+            }
+            if (d->accumulate)
+                sum += (double)c[i * d->n + j];
+            c[i * d->n + j] = (REAL)sum;
+        }
+    }
+}
+
+static void matmul_destroy(struct matmul *matmul)
+{
+    free(matmul);
+}
+
+static void embedding_forward(struct backend *b, void *y_, const int32_t *tokens, const void *token_table_,
+                              const void *position_table_, int64_t rows, int64_t context, int64_t width)
+{
+    (void)b;
+    REAL *y = y_;
+    const REAL *token_table = token_table_, *position_table = position_table_;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < width; i++)
+            y[r * width + i] = token_table[tokens[r] * width + i] + position_table[r % context * width + i];
+}
+
+static void embedding_backward(struct backend *b, void *d_token_, void *d_position_, const void *dy_, const int32_t *tokens,
+                               int64_t rows, int64_t context, int64_t width, int64_t vocabulary)
+{
+    (void)b;
+    REAL *d_token = d_token_, *d_position = d_position_;
+    const REAL *dy = dy_;
+    for (int64_t p = 0; p < context; p++) {
+        for (int64_t i = 0; i < width; i++) {
+            double sum = 0;
+            for (int64_t r = p; r < rows; r += context)
+                sum += (double)dy[r * width + i];
+            d_position[p * width + i] = (REAL)sum;
+        }
+    }
+    for (int64_t v = 0; v < vocabulary; v++) {
+        for (int64_t i = 0; i < width; i++) {
+            double sum = 0;
+            bool occurs = false;
+            for (int64_t r = 0; r < rows; r++) {
+                if (tokens[r] == v) {
+                    sum += (double)dy[r * width + i];
+                    occurs = true;
+                }
+            }
+            if (!occurs)
+                break;
+            d_token[v * width + i] += (REAL)sum;
+        }
+    }
+}
+
+static void bias_backward(struct backend *b, void *d_bias_, const void *dy_, int64_t rows, int64_t width)
+{
+    (void)b;
+    REAL *d_bias = d_bias_;
+    const REAL *dy = dy_;
+    for (int64_t i = 0; i < width; i++) {
+        double sum = 0;
+        for (int64_t r = 0; r < rows; r++)
+            sum += (double)dy[r * width + i];
+        d_bias[i] = (REAL)sum;
+    }
+}
+
+/* sqrt(2 / pi) and the cubic term's factor of the tanh form. */
+#define GELU_SCALE 0.79788456080286535588
+#define GELU_CUBIC 0.044715
+
+static void gelu_forward(struct backend *b, void *y_, const void *x_, int64_t n)
+{
+    (void)b;
+    REAL *y = y_;
+    const REAL *x = x_;
+    for (int64_t i = 0; i < n; i++) {
+        double v = (double)x[i];
+        y[i] = (REAL)(0.5 * v * (1 + tanh(GELU_SCALE * (v + GELU_CUBIC * v * v * v))));
+    }
+}
+
+static void gelu_backward(struct backend *b, void *dx_, const void *dy_, const void *x_, int64_t n)
+{
+    (void)b;
+    REAL *dx = dx_;
+    const REAL *dy = dy_, *x = x_;
+    for (int64_t i = 0; i < n; i++) {
+        double v = (double)x[i];
+        double t = tanh(GELU_SCALE * (v + GELU_CUBIC * v * v * v));
+        double dt = (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBIC * v * v);
+        dx[i] = (REAL)((double)dy[i] * (0.5 * (1 + t) + 0.5 * v * dt));
+    }
+}
+
+static double dropout_factor(const struct dropout *d, uint64_t element)
+{
+    if (d->rate == 0)
+        return 1;
+    return dropout_keeps(d, d->first + element) ? dropout_scale(d->rate) : 0;
+}
+
+static void add_dropout_forward(struct backend *b, void *y_, const void *x_, const void *h_, int64_t n, const struct dropout *d)
+{
+    (void)b;
+    REAL *y = y_;
+    const REAL *x = x_, *h = h_;
+    for (int64_t i = 0; i < n; i++)
+        y[i] = (REAL)((x != NULL ? (double)x[i] : 0) + dropout_factor(d, (uint64_t)i) * (double)h[i]);
+}
+
+static void dropout_backward(struct backend *b, void *dh_, const void *dy_, int64_t n, const struct dropout *d)
+{
+    (void)b;
+    REAL *dh = dh_;
+    const REAL *dy = dy_;
+    for (int64_t i = 0; i < n; i++)
+        dh[i] = (REAL)(dropout_factor(d, (uint64_t)i) * (double)dy[i]);
+}
+
+static void add(struct backend *backend, void *sum_, const void *a_, const void *b_, int64_t n)
+{
+    (void)backend;
+    REAL *sum = sum_;
+    const REAL *a = a_, *b = b_;
+    for (int64_t i = 0; i < n; i++)
+        sum[i] = a[i] + b[i];
+}
+
+static void sum_squares(struct backend *b, double *sums, const void *x_, int64_t n)
+{
+    (void)b;
+    const REAL *x = x_;
+    for (int64_t chunk = 0; chunk * NORM_CHUNK < n; chunk++) {
+        double sum = 0;
+        for (int64_t i = chunk * NORM_CHUNK; i < n && i < (chunk + 1) * NORM_CHUNK; i++)
+            sum += (double)x[i] * (double)x[i];
+        sums[chunk] = sum;
+    }
+}
+
+static void adamw(struct backend *b, void *master_, void *moment1_, void *moment2_, void *compute, const void *gradient_, int64_t n,
+                  const struct adamw *o)
+{
+    (void)b;
+    REAL *master = master_, *moment1 = moment1_, *moment2 = moment2_;
+    const REAL *gradient = gradient_;
+    double beta1 = (double)o->beta1, beta2 = (double)o->beta2;
+    double correction1 = 1 - pow(beta1, (double)o->step), correction2 = 1 - pow(beta2, (double)o->step);
+    for (int64_t i = 0; i < n; i++) {
+        double g = (double)gradient[i] * (double)o->gradient_scale;
+        double m1 = beta1 * (double)moment1[i] + (1 - beta1) * g;
+        double m2 = beta2 * (double)moment2[i] + (1 - beta2) * g * g;
+        double w = (double)master[i];
+        w -= (double)o->learning_rate * (double)o->weight_decay * w;
+        w -= (double)o->learning_rate * (m1 / correction1) / (sqrt(m2 / correction2) + (double)o->epsilon);
+        moment1[i] = (REAL)m1;
+        moment2[i] = (REAL)m2;
+        master[i] = (REAL)w;
+        if (compute != NULL)
+            ((REAL *)compute)[i] = (REAL)w;
+    }
+}
+
+static void convert_to_act(struct backend *b, void *act, const void *acc, int64_t n)
+{
+    (void)b;
+    memcpy(act, acc, (size_t)n * sizeof(REAL));
+}
+
+const struct backend_table TABLE = {
+    .name = "reference",
+    .close = reference_close,
+    .alloc = reference_alloc,
+    .free = reference_free,
+    .signature = reference_signature,
+    .matmul_create = matmul_create,
+    .matmul_run = matmul_run,
+    .matmul_destroy = matmul_destroy,
+    .embedding_forward = embedding_forward,
+    .embedding_backward = embedding_backward,
+    .layer_norm_forward = layer_norm_forward,
+    .layer_norm_backward_input = layer_norm_backward_input,
+    .layer_norm_backward_weight = layer_norm_backward_weight,
+    .bias_backward = bias_backward,
+    .gelu_forward = gelu_forward,
+    .gelu_backward = gelu_backward,
+    .add_dropout_forward = add_dropout_forward,
+    .dropout_backward = dropout_backward,
+    .attention_create = attention_create,
+    .attention_forward = attention_forward,
+    .attention_backward = attention_backward,
+    .attention_destroy = attention_destroy,
+    .classifier_create = classifier_create,
+    .classifier_loss = classifier_loss,
+    .classifier_loss_and_gradients = classifier_loss_and_gradients,
+    .classifier_destroy = classifier_destroy,
+    .add = add,
+    .sum_squares = sum_squares,
+    .adamw = adamw,
+    .convert_to_act = convert_to_act,
+};

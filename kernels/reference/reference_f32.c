@@ -1,0 +1,3 @@
+#define REAL float
+#define TABLE reference_table_f32
+#include "kernels/reference/kernels.inc.c"

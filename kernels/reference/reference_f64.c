@@ -1,0 +1,3 @@
+#define REAL double
+#define TABLE reference_table_f64
+#include "kernels/reference/kernels.inc.c"

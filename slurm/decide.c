@@ -1,0 +1,62 @@
+#include "slurm/decide.h"
+
+#include <stdio.h>
+
+/* An error that comes back at the same step with the same words is not bad luck: two tries are enough to know. */
+enum { SAME_FAILURE_LIMIT = 2 };
+
+const char *ending_name(enum ending ending)
+{
+    static const char *const names[] = {"done", "stopped at a checkpoint", "bad usage or config", "failed", "a rank fell silent",
+                                        "a node is gone", "the launcher could not start the ranks"};
+    return (unsigned)ending < ENDING_COUNT ? names[ending] : "unknown";
+}
+
+const char *action_name(enum action action)
+{
+    static const char *const names[] = {"finish", "restart", "requeue", "leave", "fail", "hold"};
+    return (unsigned)action < sizeof names / sizeof names[0] ? names[action] : "unknown";
+}
+
+/* After a stop was asked for, whatever way the ranks ended: their last checkpoint is there. */
+static enum action after_stop(const struct situation *s, char *reason, size_t size)
+{
+    switch (s->stop) {
+    case STOP_TIME_LIMIT:
+        snprintf(reason, size, "the time limit is near");
+        return ACTION_REQUEUE;
+    case STOP_USER:
+        snprintf(reason, size, "stopped by its user");
+        return ACTION_LEAVE;
+    case STOP_TERMINATED:
+    case STOP_NONE:
+        break;
+    }
+    snprintf(reason, size, "preempted, requeued or cancelled");
+    return ACTION_LEAVE;
+}
+
+enum action decide(const struct situation *s, char *reason, size_t size)
+{
+    snprintf(reason, size, "%s", ending_name(s->ending));
+    if (s->ending == ENDING_DONE)
+        return ACTION_FINISH;
+    if (s->ending == ENDING_USAGE)
+        return ACTION_FAIL;
+    if (s->stop != STOP_NONE || s->ending == ENDING_STOPPED)
+        return after_stop(s, reason, size);
+    bool node_lost = s->ending == ENDING_NODE_LOST;
+    if (!node_lost && s->same_failure >= SAME_FAILURE_LIMIT) {
+        snprintf(reason, size, "the same error at the same step, %d times", s->same_failure);
+        return ACTION_HOLD;
+    }
+    if (s->without_progress > s->max_restarts) {
+        snprintf(reason, size, "%ld restarts without a newer checkpoint", s->max_restarts);
+        return ACTION_HOLD;
+    }
+    if (s->ranks_left < s->min_ranks || s->ranks_left < 1) {
+        snprintf(reason, size, "%ld ranks fit on the healthy nodes, supervise.min_ranks is %ld", s->ranks_left, s->min_ranks);
+        return ACTION_REQUEUE;
+    }
+    return ACTION_RESTART;
+}

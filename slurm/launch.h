@@ -1,0 +1,55 @@
+/* One launch of the ranks: started, watched, ended. */
+#ifndef SLURM_LAUNCH_H
+#define SLURM_LAUNCH_H
+
+#include <signal.h>
+#include <stdint.h>
+
+#include "base/config.h"
+#include "slurm/allocation.h"
+#include "slurm/decide.h"
+
+struct launch_rank {
+    double seen;      /* when it was heard last; 0: never */
+    char host[64];
+    int64_t step;
+    char phase[32];
+};
+
+struct launch {
+    pid_t pid;
+    int output;               /* the launcher's standard output */
+    int ranks, nodes;
+    struct launch_rank *rank;
+    char step_id[32];         /* JOB.STEP, as the ranks tell it; empty before */
+    double begun;
+    int64_t first_step;       /* the first training step that a rank entered; -1: none yet */
+    int64_t step;             /* the newest */
+    int64_t committed;        /* newest checkpoint that was told of in this launch; -1: none */
+    char failure[512];        /* what a rank said when it aborted */
+    char line[4096];          /* of output, not whole yet */
+    size_t line_length;
+};
+
+/* What happens while it runs; all may be NULL. */
+struct launch_observer {
+    void *context;
+    void (*first_step)(void *context, const struct launch *launch);
+    void (*committed)(void *context, const struct launch *launch);
+    void (*silent)(void *context, const struct launch *launch, int rank);
+    void (*node_lost)(void *context, const struct launch *launch, const char *node);
+};
+
+/* Starts RANK_PROGRAM (ends with NULL) on the healthy nodes, RANKS ranks. */
+cairn_err launch_start(const struct config *config, const struct allocation *allocation, int ranks, char *const *rank_program,
+                       struct launch *out);
+
+/* Watches until it ends. STOP is called often; once it returns a cause, the ranks are asked to stop at a checkpoint. Marks nodes
+ * that are found dead. Passes the ranks' output on. */
+enum ending launch_watch(struct launch *launch, const struct config *config, struct allocation *allocation,
+                         enum stop_cause (*stop)(void *context, bool *at_once), const struct launch_observer *observer, int *status);
+
+/* Makes sure that nothing of it is left, whatever state it is in. */
+void launch_end(struct launch *launch, const struct allocation *allocation);
+
+#endif

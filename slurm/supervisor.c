@@ -1,0 +1,280 @@
+#include "slurm/supervisor.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/exit_code.h"
+#include "base/log.h"
+#include "slurm/child.h"
+#include "slurm/decide.h"
+#include "slurm/history.h"
+#include "slurm/launch.h"
+
+struct supervisor {
+    const struct config *config;
+    struct allocation allocation;
+    struct history history;
+    double trouble; /* when the launch before showed its last sign of life; 0: none was in trouble */
+};
+
+/* ---- signals ---- */
+
+static volatile sig_atomic_t stop_asked; /* enum stop_cause */
+static volatile sig_atomic_t stop_count;
+
+static void note_signal(int number)
+{
+    if (!stop_asked)
+        stop_asked = number == SIGUSR1 ? STOP_TIME_LIMIT : number == SIGTERM ? STOP_TERMINATED : STOP_USER;
+    if (number != SIGUSR1)
+        stop_count++;
+}
+
+static void catch_signals(void)
+{
+    struct sigaction action = {.sa_handler = note_signal};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGUSR1, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+/* Asked to stop for the second time (Ctrl-C twice): not even a checkpoint is waited for. */
+static enum stop_cause asked_to_stop(void *context, bool *at_once)
+{
+    static int told;
+    (void)context;
+    *at_once = stop_count > 1;
+    if (stop_asked && !told) {
+        told = 1;
+        log_info("asked to stop (%s): the ranks write a checkpoint first",
+                 stop_asked == STOP_TIME_LIMIT ? "SIGUSR1" : stop_asked == STOP_TERMINATED ? "SIGTERM" : "SIGINT");
+    }
+    return (enum stop_cause)stop_asked;
+}
+
+/* ---- what a launch tells ---- */
+
+static void on_first_step(void *context, const struct launch *l)
+{
+    struct supervisor *s = context;
+    double after = s->trouble > 0 ? clock_seconds() - s->trouble : -1;
+    history_write(&s->history, "first_step", json_pack("{s:I, s:f, s:f}", "step", (json_int_t)l->first_step, "seconds_since_launch",
+                                                       clock_seconds() - l->begun, "seconds_since_last_sign", after));
+    if (after >= 0)
+        log_info("training again, at step %lld, %.1f s after the last sign of life before", (long long)l->first_step, after);
+    s->trouble = 0;
+}
+
+static void on_committed(void *context, const struct launch *l)
+{
+    struct supervisor *s = context;
+    history_committed(&s->history, l->committed);
+    history_write(&s->history, "committed", json_pack("{s:I}", "step", (json_int_t)l->committed));
+}
+
+static void on_silent(void *context, const struct launch *l, int rank)
+{
+    struct supervisor *s = context;
+    const char *host = l->rank[rank].host[0] ? l->rank[rank].host : "?";
+    history_write(&s->history, "rank_silent", json_pack("{s:i, s:s, s:I}", "rank", rank, "node", host, "step", (json_int_t)l->step));
+    log_warning("rank %d on %s has fallen silent; asking the nodes", rank, host);
+}
+
+static void on_node_lost(void *context, const struct launch *l, const char *node)
+{
+    struct supervisor *s = context;
+    history_write(&s->history, "node_lost", json_pack("{s:s, s:I}", "node", node, "step", (json_int_t)l->step));
+    log_warning("%s does not answer: it is left out", node);
+}
+
+/* ---- one launch ---- */
+
+static double last_sign(const struct launch *l)
+{
+    double oldest = clock_seconds();
+    for (int r = 0; r < l->ranks; r++)
+        if (l->rank[r].seen > 0 && l->rank[r].seen < oldest)
+            oldest = l->rank[r].seen;
+    return oldest;
+}
+
+static int ranks_that_fit(const struct supervisor *s)
+{
+    long ranks = s->allocation.tasks_per_node * allocation_healthy(&s->allocation);
+    return (int)(ranks < s->config->batch.microbatches ? ranks : s->config->batch.microbatches);
+}
+
+static void describe_failure(const struct launch *l, enum ending ending, int status, char *text, size_t size)
+{
+    if (l->failure[0])
+        snprintf(text, size, "%s", l->failure);
+    else if (ending == ENDING_FAILED && WIFSIGNALED(status))
+        snprintf(text, size, "the launcher ended by signal %d", WTERMSIG(status));
+    else if (ending == ENDING_FAILED || ending == ENDING_NO_START)
+        snprintf(text, size, "the launcher ended with exit code %d", WIFEXITED(status) ? WEXITSTATUS(status) : -1);
+    else
+        text[0] = 0;
+}
+
+static enum ending launch_once(struct supervisor *s, char *const *rank_program, char *failure, size_t size)
+{
+    static const int no_status;
+    struct launch_observer observer = {s, on_first_step, on_committed, on_silent, on_node_lost};
+    struct launch l;
+    int ranks = ranks_that_fit(s), status = no_status;
+    char *nodes = allocation_list(&s->allocation, true), *left_out = allocation_list(&s->allocation, false);
+    history_write(&s->history, "launched", json_pack("{s:i, s:s, s:s}", "ranks", ranks, "nodes", nodes ? nodes : "", "left_out",
+                                                     left_out ? left_out : ""));
+    s->history.launches++;
+    free(nodes);
+    free(left_out);
+    cairn_err err = launch_start(s->config, &s->allocation, ranks, rank_program, &l);
+    if (err) {
+        snprintf(failure, size, "%s", cairn_err_message());
+        return ENDING_NO_START;
+    }
+    enum ending ending = launch_watch(&l, s->config, &s->allocation, asked_to_stop, &observer, &status);
+    describe_failure(&l, ending, status, failure, size);
+    if (ending != ENDING_DONE && ending != ENDING_STOPPED && ending != ENDING_USAGE) {
+        s->trouble = last_sign(&l);
+        history_failed(&s->history, l.step, failure);
+        history_write(&s->history, "failed", json_pack("{s:s, s:I, s:I, s:s}", "how", ending_name(ending), "step", (json_int_t)l.step,
+                                                       "committed", (json_int_t)s->history.committed, "failure", failure));
+    }
+    launch_end(&l, &s->allocation);
+    return ending;
+}
+
+/* ---- the ways out ---- */
+
+/* Slurm ends this batch script when it requeues the job; until then there is nothing to do. */
+static int wait_for_slurm(int code)
+{
+    for (int i = 0; i < 600; i++)
+        child_run((char *[]){"sleep", "1", NULL}, 2, NULL, 0);
+    return code;
+}
+
+static int requeue(struct supervisor *s, const char *reason)
+{
+    history_write(&s->history, "requeue", json_pack("{s:s}", "reason", reason));
+    if (!s->allocation.slurm) {
+        log_info("%s: start the same command again to go on", reason);
+        return EXIT_CODE_RESTART;
+    }
+    log_info("%s: job %s is requeued and goes on from its checkpoint", reason, s->allocation.job_id);
+    if (child_run((char *[]){"scontrol", "requeue", s->allocation.job_id, NULL}, 30, NULL, 0) != 0) {
+        log_error("'scontrol requeue %s' failed; 'sbatch' the script again to go on", s->allocation.job_id);
+        return EXIT_CODE_RESTART;
+    }
+    return wait_for_slurm(EXIT_CODE_RESTART);
+}
+
+static int hold(struct supervisor *s, const char *reason, const char *failure)
+{
+    char comment[768];
+    snprintf(comment, sizeof comment, "Comment=cairn: held: %.100s%s%.500s", reason, *failure ? ": " : "", failure);
+    history_write(&s->history, "held", json_pack("{s:s, s:s}", "reason", reason, "failure", failure));
+    if (!s->allocation.slurm) {
+        log_error("gives up: %s%s%s", reason, *failure ? ": " : "", failure);
+        return EXIT_CODE_FAILED;
+    }
+    log_error("job %s is held: %s%s%s; mend it, then 'scontrol release %s'", s->allocation.job_id, reason, *failure ? ": " : "", failure,
+              s->allocation.job_id);
+    child_run((char *[]){"scontrol", "update", "JobId", s->allocation.job_id, comment, NULL}, 30, NULL, 0);
+    if (child_run((char *[]){"scontrol", "requeuehold", s->allocation.job_id, NULL}, 30, NULL, 0) != 0)
+        return EXIT_CODE_FAILED;
+    return wait_for_slurm(EXIT_CODE_FAILED);
+}
+
+static int finish(struct supervisor *s)
+{
+    char *left_out = allocation_list(&s->allocation, false);
+    history_write(&s->history, "finished", json_pack("{s:I, s:I}", "step", (json_int_t)s->history.committed, "restarts",
+                                                     (json_int_t)s->history.restarts));
+    log_info("finished; %ld restart%s%s%s", s->history.restarts, s->history.restarts == 1 ? "" : "s",
+             left_out && *left_out ? ", left out: " : "", left_out ? left_out : "");
+    free(left_out);
+    return EXIT_CODE_DONE;
+}
+
+static void restart(struct supervisor *s, const char *reason, const char *failure)
+{
+    s->history.restarts++;
+    history_write(&s->history, "restart", json_pack("{s:s, s:s, s:I}", "reason", reason, "failure", failure, "from_step",
+                                                    (json_int_t)(s->history.committed < 0 ? 0 : s->history.committed)));
+    log_info("%s%s%s: starting again on %d node%s from step %lld", reason, *failure ? ": " : "", failure,
+             allocation_healthy(&s->allocation), allocation_healthy(&s->allocation) == 1 ? "" : "s",
+             (long long)(s->history.committed < 0 ? 0 : s->history.committed));
+}
+
+static int act(struct supervisor *s, enum ending ending, const char *failure, bool *again)
+{
+    /* Who is healthy now: a node may have died without a rank on it falling silent, or come back. */
+    if (ending == ENDING_FAILED || ending == ENDING_SILENT || ending == ENDING_NO_START)
+        if (!stop_asked && allocation_probe(&s->allocation) > 0)
+            ending = ENDING_NODE_LOST;
+    struct situation now = {.ending = ending, .stop = (enum stop_cause)stop_asked, .without_progress = s->history.without_progress,
+                            .max_restarts = s->config->supervise.max_restarts, .same_failure = s->history.same_failure,
+                            .ranks_left = ranks_that_fit(s), .min_ranks = s->config->supervise.min_ranks};
+    char reason[256];
+    enum action action = decide(&now, reason, sizeof reason);
+    *again = action == ACTION_RESTART;
+    switch (action) {
+    case ACTION_FINISH: return finish(s);
+    case ACTION_RESTART: restart(s, reason, failure); return 0;
+    case ACTION_REQUEUE: return requeue(s, reason);
+    case ACTION_HOLD: return hold(s, reason, failure);
+    case ACTION_LEAVE:
+        history_write(&s->history, "stopped", json_pack("{s:s}", "reason", reason));
+        log_info("%s; goes on from its checkpoint when it is started again", reason);
+        return EXIT_CODE_RESTART;
+    case ACTION_FAIL: break;
+    }
+    history_write(&s->history, "stopped", json_pack("{s:s}", "reason", reason));
+    return EXIT_CODE_USAGE;
+}
+
+/* srun reads these as options of its own; each launch says what it wants by itself. */
+static void forget_slurm_options(void)
+{
+    static const char *const names[] = {"SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES", "SLURM_CPUS_PER_TASK",
+                                        "SLURM_DISTRIBUTION", "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_EXCLUSIVE"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        unsetenv(names[i]);
+}
+
+int supervisor_run(const struct config *config, const char *file, char *const *rank_program)
+{
+    struct supervisor s = {.config = config};
+    catch_signals();
+    cairn_err err = allocation_find(config, &s.allocation);
+    if (!err)
+        err = history_open(config->run_dir, &s.history);
+    if (err) {
+        log_error("%s", cairn_err_message());
+        return err == CAIRN_ECONFIG ? EXIT_CODE_USAGE : EXIT_CODE_FAILED;
+    }
+    forget_slurm_options();
+    setenv("CAIRN_SUPERVISED", "1", 1);
+    const char *count = getenv("SLURM_RESTART_COUNT");
+    history_write(&s.history, "started", json_pack("{s:s, s:s, s:s}", "config", file, "job", s.allocation.job_id, "slurm_restarts",
+                                                   count ? count : "0"));
+    int code = EXIT_CODE_FAILED;
+    bool again = true;
+    while (again) {
+        char failure[512] = "";
+        enum ending ending = launch_once(&s, rank_program, failure, sizeof failure);
+        code = act(&s, ending, failure, &again);
+    }
+    history_close(&s.history);
+    allocation_free(&s.allocation);
+    return code;
+}

@@ -1,0 +1,225 @@
+/* Watching a launch: its output, its ranks' heartbeats, its end. */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/exit_code.h"
+#include "base/log.h"
+#include "job/heartbeat.h"
+#include "slurm/child.h"
+#include "slurm/launch.h"
+
+/* In seconds. A launcher may take START_LIMIT until its ranks are heard; a silent rank on a healthy node is given up after SILENT_TIMES
+ * supervise.silent_seconds; ranks that were asked to stop may take STOP_LIMIT to write their checkpoint. */
+static const double start_limit = 60, stop_limit = 600, probe_pause = 5;
+enum { SILENT_TIMES = 3 };
+
+struct watch {
+    struct launch *l;
+    const struct config *config;
+    struct allocation *a;
+    const struct launch_observer *o;
+    double probed;        /* when nodes were last asked */
+    double stop_sent;     /* 0: not asked to stop */
+    bool told_silent;
+};
+
+static void note_heartbeat(struct watch *w, const struct heartbeat *h)
+{
+    struct launch *l = w->l;
+    if (h->rank < 0 || h->rank >= l->ranks)
+        return;
+    struct launch_rank *r = &l->rank[h->rank];
+    r->seen = clock_seconds();
+    r->step = h->step;
+    snprintf(r->host, sizeof r->host, "%s", h->host);
+    snprintf(r->phase, sizeof r->phase, "%s", h->phase);
+    if (h->kind == HEARTBEAT_ALIVE && h->text[0] && w->a->slurm && !l->step_id[0])
+        snprintf(l->step_id, sizeof l->step_id, "%.15s.%.15s", w->a->job_id, h->text);
+    if (h->kind == HEARTBEAT_ABORT && !l->failure[0])
+        snprintf(l->failure, sizeof l->failure, "%s", h->text);
+    if (h->kind == HEARTBEAT_COMMIT && h->step > l->committed) {
+        l->committed = h->step;
+        if (w->o->committed)
+            w->o->committed(w->o->context, l);
+    }
+    bool training = strcmp(h->phase, "step") == 0;
+    if (training && h->step > l->step)
+        l->step = h->step;
+    if (training && l->first_step < 0) {
+        l->first_step = h->step;
+        if (w->o->first_step)
+            w->o->first_step(w->o->context, l);
+    }
+}
+
+static void pass_on(const char *text, size_t length)
+{
+    while (length > 0) {
+        ssize_t n = write(STDOUT_FILENO, text, length);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return; /* nobody reads any more: the training goes on all the same */
+        text += n;
+        length -= (size_t)n;
+    }
+}
+
+/* A whole line, or what there is of one that is too long. A control line may stand behind the live line of a terminal. */
+static void take_line(struct watch *w, char *line, size_t length, bool whole)
+{
+    struct heartbeat h;
+    char *control = memchr(line, '\001', length);
+    if (control && whole) {
+        line[length] = 0;
+        if (heartbeat_parse(control, &h)) {
+            note_heartbeat(w, &h);
+            length = (size_t)(control - line);
+            whole = false;
+        }
+    }
+    if (whole)
+        line[length++] = '\n';
+    pass_on(line, length);
+}
+
+/* Reads what there is; false at the end of the output. */
+static bool read_output(struct watch *w)
+{
+    struct launch *l = w->l;
+    for (;;) {
+        ssize_t n = read(l->output, l->line + l->line_length, sizeof l->line - 1 - l->line_length);
+        if (n < 0)
+            return errno == EAGAIN || errno == EINTR;
+        if (n == 0)
+            return false;
+        l->line_length += (size_t)n;
+        char *begin = l->line, *end;
+        size_t left = l->line_length;
+        while ((end = memchr(begin, '\n', left))) {
+            size_t length = (size_t)(end - begin);
+            take_line(w, begin, length, true);
+            left -= length + 1;
+            begin = end + 1;
+        }
+        if (left == sizeof l->line - 1 || (left > 0 && !memchr(begin, '\001', left))) {
+            take_line(w, begin, left, false); /* part of a line that is no control line: a live progress line, say */
+            left = 0;
+        }
+        memmove(l->line, begin, left);
+        l->line_length = left;
+    }
+}
+
+/* The rank that has been silent longest, and for how long. */
+static int most_silent(const struct watch *w, double now, double *silence)
+{
+    int worst = -1;
+    *silence = 0;
+    for (int r = 0; r < w->l->ranks; r++) {
+        double seen = w->l->rank[r].seen;
+        /* One that was never heard may still be starting: its node is asked about later. */
+        double silent = seen > 0 ? now - seen : now - w->l->begun - 2 * w->config->supervise.silent_seconds;
+        if (strcmp(w->l->rank[r].phase, "leave") != 0 && silent > *silence) {
+            *silence = silent;
+            worst = r;
+        }
+    }
+    return worst;
+}
+
+/* Asks all nodes, if it is not too soon since the last time; true if one of them is dead. */
+static bool find_dead_nodes(struct watch *w)
+{
+    double now = clock_seconds();
+    if (now - w->probed < probe_pause)
+        return false;
+    bool *before = calloc((size_t)w->a->count, sizeof *before);
+    for (int i = 0; i < w->a->count && before; i++)
+        before[i] = w->a->nodes[i].healthy;
+    int lost = allocation_probe(w->a);
+    for (int i = 0; i < w->a->count && before && lost; i++)
+        if (before[i] && !w->a->nodes[i].healthy && w->o->node_lost)
+            w->o->node_lost(w->o->context, w->l, w->a->nodes[i].name);
+    free(before);
+    w->probed = clock_seconds();
+    return lost > 0;
+}
+
+/* Whether the launch has to be given up. */
+static bool check_silence(struct watch *w, enum ending *ending)
+{
+    double silence, limit = w->config->supervise.silent_seconds;
+    int rank = most_silent(w, clock_seconds(), &silence);
+    if (rank < 0 || silence < limit)
+        return false;
+    if (!w->told_silent && w->o->silent)
+        w->o->silent(w->o->context, w->l, rank);
+    w->told_silent = true;
+    if (find_dead_nodes(w)) {
+        *ending = ENDING_NODE_LOST;
+        return true;
+    }
+    bool heard = w->l->rank[rank].seen > 0;
+    if (heard ? silence < SILENT_TIMES * limit : clock_seconds() - w->l->begun < start_limit)
+        return false;
+    snprintf(w->l->failure, sizeof w->l->failure, "rank %d on %s has said nothing for %.0f s, but its node answers", rank,
+             w->l->rank[rank].host[0] ? w->l->rank[rank].host : "an unknown node", silence);
+    *ending = ENDING_SILENT;
+    return true;
+}
+
+static enum ending ending_of(const struct launch *l, int status)
+{
+    bool heard = false;
+    for (int r = 0; r < l->ranks; r++)
+        heard = heard || l->rank[r].seen > 0;
+    if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_CODE_DONE)
+        return ENDING_DONE;
+    if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_CODE_RESTART)
+        return ENDING_STOPPED;
+    if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_CODE_USAGE)
+        return ENDING_USAGE;
+    return heard ? ENDING_FAILED : ENDING_NO_START;
+}
+
+/* Asks the ranks to stop at a checkpoint. srun and mpiexec pass SIGUSR1 on. */
+static void ask_to_stop(struct watch *w)
+{
+    w->stop_sent = clock_seconds();
+    kill(w->l->pid, SIGUSR1);
+}
+
+enum ending launch_watch(struct launch *l, const struct config *config, struct allocation *a,
+                         enum stop_cause (*stop)(void *, bool *), const struct launch_observer *observer, int *status)
+{
+    struct watch w = {.l = l, .config = config, .a = a, .o = observer};
+    enum ending ending = ENDING_FAILED;
+    bool at_once = false, open = true;
+    for (;;) {
+        struct pollfd in = {.fd = open ? l->output : -1, .events = POLLIN};
+        poll(&in, 1, 100);
+        if (open)
+            open = read_output(&w);
+        pid_t ended = waitpid(l->pid, status, WNOHANG);
+        if (ended == l->pid) {
+            l->pid = 0;
+            if (open)
+                read_output(&w);
+            return ending_of(l, *status);
+        }
+        if (!w.stop_sent && stop(observer->context, &at_once) != STOP_NONE)
+            ask_to_stop(&w);
+        stop(observer->context, &at_once);
+        if (at_once || (w.stop_sent && clock_seconds() - w.stop_sent > stop_limit))
+            return ENDING_FAILED;
+        if (check_silence(&w, &ending))
+            return ending;
+    }
+}
