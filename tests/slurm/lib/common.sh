@@ -116,6 +116,12 @@ daemon_start() {
         </dev/null >>"$state/log/$daemon_name.log" 2>&1 9>&- &
     daemon_pid=$!
     echo "$daemon_pid" >"$state/run/$daemon_name.pid"
+    # Until env has set the mark, the process looks like somebody else's.
+    wait_until 5 has_mark_or_died
+}
+
+has_mark_or_died() {
+    daemon_is_up "$daemon_name" || ! process_is_alive "$daemon_pid"
 }
 
 # daemon_is_up NAME: its process is there, and is ours (a process id may have been used again).
