@@ -9,6 +9,7 @@
 
 typedef int command_main(int argc, char **argv);
 
+command_main cmd_ckpt;
 command_main cmd_config;
 command_main cmd_eval;
 command_main cmd_generate;

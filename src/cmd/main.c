@@ -11,6 +11,7 @@ static const struct {
     command_main *run;
     const char *summary;
 } commands[] = {
+    {"ckpt", cmd_ckpt, "look at checkpoints: list, info, verify, diff"},
     {"config", cmd_config, "show or check a config file; its --help lists all keys"},
     {"data", cmd_data, "make and inspect datasets"},
     {"eval", cmd_eval, "the loss of a checkpoint on a validation split"},
