@@ -97,6 +97,24 @@ static cairn_err collect(const struct layout *layout, struct claim **claims, int
     return CAIRN_OK;
 }
 
+static int by_array_name(const void *key, const void *array)
+{
+    return strcmp(key, ((const struct table_array *)array)->name);
+}
+
+/* Arrays come sorted: one whose name is also a group of NAME is there already. */
+static cairn_err check_groups(const struct plan *plan, const char *name)
+{
+    char group[SHARD_NAME_SIZE];
+    for (const char *slash = strchr(name, '/'); slash; slash = strchr(slash + 1, '/')) {
+        memcpy(group, name, (size_t)(slash - name));
+        group[slash - name] = 0;
+        if (bsearch(group, plan->arrays, (size_t)plan->array_count, sizeof *plan->arrays, by_array_name))
+            return FAIL(CAIRN_EINVAL, "array %s cannot be stored beside array %s: that name would be a group too", name, group);
+    }
+    return CAIRN_OK;
+}
+
 static cairn_err add_array(struct plan *plan, const struct shard *s)
 {
     struct table_array *a = plan->array_count ? &plan->arrays[plan->array_count - 1] : NULL;
@@ -108,9 +126,7 @@ static cairn_err add_array(struct plan *plan, const struct shard *s)
                     shape_text(a->dims, a->shape, x, sizeof x), dtype_name(s->dtype), shape_text(s->dims, s->shape, y, sizeof y));
     }
     TRY(table_check_name(s->name));
-    size_t length = a ? strlen(a->name) : 0;
-    if (a && strncmp(a->name, s->name, length) == 0 && s->name[length] == '/')
-        return FAIL(CAIRN_EINVAL, "array %s cannot be stored beside array %s: that name would be a group too", s->name, a->name);
+    TRY(check_groups(plan, s->name));
     a = &plan->arrays[plan->array_count++];
     memset(a, 0, sizeof *a);
     memcpy(a->name, s->name, sizeof a->name);
