@@ -18,6 +18,7 @@ import time
 CASES = {
     '124m': dict(layers=12, width=768, heads=12, context=64, vocabulary=50257, batch=4),
     'small': dict(layers=6, width=384, heads=6, context=256, vocabulary=50257, batch=8),
+    'tiny': dict(layers=2, width=64, heads=2, context=32, vocabulary=512, batch=2),
 }
 OPENBLAS = '/usr/lib/x86_64-linux-gnu/openblas-openmp'
 
@@ -36,7 +37,7 @@ MALLOCS = {
 def arguments():
     p = argparse.ArgumentParser(description='times training steps of a GPT-2 in PyTorch on the CPU')
     p.add_argument('--case', choices=CASES, default='124m')
-    p.add_argument('--precision', choices=('float32', 'bf16'), default='float32')
+    p.add_argument('--precision', choices=('float32', 'bfloat16'), default='float32')
     p.add_argument('--mode', choices=('installed', 'tuned'), default='tuned')
     p.add_argument('--threads', type=int, default=2)
     p.add_argument('--steps', type=int, default=10, help='steps that are timed')

@@ -123,7 +123,7 @@ class AdamW:
 
 
 def make_step(c, a, tokens, targets):
-    dtype = torch.bfloat16 if a.precision == 'bf16' else torch.float32
+    dtype = torch.bfloat16 if a.precision == 'bfloat16' else torch.float32
     model = Model(c, GPT(c), dtype, tokens, targets)
     optimizer = AdamW(model.w.values())
 

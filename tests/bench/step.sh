@@ -11,8 +11,8 @@ Prints, for every case and precision, the median milliseconds of a training step
 A round runs each program once; the medians are over the timed steps of all rounds.
 
   --cairn FILE        the cairn command (default: cairn from PATH)
-  --cases LIST        of 124m and small (default: both)
-  --precisions LIST   of float32 and bf16 (default: both)
+  --cases LIST        of 124m, small and tiny, which only tries this script out (default: '124m small')
+  --precisions LIST   of float32 and bfloat16 (default: both)
   --modes LIST        of PyTorch's installed and tuned (default: tuned)
   --rounds N          rounds of each case and precision (default 3)
   --steps N           timed steps of a program in a round (default 7)
@@ -23,7 +23,7 @@ A round runs each program once; the medians are over the timed steps of all roun
 EOF
 }
 
-cairn=cairn cases='124m small' precisions='float32 bf16' modes=tuned rounds=3 steps=7 warmup=3 threads=2 openblas='' work=''
+cairn=cairn cases='124m small' precisions='float32 bfloat16' modes=tuned rounds=3 steps=7 warmup=3 threads=2 openblas='' work=''
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; exit 0 ;;
@@ -62,9 +62,10 @@ fail() {
 
 model_keys() {
     case $1 in
-        124m) echo 'model.layers=12 model.width=768 model.heads=12 model.context=64 batch.samples=4' ;;
-        small) echo 'model.layers=6 model.width=384 model.heads=6 model.context=256 batch.samples=8' ;;
-        *) echo "step.sh: no case '$1': 124m or small" >&2; exit 2 ;;
+        124m) echo 'model.layers=12 model.width=768 model.heads=12 model.context=64 model.vocabulary=50257 batch.samples=4' ;;
+        small) echo 'model.layers=6 model.width=384 model.heads=6 model.context=256 model.vocabulary=50257 batch.samples=8' ;;
+        tiny) echo 'model.layers=2 model.width=64 model.heads=2 model.context=32 model.vocabulary=512 batch.samples=2' ;;
+        *) echo "step.sh: no case '$1': 124m, small or tiny" >&2; exit 2 ;;
     esac
 }
 
@@ -75,7 +76,7 @@ run_cairn() {
     keys=$(model_keys "$1")
     # shellcheck disable=SC2086 # the keys are words
     "$cairn" train "$work/bench.yaml" run_dir="$work/run" device=cpu precision="$2" threads="$threads" \
-        steps=$((warmup + steps)) batch.microbatches=1 model.vocabulary=50257 optimizer.warmup_steps=1 \
+        steps=$((warmup + steps)) batch.microbatches=1 optimizer.warmup_steps=1 \
         validation.every=0 checkpoint.every=0 log.every=1 $keys >"$work/cairn.log" 2>&1 || fail "$work/cairn.log"
     sed -n 's/.*"step_seconds": *\([0-9.eE+-]*\).*/\1/p' "$work/run/metrics.jsonl" |
         awk -v skip="$warmup" 'NR > skip { print 1000 * $1 }' >>"$3"
@@ -108,6 +109,7 @@ for case in $cases; do
             for mode in $modes; do run_pytorch "$case" "$precision" "$times.$mode" "$mode"; done
             round=$((round + 1))
         done
+        sed -n 's/^cairn: gpt:/#/p' "$work/cairn.log"
         ours=$(median "$times.cairn") || { echo "step.sh: no timed step in Cairn's metrics.jsonl" >&2; exit 1; }
         for mode in $modes; do
             theirs=$(median "$times.$mode")
