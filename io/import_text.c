@@ -170,6 +170,28 @@ static cairn_err check_options(const struct import_options *o)
     return CAIRN_OK;
 }
 
+/* Ready-made paths, one NUL-ended after another, an empty one last: a signal handler cannot format. */
+static char *leftovers;
+
+cairn_err import_leftovers_prepare(const struct import_options *options)
+{
+    size_t each = strlen(options->output) + 32; /* .tmp.spool.NUMBER */
+    char *paths = calloc((size_t)options->file_count + 2, each), *to = paths;
+    if (!paths)
+        return FAIL(CAIRN_ENOMEM, "no memory for %d paths", options->file_count);
+    to += sprintf(to, "%s.tmp", options->output) + 1;
+    for (int i = 0; i < options->file_count; i++)
+        to += sprintf(to, "%s.tmp.spool.%d", options->output, i) + 1;
+    leftovers = paths;
+    return CAIRN_OK;
+}
+
+void import_leftovers_remove(void)
+{
+    for (const char *path = leftovers; path && *path; path += strlen(path) + 1)
+        unlink(path);
+}
+
 cairn_err import_text(MPI_Comm comm, const struct import_options *options, struct import_result *result)
 {
     struct stat status;

@@ -31,4 +31,9 @@ struct import_result {
  * depend on the number of ranks. All ranks return the same code and message; memory is bounded whatever the text's size. */
 cairn_err import_text(MPI_Comm comm, const struct import_options *options, struct import_result *result);
 
+/* Removes what an import of OPTIONS that is cut short leaves behind. import_text does so itself; this is for signal handlers, before which
+ * import_leftovers_prepare has been called once: it only calls unlink(2). */
+cairn_err import_leftovers_prepare(const struct import_options *options);
+void import_leftovers_remove(void);
+
 #endif

@@ -20,6 +20,7 @@ UNIT_CPPFLAGS = $(AM_CPPFLAGS) $(CRITERION_CFLAGS)
 EXTRA_DIST += tests/check.sh tests/leaks.supp tests/ranks/launch tests/unit/launch
 
 include tests/unit/base.mk
+include tests/unit/io.mk
 include tests/golden/local.mk
 include tests/bench/local.mk
 include tests/unit/config.mk

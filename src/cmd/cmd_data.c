@@ -1,6 +1,6 @@
 #include <inttypes.h>
 #include <jansson.h>
-#include <mpi.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -11,6 +11,7 @@
 #include "io/dataset_structure.h"
 #include "io/dataset_verify.h"
 #include "io/import_text.h"
+#include "job/job.h"
 
 static int usage_failed(const struct command_spec *spec, const char *what)
 {
@@ -20,29 +21,37 @@ static int usage_failed(const struct command_spec *spec, const char *what)
 
 /* ---- import ---- */
 
-static int import_over_ranks(const struct import_options *options)
+/* Leaves nothing half made behind, then dies of the signal as if it had not been caught. */
+static void clean_up_and_die(int signal_number)
+{
+    import_leftovers_remove();
+    raise(signal_number);
+}
+
+static void catch_signals(void)
+{
+    static const int deadly[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction action = {.sa_handler = clean_up_and_die, .sa_flags = (int)(SA_RESETHAND | SA_NODEFER)};
+    sigemptyset(&action.sa_mask);
+    for (size_t i = 0; i < sizeof deadly / sizeof deadly[0]; i++)
+        sigaction(deadly[i], &action, NULL);
+}
+
+static int import_over_ranks(struct job *job, const struct import_options *options)
 {
     struct import_result result;
-    int rank;
-    if (MPI_Init(NULL, NULL) != MPI_SUCCESS) {
-        log_error("MPI cannot be initialised");
-        return EXIT_CODE_FAILED;
-    }
-    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    int exit_code = EXIT_CODE_DONE;
-    cairn_err err = import_text(MPI_COMM_WORLD, options, &result);
-    if (err != CAIRN_OK && rank == 0)
-        exit_code = command_failed(err);
-    else if (err != CAIRN_OK)
-        exit_code = err == CAIRN_ECONFIG ? EXIT_CODE_USAGE : EXIT_CODE_FAILED;
-    else if (rank == 0)
+    bool first = job_rank(job) == 0;
+    cairn_err err = import_text(job_comm(job), options, &result);
+    if (err != CAIRN_OK && first)
+        return command_failed(err);
+    if (err != CAIRN_OK)
+        return err == CAIRN_ECONFIG ? EXIT_CODE_USAGE : EXIT_CODE_FAILED;
+    if (first)
         printf("%s: %" PRId64 " train tokens, %" PRId64 " validation tokens, %.1f MB in %.1f s (%.0f MB/s of text)\n", options->output,
                result.train_tokens, result.validation_tokens, (double)result.file_bytes * 1e-6, result.seconds,
                (double)(result.train_tokens + result.validation_tokens) * 1e-6 / result.seconds);
     fflush(stdout);
-    MPI_Finalize();
-    return exit_code;
+    return EXIT_CODE_DONE;
 }
 
 static int import_main(int argc, char **argv)
@@ -75,7 +84,14 @@ static int import_main(int argc, char **argv)
         return usage_failed(&spec, "no output file: give -o X.h5");
     const struct import_options import = {.files = argv + 2, .file_count = argc - 2, .output = output, .validation = validation,
         .compress = (int)compress, .chunk_bytes = chunk, .force = force, .progress = true};
-    return import_over_ranks(&import);
+    struct job *job;
+    cairn_err err = import_leftovers_prepare(&import);
+    if (err == CAIRN_OK)
+        err = job_open(&job);
+    if (err != CAIRN_OK)
+        return command_failed(err);
+    catch_signals();
+    job_leave(job, import_over_ranks(job, &import));
 }
 
 /* ---- info ---- */

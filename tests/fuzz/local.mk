@@ -4,3 +4,9 @@ tests_fuzz_fuzz_config_SOURCES = tests/fuzz/fuzz_config.c tests/fuzz/driver.c te
 tests_fuzz_fuzz_config_LDADD = libcore.la
 TESTS += tests/fuzz/config.t
 EXTRA_DIST += tests/fuzz/config.t tests/fuzz/corpus-config
+
+check_PROGRAMS += tests/fuzz/fuzz_dataset
+tests_fuzz_fuzz_dataset_SOURCES = tests/fuzz/fuzz_dataset.c tests/fuzz/driver.c tests/fuzz/fuzz.h
+tests_fuzz_fuzz_dataset_LDADD = libcore.la
+TESTS += tests/fuzz/dataset.t
+EXTRA_DIST += tests/fuzz/dataset.t
