@@ -1,18 +1,24 @@
 #include "io/dataset_writer.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <hdf5.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <xxhash.h>
 #include <zlib.h>
 
 #include "base/hdf5_lock.h"
+#include "base/log.h"
 #include "io/agree.h"
 #include "io/dataset_structure.h"
 #include "io/hdf5_attribute.h"
 #include "io/hdf5_error.h"
+
+enum { STRUCTURE_BYTES = 64 << 10 }; /* groups, attributes, checksums: about so much */
 
 /* What a rank holds at a time; large enough that collective writes and messages are not dominated by their start. */
 enum { PIECE_BYTES = 4 << 20, TAG_SIZES = 71, TAG_CHUNKS = 72 };
@@ -25,7 +31,9 @@ struct dataset_writer {
     int rank, size;
     struct dataset_plan plan;
     bool together; /* the file is open on all ranks by MPI-IO; else on rank 0 alone */
+    char *path;
     hid_t file, tokens[SPLIT_COUNT], checksums[SPLIT_COUNT], transfer;
+    int64_t chunk_bytes[SPLIT_COUNT]; /* as planned, or the whole split if that is smaller: HDF5 takes no larger chunk */
     int64_t piece_bytes;
     uint64_t *sums[SPLIT_COUNT]; /* this rank's checksums, 0 for blocks of others */
     int64_t sum_count[SPLIT_COUNT];
@@ -100,11 +108,11 @@ static cairn_err create_group(hid_t file, const char *name, hid_t *group)
 static cairn_err create_tokens(struct dataset_writer *w, hid_t group, int i)
 {
     hid_t properties = plain_properties();
-    if (w->plan.chunk_bytes > 0) {
-        hsize_t chunk = (hsize_t)(w->plan.chunk_bytes / w->plan.token_bytes);
+    if (w->chunk_bytes[i] > 0) {
+        hsize_t chunk = (hsize_t)(w->chunk_bytes[i] / w->plan.token_bytes);
         H5Pset_chunk(properties, 1, &chunk);
     }
-    if (w->plan.compress > 0) {
+    if (w->chunk_bytes[i] > 0 && w->plan.compress > 0) {
         H5Pset_alloc_time(properties, H5D_ALLOC_TIME_INCR);
         H5Pset_deflate(properties, (unsigned)w->plan.compress);
     }
@@ -247,7 +255,9 @@ static cairn_err reserve(struct dataset_writer *w)
 {
     w->piece_bytes = w->plan.chunk_bytes > PIECE_BYTES ? w->plan.chunk_bytes : PIECE_BYTES;
     for (int i = 0; i < SPLIT_COUNT; i++) {
-        w->sum_count[i] = (w->plan.tokens[i] * w->plan.token_bytes + CHECKSUM_BYTES - 1) / CHECKSUM_BYTES;
+        int64_t bytes = w->plan.tokens[i] * w->plan.token_bytes;
+        w->chunk_bytes[i] = w->plan.chunk_bytes < bytes ? w->plan.chunk_bytes : bytes;
+        w->sum_count[i] = (bytes + CHECKSUM_BYTES - 1) / CHECKSUM_BYTES;
         w->sums[i] = calloc((size_t)w->sum_count[i] + 1, sizeof *w->sums[i]);
         if (!w->sums[i])
             return FAIL(CAIRN_ENOMEM, "no memory for %lld checksums", (long long)w->sum_count[i]);
@@ -262,6 +272,7 @@ static void free_writer(struct dataset_writer *w)
     free(w->packed);
     free(w->padded);
     free(w->sizes);
+    free(w->path);
     free(w);
 }
 
@@ -279,13 +290,29 @@ static void close_handles(struct dataset_writer *w)
     w->transfer = -1;
 }
 
-static cairn_err create(struct dataset_writer *w, const char *path)
+/* Asks the file system for all the space there will be need of, where that is known and it can be asked: a disk too small is told before
+ * the work, not in the middle of it. The space is given back as HDF5 makes the file anew. */
+static cairn_err try_space(const struct dataset_writer *w)
+{
+    off_t bytes = STRUCTURE_BYTES;
+    for (int i = 0; w->plan.compress == 0 && i < SPLIT_COUNT; i++)
+        bytes += (off_t)(w->plan.tokens[i] * w->plan.token_bytes);
+    int fd = open(w->path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    int error = fd < 0 || fallocate(fd, 0, 0, bytes) != 0 ? errno : 0;
+    if (fd >= 0)
+        close(fd);
+    if (fd < 0 || error == ENOSPC || error == EDQUOT)
+        return FAIL(error_from_errno(error), "%.1f MB to write: %s", (double)bytes * 1e-6, strerror(error));
+    return CAIRN_OK;
+}
+
+static cairn_err create(struct dataset_writer *w)
 {
     if (!has_file(w))
         return CAIRN_OK;
     hdf5_lock();
     hdf5_quiet();
-    cairn_err err = create_structure(w, path);
+    cairn_err err = create_structure(w, w->path);
     w->transfer = H5Pcreate(H5P_DATASET_XFER);
     if (w->together)
         H5Pset_dxpl_mpio(w->transfer, H5FD_MPIO_COLLECTIVE);
@@ -307,12 +334,15 @@ cairn_err dataset_writer_open(MPI_Comm comm, const char *path, const struct data
     w->file = w->transfer = -1;
     for (int i = 0; i < SPLIT_COUNT; i++)
         w->tokens[i] = w->checksums[i] = -1;
-    cairn_err err = ranks_agree(comm, reserve(w));
+    w->path = strdup(path);
+    cairn_err err = ranks_agree(comm, w->path ? reserve(w) : FAIL(CAIRN_ENOMEM, "no memory for a path"));
+    if (err == CAIRN_OK)
+        err = ranks_agree(comm, w->rank == 0 ? try_space(w) : CAIRN_OK);
     if (err != CAIRN_OK) {
         free_writer(w);
         return err;
     }
-    err = ranks_agree(comm, create(w, path));
+    err = ranks_agree(comm, create(w));
     if (err != CAIRN_OK)
         return dataset_writer_close(w, err);
     *out = w;
@@ -345,10 +375,12 @@ static cairn_err write_together(struct dataset_writer *w, int split, int64_t fir
 }
 
 /* Compresses the piece's chunks, the last one padded with zeros as HDF5 pads it. */
-static cairn_err compress_piece(struct dataset_writer *w, int64_t bytes_count, const char *bytes, int *chunks)
+static cairn_err compress_piece(struct dataset_writer *w, int split, int64_t bytes_count, const char *bytes, int *chunks)
 {
-    int64_t chunk = w->plan.chunk_bytes;
+    int64_t chunk = w->chunk_bytes[split];
     char *to = w->packed;
+    if (bytes_count == 0)
+        return CAIRN_OK;
     *chunks = (int)((bytes_count + chunk - 1) / chunk);
     for (int i = 0; i < *chunks; i++) {
         int64_t have = bytes_count - i * chunk < chunk ? bytes_count - i * chunk : chunk;
@@ -371,7 +403,7 @@ static cairn_err write_chunks(struct dataset_writer *w, int split, int64_t first
 {
     const char *from = w->packed;
     for (int i = 0; i < chunks; i++) {
-        hsize_t at = (hsize_t)(first + i * (w->plan.chunk_bytes / w->plan.token_bytes));
+        hsize_t at = (hsize_t)(first + i * (w->chunk_bytes[split] / w->plan.token_bytes));
         if (H5Dwrite_chunk(w->tokens[split], H5P_DEFAULT, 0, &at, w->sizes[i], from) < 0)
             return hdf5_fail(CAIRN_ESYS, "writing %s/tokens", split_name((enum dataset_split)split));
         from += w->sizes[i];
@@ -448,7 +480,7 @@ cairn_err dataset_writer_write(struct dataset_writer *w, enum dataset_split spli
     if (err == CAIRN_OK) {
         sum_piece(w, (int)split, first, bytes_count, bytes);
         if (!w->together)
-            err = compress_piece(w, bytes_count, bytes, &chunks);
+            err = compress_piece(w, (int)split, bytes_count, bytes, &chunks);
     }
     TRY(ranks_agree(w->comm, err));
     if (!w->together)
@@ -490,6 +522,10 @@ cairn_err dataset_writer_close(struct dataset_writer *w, cairn_err err)
 {
     MPI_Comm comm = w->comm;
     err = ranks_agree(comm, err);
+    /* A file that HDF5 cannot close for want of space makes it crash at the process's end (1.10.8, H5F__close_cb): make room. */
+    if (err != CAIRN_OK && w->rank == 0 && truncate(w->path, 0) != 0)
+        log_warning("cannot empty %s: %s", w->path, strerror(errno));
+    MPI_Barrier(comm);
     hdf5_lock();
     if (err == CAIRN_OK)
         err = write_checksums(w);

@@ -15,5 +15,9 @@ RANKS_TESTS += tests/ranks/checkpoint_damage.ranks
 tests_ranks_checkpoint_damage_ranks_SOURCES = tests/ranks/checkpoint_damage.c tests/ranks/checkpoint_arrays.h
 tests_ranks_checkpoint_damage_ranks_LDADD = libcore.la
 
+RANKS_TESTS += tests/ranks/import.ranks
+tests_ranks_import_ranks_SOURCES = tests/ranks/import.c
+tests_ranks_import_ranks_LDADD = libcore.la
+
 check_PROGRAMS += $(RANKS_TESTS)
 TESTS += $(RANKS_TESTS)

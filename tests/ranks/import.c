@@ -1,0 +1,239 @@
+/* Imports by 1, 2 and 3 ranks make the same file to the byte; all ranks read it back; failures are the same on all ranks and leave
+ * nothing behind. TAP from rank 0. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+#include <zlib.h>
+
+#include "io/agree.h"
+#include "io/dataset.h"
+#include "io/import_text.h"
+#include "io/text_split.h"
+#include "job/job.h"
+
+/* More than two pieces of 4 MiB, and more than 1024 chunks of 4 KiB; odd sizes, so that nothing is aligned by luck. */
+enum { RANKS = 3, PLAIN_BYTES = 5000011, GZIP_BYTES = 3000017, TEXT_BYTES = 2 * PLAIN_BYTES + GZIP_BYTES, PATH = 256 };
+
+static MPI_Comm world;
+static int rank, checks, failures;
+static char folder[64], *text;
+
+static void check(bool ok, const char *what)
+{
+    int all = ok;
+    MPI_Allreduce(MPI_IN_PLACE, &all, 1, MPI_INT, MPI_MIN, world);
+    failures += !all;
+    if (rank == 0)
+        printf("%s %d - %s\n", all ? "ok" : "not ok", ++checks, what);
+    if (!ok)
+        fprintf(stderr, "rank %d: %s: %s\n", rank, what, cairn_err_message());
+}
+
+static void in_folder(char path[PATH], const char *name)
+{
+    snprintf(path, PATH, "%s/%s", folder, name);
+}
+
+static void write_file(const char *name, const char *bytes, size_t count)
+{
+    char path[PATH];
+    in_folder(path, name);
+    FILE *out = fopen(path, "w");
+    if (!out || fwrite(bytes, 1, count, out) != count || fclose(out) != 0)
+        perror(path);
+}
+
+static void make_inputs(void)
+{
+    char path[PATH];
+    text = malloc(TEXT_BYTES);
+    uint32_t x = 1;
+    for (int i = 0; i < TEXT_BYTES; i++) {
+        x = x * 1664525u + 1013904223u; /* Numerical Recipes' generator: any text that does not repeat */
+        text[i] = (char)(' ' + (x >> 24) % 20);
+    }
+    if (rank != 0)
+        return;
+    write_file("a.txt", text, PLAIN_BYTES);
+    write_file("c.txt", text + PLAIN_BYTES + GZIP_BYTES, PLAIN_BYTES);
+    write_file("empty.txt", "", 0);
+    in_folder(path, "b.gz");
+    gzFile out = gzopen(path, "w1");
+    gzwrite(out, text + PLAIN_BYTES, GZIP_BYTES);
+    gzclose(out);
+}
+
+/* By the first SIZE ranks; the others look on. */
+static cairn_err import_by(int size, const struct import_options *options)
+{
+    MPI_Comm comm;
+    struct import_result result;
+    cairn_err err = CAIRN_OK;
+    MPI_Comm_split(world, rank < size ? 0 : MPI_UNDEFINED, rank, &comm);
+    if (comm != MPI_COMM_NULL) {
+        err = import_text(comm, options, &result);
+        MPI_Comm_free(&comm);
+    }
+    return ranks_agree(world, err);
+}
+
+/* The whole file's hash, 0 when it cannot be read. */
+static uint64_t hash_file(const char *path)
+{
+    FILE *in = fopen(path, "r");
+    if (!in)
+        return 0;
+    XXH3_state_t *state = XXH3_createState();
+    XXH3_64bits_reset(state);
+    static char bytes[1 << 16];
+    for (size_t n; (n = fread(bytes, 1, sizeof bytes, in)) > 0;)
+        XXH3_64bits_update(state, bytes, n);
+    fclose(in);
+    uint64_t hash = XXH3_64bits_digest(state);
+    XXH3_freeState(state);
+    return hash;
+}
+
+static bool same_tokens(struct dataset *dataset, const struct text_split *split, enum dataset_split which)
+{
+    static int32_t tokens[1 << 16];
+    int64_t run, count = text_split_bytes(split, which);
+    if (dataset_tokens(dataset, which) != count)
+        return false;
+    for (int64_t position = 0; position < count; position += run) {
+        int64_t at = text_split_locate(split, which, position, &run);
+        if (dataset_read(dataset, which, position, run, tokens) != CAIRN_OK)
+            return false;
+        for (int64_t i = 0; i < run; i++)
+            if (tokens[i] != (unsigned char)text[at + i])
+                return false;
+    }
+    return true;
+}
+
+static void test_reading(const char *path, const char *what)
+{
+    struct dataset *dataset;
+    struct text_split split = text_split_make(TEXT_BYTES, 0.02);
+    cairn_err err = dataset_open(world, path, &dataset);
+    check(err == CAIRN_OK, what);
+    if (err != CAIRN_OK)
+        return;
+    check(same_tokens(dataset, &split, SPLIT_TRAIN) && same_tokens(dataset, &split, SPLIT_VALIDATION), "... and every rank reads the text's bytes");
+    dataset_close(dataset);
+}
+
+static void test_layout(const char *name, int compress, int64_t chunk)
+{
+    char files[4][PATH], output[PATH], what[128];
+    in_folder(files[0], "a.txt");
+    in_folder(files[1], "b.gz");
+    in_folder(files[2], "empty.txt");
+    in_folder(files[3], "c.txt");
+    char *const inputs[] = {files[0], files[1], files[2], files[3]};
+    uint64_t hash[RANKS + 1] = {0};
+    for (int size = 1; size <= RANKS; size++) {
+        snprintf(output, sizeof output, "%s/%s.h5", folder, name);
+        const struct import_options options = {.files = inputs, .file_count = 4, .output = output, .validation = 0.02,
+            .compress = compress, .chunk_bytes = chunk, .force = true};
+        snprintf(what, sizeof what, "%s, imported by %d", name, size);
+        check(import_by(size, &options) == CAIRN_OK, what);
+        hash[size] = hash_file(output);
+    }
+    snprintf(what, sizeof what, "%s: the same bytes from 1, 2 and 3 ranks", name);
+    check(hash[1] != 0 && hash[1] == hash[2] && hash[2] == hash[3], what);
+    snprintf(what, sizeof what, "%s: all ranks open it", name);
+    test_reading(output, what);
+}
+
+/* ---- failures ---- */
+
+static bool leftovers(const char *output)
+{
+    char path[PATH + 32];
+    bool any = access(output, F_OK) == 0;
+    snprintf(path, sizeof path, "%s.tmp", output);
+    any |= access(path, F_OK) == 0;
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s.tmp.spool.%d", output, i);
+        any |= access(path, F_OK) == 0;
+    }
+    return any;
+}
+
+/* The import of COUNT files fails with CODE and a message with MESSAGE on every rank, and leaves nothing. */
+static void test_failure(char *const *inputs, int count, cairn_err code, const char *message, const char *what)
+{
+    char output[PATH];
+    struct import_result result;
+    in_folder(output, "failed.h5");
+    const struct import_options options = {.files = inputs, .file_count = count, .output = output, .compress = 1};
+    cairn_err err = import_text(world, &options, &result);
+    bool told = err == code && strstr(cairn_err_message(), message);
+    MPI_Barrier(world);
+    check(told && !leftovers(output), what);
+}
+
+static void test_failures(void)
+{
+    char a[PATH], b[PATH], path[PATH];
+    struct dataset *dataset;
+    in_folder(a, "a.txt");
+    in_folder(b, "missing.txt");
+    test_failure((char *const[]){a, b}, 2, CAIRN_ENOTFOUND, "missing.txt", "a missing input is named");
+    in_folder(b, "empty.txt");
+    test_failure((char *const[]){b}, 1, CAIRN_EINVAL, "empty", "an empty input is told");
+    in_folder(b, "b.gz");
+    if (rank == 0 && truncate(b, 1000000) != 0)
+        perror(b);
+    MPI_Barrier(world);
+    test_failure((char *const[]){a, b}, 2, CAIRN_EFORMAT, "b.gz: the gzip data is cut off", "a cut off gzip input is named");
+    in_folder(path, "nowhere.h5");
+    check(dataset_open(world, path, &dataset) == CAIRN_ENOTFOUND && strstr(cairn_err_message(), "nowhere.h5"), "a missing dataset fails on all ranks");
+    check(dataset_open(world, a, &dataset) == CAIRN_EFORMAT && strstr(cairn_err_message(), "not an HDF5 file"), "a text is no dataset, on all ranks");
+    in_folder(path, "contiguous.h5");
+    if (rank == 0 && truncate(path, 9000000) != 0)
+        perror(path);
+    MPI_Barrier(world);
+    check(dataset_open(world, path, &dataset) == CAIRN_EFORMAT && strstr(cairn_err_message(), "cut off"), "a cut off dataset fails on all ranks");
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "--ranks") == 0) {
+        printf("%d\n", RANKS);
+        return 0;
+    }
+    struct job *job;
+    if (job_open(&job)) {
+        fprintf(stderr, "%s\n", cairn_err_message());
+        return EXIT_CODE_FAILED;
+    }
+    world = job_comm(job);
+    rank = job_rank(job);
+    int pid = (int)getpid();
+    MPI_Bcast(&pid, 1, MPI_INT, 0, world);
+    snprintf(folder, sizeof folder, "/tmp/cairn-test-import.%d", pid);
+    if (rank == 0 && mkdir(folder, 0700) != 0)
+        perror(folder);
+    make_inputs();
+    MPI_Barrier(world);
+    test_layout("contiguous", 0, 0);
+    test_layout("chunked", 0, 8192);
+    test_layout("deflate", 1, 4096);
+    test_failures();
+    if (rank == 0) {
+        char command[128];
+        snprintf(command, sizeof command, "rm -rf %s", folder);
+        check(true, "done");
+        if (system(command) != 0)
+            perror(folder);
+        printf("1..%d\n", checks);
+    } else {
+        check(true, "done");
+    }
+    job_leave(job, failures != 0);
+}
