@@ -45,8 +45,20 @@ nodes_are_idle() {
     done
 }
 
+nodes_are_idle_or_died() {
+    for node in "$@"; do
+        node_is_up "$node" || return 0
+    done
+    nodes_are_idle "$@"
+}
+
 nodes_wait_idle() {
-    wait_until 30 nodes_are_idle "$@"
+    wait_until 30 nodes_are_idle_or_died "$@" && nodes_are_idle "$@"
+}
+
+# As slurmctld does by itself once SlurmdTimeout is over; it then lets go of the node's jobs.
+node_declare_down() {
+    ! ctld_is_up || scontrol update "nodename=$1" state=down reason='its power was cut'
 }
 
 node_is_back() {
