@@ -2,7 +2,7 @@
 """Times training steps of a GPT-2 in PyTorch on the CPU, to compare Cairn with. Prints one line of JSON.
 
 `--mode installed` is the model as one would write it down, on PyTorch as it is installed. `--mode tuned` is the fastest
-that PyTorch was found to do the same work (README.md tells what each choice brings): OpenBLAS built for OpenMP, bound
+that PyTorch was found to do the same work (README.md lists the choices): OpenBLAS built for OpenMP, bound
 threads, a malloc that keeps its memory, AVX-512 kernels, and a step that reuses its large buffers.
 
 Debian: python3-torch; for `tuned` also libopenblas0-openmp.
