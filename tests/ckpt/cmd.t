@@ -46,6 +46,11 @@ truncate -s 100 "$dir/step-00000020/state.h5"
 expect 'list with a damaged state' 0 "$CAIRN" ckpt list "$run"
 check 'list: damaged is told' grep -q '^ *20 .* damaged ' "$scratch/got.out"
 
+golden=$CAIRN_SOURCE/tests/golden/checkpoint-1/step-00000012
+expect 'a checkpoint of format 1, as it was first written, is sound' 0 "$CAIRN" ckpt verify "$golden"
+expect 'its info' 0 "$CAIRN" ckpt info "$golden"
+check 'its hash is as ever' grep -qx 'weights e079bf2e322a691f' "$scratch/got.out"
+
 expect 'a folder that is not there' 1 "$CAIRN" ckpt list "$scratch/none"
 expect 'no checkpoint in it' 1 "$CAIRN" ckpt info "$scratch/raw"
 expect 'no argument' 2 "$CAIRN" ckpt verify

@@ -4,3 +4,4 @@ tests_ckpt_make_checkpoint_SOURCES = tests/ckpt/make_checkpoint.c tests/ranks/ch
 tests_ckpt_make_checkpoint_LDADD = libcore.la
 TESTS += tests/ckpt/hdf5.t tests/ckpt/cmd.t tests/ckpt/full_disk.t
 EXTRA_DIST += tests/ckpt/hdf5.t tests/ckpt/cmd.t tests/ckpt/full_disk.t tests/ckpt/compare.py
+EXTRA_DIST += tests/golden/checkpoint-1

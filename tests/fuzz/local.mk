@@ -10,3 +10,9 @@ tests_fuzz_fuzz_dataset_SOURCES = tests/fuzz/fuzz_dataset.c tests/fuzz/driver.c 
 tests_fuzz_fuzz_dataset_LDADD = libcore.la
 TESTS += tests/fuzz/dataset.t
 EXTRA_DIST += tests/fuzz/dataset.t
+
+check_PROGRAMS += tests/fuzz/fuzz_checkpoint
+tests_fuzz_fuzz_checkpoint_SOURCES = tests/fuzz/fuzz_checkpoint.c tests/fuzz/driver.c tests/fuzz/fuzz.h
+tests_fuzz_fuzz_checkpoint_LDADD = libcore.la
+TESTS += tests/fuzz/checkpoint.t
+EXTRA_DIST += tests/fuzz/checkpoint.t tests/fuzz/corpus-checkpoint
