@@ -187,7 +187,7 @@ undisturbed=$run
 
 # ---- the one screen ----
 hash_of() {
-    cairn ckpt info "$1" | sed -n 's/.*weights hash[: ]*\([0-9a-f]\{16\}\).*/\1/p' | tail -n 1
+    cairn ckpt info "$1" | sed -n 's/^weights \([0-9a-f]\{16\}\)$/\1/p'
 }
 metric() { # metric FILE first|last KEY: a key of the first or last step's line
     if [ "$2" = first ]; then pick='1p'; else pick='$p'; fi

@@ -1,30 +1,11 @@
 #include "slurm/history.h"
 
-#include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
+#include "base/make_folders.h"
 #include "base/log.h"
-
-/* mkdir -p */
-static cairn_err make_folder(const char *path)
-{
-    char partial[4096];
-    snprintf(partial, sizeof partial, "%s", path);
-    for (char *slash = partial + 1;; slash++) {
-        if (*slash != '/' && *slash)
-            continue;
-        char end = *slash;
-        *slash = 0;
-        if (mkdir(partial, 0777) && errno != EEXIST)
-            return FAIL(error_from_errno(errno), "cannot make folder %s: %s", partial, strerror(errno));
-        *slash = end;
-        if (!end)
-            return CAIRN_OK;
-    }
-}
 
 static void take_in(json_t *object, void *context)
 {
@@ -52,7 +33,7 @@ cairn_err history_open(const char *run_dir, struct history *h)
 {
     char path[4096];
     *h = (struct history){.committed = -1, .failure_step = -1};
-    TRY(make_folder(run_dir));
+    TRY(make_folders(run_dir));
     snprintf(path, sizeof path, "%s/events.jsonl", run_dir);
     cairn_err err = json_lines_read(path, take_in, h, NULL);
     if (err && err != CAIRN_ENOTFOUND)

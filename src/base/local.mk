@@ -6,6 +6,7 @@ libcore_la_SOURCES += \
   src/base/error.c src/base/error.h \
   src/base/exit_code.h \
   src/base/hdf5_lock.c src/base/hdf5_lock.h \
+  src/base/make_folders.c src/base/make_folders.h \
   src/base/json_lines.c src/base/json_lines.h \
   src/base/log.c src/base/log.h \
   src/base/options.c src/base/options.h \

@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/make_folders.h"
 #include "base/log.h"
 #include "model/gpt.h"
 
@@ -44,24 +44,6 @@ void trainer_model(const struct config *config, int64_t vocabulary, struct gpt *
                         .tied = config->model.tied, .dropout = (float)config->model.dropout};
 }
 
-/* mkdir -p */
-static cairn_err make_folder(const char *path)
-{
-    char partial[4096];
-    snprintf(partial, sizeof partial, "%s", path);
-    for (char *slash = partial + 1;; slash++) {
-        if (*slash != '/' && *slash)
-            continue;
-        char end = *slash;
-        *slash = 0;
-        if (mkdir(partial, 0777) && errno != EEXIST)
-            return FAIL(error_from_errno(errno), "cannot make folder %s: %s", partial, strerror(errno));
-        *slash = end;
-        if (!end)
-            return CAIRN_OK;
-    }
-}
-
 static cairn_err write_text(const char *path, const char *text)
 {
     char temporary[4096];
@@ -80,7 +62,7 @@ static cairn_err write_text(const char *path, const char *text)
 static cairn_err prepare_folder(struct trainer *t)
 {
     char path[4096];
-    TRY(make_folder(t->checkpoints));
+    TRY(make_folders(t->checkpoints));
     snprintf(path, sizeof path, "%s/config.yaml", t->config->run_dir);
     return write_text(path, t->config_text);
 }
