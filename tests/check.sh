@@ -2,7 +2,7 @@
 # Installs what is missing, builds out of tree with warnings as errors, runs every test, cleans up.
 #   sh tests/check.sh [--asan | --tsan | --distcheck] [--clang]
 #     --asan       build with AddressSanitizer and UndefinedBehaviorSanitizer; run the unit, fuzz and rank tests
-#     --tsan       build with ThreadSanitizer; run the unit tests of what has threads of its own
+#     --tsan       build with ThreadSanitizer; run the tests of what has threads of its own (tests/unit/threads_*)
 #     --distcheck  make a release, build it, test it and install it, as 'make distcheck' does
 #     --clang      build with clang instead of the default compiler
 #   CAIRN_BUILD_DIR=DIR  build in DIR and keep it; without it a temporary folder is used and removed.
