@@ -26,6 +26,7 @@ include tests/bench/local.mk
 include tests/unit/config.mk
 include tests/unit/ckpt.mk
 include tests/ckpt/local.mk
+include tests/unit/job.mk
 include tests/cmd/local.mk
 include tests/fuzz/local.mk
 include tests/unit/train.mk

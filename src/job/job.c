@@ -1,154 +1,29 @@
-#include "job/job.h"
+#include "job/job_private.h"
 
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "job/heartbeat.h"
 #include "job/launch.h"
-#include "job/pmi_bridge.h"
-#include "job/watchdog.h"
-
-/* What may hang at the end is waited for so long, in seconds; the job's results are safe by then. */
-enum { LEAVE_SECONDS = 10, ABORT_SECONDS = 3 };
-
-struct job {
-    enum launch_path path;
-    struct pmix_client *pmix;   /* NULL without PMIx */
-    struct pmi_bridge *bridge;  /* NULL without */
-    int rank, size;
-    int *node_of;               /* by rank */
-    int nodes, local_rank, local_size;
-    char host[64];
-    struct watchdog *watchdog;
-    double asked_time_left, ends_at; /* monotonic seconds; 0: not asked yet, not known */
-};
 
 static volatile sig_atomic_t stop_signal;
 
-static void note_stop(int signal_number)
+static void remember_signal(int number)
 {
-    stop_signal = signal_number;
+    stop_signal = number;
 }
 
 static void catch_signals(void)
 {
-    struct sigaction action = {.sa_handler = note_stop, .sa_flags = SA_RESTART};
+    struct sigaction action = {.sa_handler = remember_signal, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
     sigaction(SIGUSR1, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-}
-
-static void bridge_abort(void *context, int code)
-{
-    job_abort(context, code ? code : EXIT_CODE_FAILED, "the MPI library asked for the end of the job");
-}
-
-/* MPI up, on whichever path the environment shows. */
-static cairn_err start_mpi(struct job *job)
-{
-    char version[MPI_MAX_LIBRARY_VERSION_STRING];
-    int length, provided;
-    MPI_Get_library_version(version, &length);
-    job->path = launch_detect(version);
-    if (job->path == LAUNCH_PMIX || job->path == LAUNCH_PMIX_BRIDGE)
-        TRY(pmix_client_open(&job->pmix));
-    if (job->path == LAUNCH_PMIX_BRIDGE)
-        TRY(pmi_bridge_start(job->pmix, bridge_abort, job, &job->bridge));
-    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
-        return FAIL(CAIRN_EMPI, "MPI_Init failed");
-    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-    MPI_Comm_rank(MPI_COMM_WORLD, &job->rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &job->size);
-    return CAIRN_OK;
-}
-
-/* Never go on as N lonely copies. Only one of them tells; the others' message is empty. */
-static cairn_err check_size(const struct job *job)
-{
-    int tasks = job->pmix ? pmix_client_size(job->pmix) : launch_slurm_tasks();
-    if (job->size > 1 || tasks <= 1)
-        return CAIRN_OK;
-    if (launch_slurm_task() != 0)
-        return FAIL(CAIRN_EPEER, "%s", "");
-    return FAIL(CAIRN_ECONFIG, "srun started %d tasks, but the MPI library sees one rank: start with 'srun --mpi=pmix' or 'srun --mpi=pmi2' "
-                "('srun --mpi=list' shows what this Slurm has)", tasks);
-}
-
-/* Nodes as MPI sees them (ranks that can share memory), numbered by their lowest rank. */
-static cairn_err map_nodes(struct job *job)
-{
-    MPI_Comm local;
-    int lowest = job->rank;
-    job->node_of = malloc((size_t)job->size * sizeof *job->node_of);
-    if (!job->node_of)
-        return FAIL(CAIRN_ENOMEM, "no memory for the map of nodes");
-    if (MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &local) != MPI_SUCCESS)
-        return FAIL(CAIRN_EMPI, "cannot tell which ranks share a node");
-    MPI_Comm_rank(local, &job->local_rank);
-    MPI_Comm_size(local, &job->local_size);
-    MPI_Bcast(&lowest, 1, MPI_INT, 0, local);
-    MPI_Comm_free(&local);
-    MPI_Allgather(&lowest, 1, MPI_INT, job->node_of, 1, MPI_INT, MPI_COMM_WORLD);
-    for (int r = 0; r < job->size; r++) /* a node's lowest rank comes first, and knows its number by then */
-        job->node_of[r] = job->node_of[r] == r ? job->nodes++ : job->node_of[job->node_of[r]];
-    return CAIRN_OK;
-}
-
-/* Opens a connection to every rank: with UCX 1.13 over TCP, connections still half open at MPI_Finalize make it hang. */
-static cairn_err connect_all(const struct job *job)
-{
-    int *out = calloc((size_t)job->size * 2, sizeof *out);
-    if (!out)
-        return FAIL(CAIRN_ENOMEM, "no memory to connect");
-    int code = MPI_Alltoall(out, 1, MPI_INT, out + job->size, 1, MPI_INT, MPI_COMM_WORLD);
-    free(out);
-    if (code == MPI_SUCCESS)
-        code = MPI_Barrier(MPI_COMM_WORLD);
-    return code == MPI_SUCCESS ? CAIRN_OK : FAIL(CAIRN_EMPI, "cannot connect to all ranks");
-}
-
-cairn_err job_open(struct job **out)
-{
-    struct job *job = calloc(1, sizeof *job);
-    if (!job)
-        return FAIL(CAIRN_ENOMEM, "no memory for the job");
-    gethostname(job->host, sizeof job->host - 1);
-    catch_signals();
-    double begin = clock_seconds();
-    TRY(start_mpi(job)); /* a job that does not start has nothing to give back */
-    TRY(check_size(job));
-    TRY(map_nodes(job));
-    TRY(connect_all(job));
-    if (job->size > 1)
-        log_set_rank(job->rank, job->host);
-    if (job->rank == 0)
-        log_info("%d rank%s on %d node%s, started by %s, in %.2f s", job->size, job->size > 1 ? "s" : "", job->nodes,
-                 job->nodes > 1 ? "s" : "", launch_path_name(job->path), clock_seconds() - begin);
-    *out = job;
-    return CAIRN_OK;
-}
-
-int job_rank(const struct job *job) { return job->rank; }
-int job_size(const struct job *job) { return job->size; }
-int job_node(const struct job *job) { return job->node_of[job->rank]; }
-int job_nodes(const struct job *job) { return job->nodes; }
-int job_local_rank(const struct job *job) { return job->local_rank; }
-int job_local_size(const struct job *job) { return job->local_size; }
-int job_node_of(const struct job *job, int rank) { return job->node_of[rank]; }
-const char *job_host(const struct job *job) { return job->host; }
-enum launch_path job_launch_path(const struct job *job) { return job->path; }
-
-MPI_Comm job_comm(const struct job *job)
-{
-    (void)job;
-    return MPI_COMM_WORLD;
 }
 
 bool job_stop_requested(const struct job *job)
@@ -161,145 +36,248 @@ const char *job_stop_reason(const struct job *job)
 {
     (void)job;
     switch (stop_signal) {
-    case SIGUSR1: return "SIGUSR1 (the time limit is near)";
+    case SIGUSR1: return "SIGUSR1 (time limit near)";
     case SIGTERM: return "SIGTERM (preempted or cancelled)";
     default: return NULL;
     }
 }
 
-/* ---- time left ---- */
-
-/* Slurm's form D-HH:MM:SS, HH:MM:SS or MM:SS; negative for anything else (UNLIMITED, INVALID). */
-static double parse_time_left(const char *text)
+static cairn_err mpi_failed(int code, const char *what)
 {
-    long part[4] = {0}, count = 0;
-    const char *at = text;
-    while (count < 4 && *at >= '0' && *at <= '9') {
-        char *end;
-        part[count++] = strtol(at, &end, 10);
-        at = *end ? end + 1 : end;
+    char text[MPI_MAX_ERROR_STRING] = "unknown error";
+    int length;
+    MPI_Error_string(code, text, &length);
+    return FAIL(CAIRN_EMPI, "%s: %s", what, text);
+}
+
+/* An abort that the MPI library asks for (MPI_Abort, or a fatal error of its own). */
+static void abort_from_mpi(void *context, int exitcode)
+{
+    (void)context;
+    pmix_client_abort(exitcode, "the MPI library aborted");
+    _exit(exitcode ? exitcode : EXIT_CODE_FAILED);
+}
+
+static cairn_err start_pmix(struct job *job)
+{
+    TRY(pmix_client_open(&job->pmix));
+    if (job->path != LAUNCH_PMIX_BRIDGE)
+        return CAIRN_OK;
+    struct pmi_exchange exchange = pmix_client_exchange(job->pmix);
+    return pmi_bridge_open(pmix_client_name(job->pmix), pmix_client_rank(job->pmix), pmix_client_size(job->pmix),
+                           pmix_client_node_of(job->pmix), &exchange, abort_from_mpi, &job->bridge);
+}
+
+static cairn_err start_mpi(struct job *job)
+{
+    int started, provided, code;
+    MPI_Initialized(&started);
+    if (!started) {
+        code = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
+        if (code)
+            return mpi_failed(code, "MPI_Init_thread");
+        job->mpi_started_here = true;
     }
-    if (count < 2)
-        return -1;
-    double seconds = 0;
-    static const double units[] = {1, 60, 3600, 86400};
-    for (long i = 0; i < count; i++)
-        seconds += (double)part[i] * units[count - 1 - i];
-    return seconds;
+    if (job->bridge)
+        pmi_bridge_hide();
+    code = MPI_Comm_dup(MPI_COMM_WORLD, &job->comm);
+    if (code)
+        return mpi_failed(code, "copying MPI_COMM_WORLD");
+    MPI_Comm_set_errhandler(job->comm, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(job->comm, &job->rank);
+    MPI_Comm_size(job->comm, &job->size);
+    return CAIRN_OK;
+}
+
+/* A launcher that says N ranks and an MPI library that says 1: each rank would train alone over the others' files. Only the
+ * first has a message. */
+static cairn_err check_size(const struct job *job)
+{
+    int task = 0, tasks = job->pmix ? pmix_client_size(job->pmix) : job->path == LAUNCH_ALONE ? launch_slurm_tasks(&task) : 0;
+    if (job->pmix)
+        task = pmix_client_rank(job->pmix);
+    if (tasks == 0 || tasks == job->size)
+        return CAIRN_OK;
+    if (task != 0)
+        return FAIL(CAIRN_ECONFIG, "%s", "");
+    return FAIL(CAIRN_ECONFIG,
+                "the launcher started %d tasks, but MPI knows of %d rank%s: start with srun --mpi=pmix (or --mpi=pmi2), or with the "
+                "mpiexec of the MPI library that cairn was built with",
+                tasks, job->size, job->size == 1 ? " in each" : "s");
+}
+
+/* Nodes are what the MPI library takes for one: the ranks that share memory. */
+static cairn_err find_nodes(struct job *job)
+{
+    MPI_Comm local;
+    int code = MPI_Comm_split_type(job->comm, MPI_COMM_TYPE_SHARED, job->rank, MPI_INFO_NULL, &local);
+    if (code)
+        return mpi_failed(code, "finding the ranks of this node");
+    MPI_Comm_rank(local, &job->local_rank);
+    MPI_Comm_size(local, &job->local_size);
+    int lowest = job->rank;
+    MPI_Bcast(&lowest, 1, MPI_INT, 0, local);
+    MPI_Comm_free(&local);
+    job->node_of = malloc((size_t)job->size * sizeof *job->node_of);
+    if (!job->node_of)
+        return FAIL(CAIRN_ENOMEM, "no memory for the nodes of %d ranks", job->size);
+    code = MPI_Allgather(&lowest, 1, MPI_INT, job->node_of, 1, MPI_INT, job->comm);
+    if (code)
+        return mpi_failed(code, "exchanging the ranks' nodes");
+    for (int r = 0; r < job->size; r++)
+        job->node_of[r] = job->node_of[r] == r ? job->nodes++ : job->node_of[job->node_of[r]];
+    job->node = job->node_of[job->rank];
+    return CAIRN_OK;
+}
+
+/* Opens a connection to every rank, both ways, pair by pair: an all-to-all of a few bytes would not do, MPI libraries forward
+ * those over some of the ranks. */
+static cairn_err connect_all(struct job *job)
+{
+    for (int distance = 1; distance < job->size; distance++) {
+        int to = (job->rank + distance) % job->size, from = (job->rank - distance + job->size) % job->size;
+        int mine = job->rank, theirs = -1;
+        int code = MPI_Sendrecv(&mine, 1, MPI_INT, to, 0, &theirs, 1, MPI_INT, from, 0, job->comm, MPI_STATUS_IGNORE);
+        if (code)
+            return mpi_failed(code, "connecting the ranks");
+        if (theirs != from)
+            return FAIL(CAIRN_EMPI, "connecting the ranks: rank %d answers as rank %d", from, theirs);
+    }
+    int code = MPI_Barrier(job->comm);
+    return code ? mpi_failed(code, "connecting the ranks") : CAIRN_OK;
+}
+
+static void log_start(struct job *job, double seconds)
+{
+    if (job->size > 1)
+        log_set_rank(job->rank, job->host);
+    if (job->rank != 0)
+        return;
+    char fences[32] = "";
+    if (job->bridge)
+        snprintf(fences, sizeof fences, " (%d fences)", pmi_bridge_fences(job->bridge));
+    log_info("%d rank%s on %d node%s, launched: %s%s, connected in %.1f s", job->size, job->size > 1 ? "s" : "", job->nodes,
+             job->nodes > 1 ? "s" : "", launch_path_name(job->path), fences, seconds);
+}
+
+/* After a failed start: what was started is ended, so that the launcher sees an orderly exit with the caller's code. */
+static void job_discard(struct job *job)
+{
+    if (job->mpi_started_here)
+        MPI_Finalize();
+    pmi_bridge_close(job->bridge);
+    if (job->pmix)
+        pmix_client_finalize();
+    free(job->node_of);
+    free(job);
+}
+
+/* The launcher's descriptor, for job_abort. Read before the bridge sets its own. */
+static int launcher_pmi_fd(void)
+{
+    const char *fd = getenv("PMI_FD");
+    return fd && *fd ? atoi(fd) : -1;
+}
+
+cairn_err job_open(struct job **out)
+{
+    double begin = clock_seconds();
+    struct job *job = calloc(1, sizeof *job);
+    if (!job)
+        return FAIL(CAIRN_ENOMEM, "no memory for the job");
+    cairn_err err;
+    job->comm = MPI_COMM_NULL;
+    job->path = launch_discover();
+    job->pmi_fd = launcher_pmi_fd();
+    launch_host(job->path, job->host, sizeof job->host);
+    catch_signals();
+    if (job->path == LAUNCH_PMIX || job->path == LAUNCH_PMIX_BRIDGE)
+        TRY_GOTO(err, start_pmix(job), failed);
+    TRY_GOTO(err, start_mpi(job), failed);
+    TRY_GOTO(err, check_size(job), failed);
+    TRY_GOTO(err, find_nodes(job), failed);
+    TRY_GOTO(err, connect_all(job), failed);
+    if (job->rank == 0)
+        job->time_left = time_left_open();
+    log_start(job, clock_seconds() - begin);
+    *out = job;
+    return CAIRN_OK;
+failed:
+    job_discard(job);
+    return err;
+}
+
+int job_rank(const struct job *job)
+{
+    return job->rank;
+}
+
+int job_size(const struct job *job)
+{
+    return job->size;
+}
+
+int job_node(const struct job *job)
+{
+    return job->node;
+}
+
+int job_nodes(const struct job *job)
+{
+    return job->nodes;
+}
+
+int job_local_rank(const struct job *job)
+{
+    return job->local_rank;
+}
+
+int job_local_size(const struct job *job)
+{
+    return job->local_size;
+}
+
+int job_node_of(const struct job *job, int rank)
+{
+    return job->node_of[rank];
+}
+
+const char *job_host(const struct job *job)
+{
+    return job->host;
+}
+
+enum launch_path job_launch_path(const struct job *job)
+{
+    return job->path;
+}
+
+MPI_Comm job_comm(const struct job *job)
+{
+    return job->comm;
+}
+
+int job_fences(const struct job *job)
+{
+    return job->bridge ? pmi_bridge_fences(job->bridge) : -1;
 }
 
 double job_seconds_left(struct job *job)
 {
-    const char *id = getenv("SLURM_JOB_ID");
-    double now = clock_seconds();
-    if (id && (job->asked_time_left == 0 || now - job->asked_time_left > 60)) { /* the limit can be changed while the job runs */
-        char command[128], text[64] = "";
-        snprintf(command, sizeof command, "timeout 5 squeue --noheader --jobs=%.20s --format=%%L 2>/dev/null", id);
-        FILE *f = popen(command, "r");
-        if (f) {
-            if (!fgets(text, sizeof text, f))
-                text[0] = 0;
-            pclose(f);
-        }
-        double left = parse_time_left(text);
-        job->asked_time_left = now;
-        job->ends_at = left < 0 ? 0 : now + left;
-    }
-    return job->ends_at > 0 ? job->ends_at - now : -1;
-}
-
-/* ---- watchdog ---- */
-
-static void on_hang(void *context, const char *report)
-{
-    log_error("%s", report);
-    job_abort(context, EXIT_CODE_FAILED, report);
+    return job->time_left ? time_left_seconds(job->time_left) : -1;
 }
 
 cairn_err job_watchdog_start(struct job *job, double heartbeat_seconds, double hang_factor, double hang_seconds)
 {
-    const struct watchdog_options options = {.rank = job->rank, .host = job->host, .heartbeat_seconds = heartbeat_seconds,
-                                             .hang_factor = hang_factor, .hang_seconds = hang_seconds, .hang = on_hang,
-                                             .context = job};
-    return watchdog_start(&options, &job->watchdog);
+    return watchdog_start(&job->watchdog, job, heartbeat_seconds, (struct hang_rule){hang_factor, hang_seconds});
 }
 
 void job_phase(struct job *job, const char *name, int64_t step, double limit)
 {
-    if (job->watchdog)
-        watchdog_phase(job->watchdog, name, step, limit);
-}
-
-static void say(struct job *job, enum heartbeat_kind kind, int64_t step, const char *text)
-{
-    const char *phase = "start";
-    int64_t at = 0;
-    if (job->watchdog)
-        watchdog_where(job->watchdog, &phase, &at);
-    heartbeat_send(kind, job->rank, job->host, step >= 0 ? step : at, phase, text);
+    watchdog_phase(&job->watchdog, name, step, limit);
 }
 
 void job_report_committed(struct job *job, int64_t step)
 {
-    say(job, HEARTBEAT_COMMIT, step, NULL);
-}
-
-/* ---- the ways out ---- */
-
-struct deadline {
-    int seconds, code;
-};
-
-static void *leave_late(void *argument)
-{
-    struct deadline d = *(struct deadline *)argument;
-    struct timespec wait = {.tv_sec = d.seconds};
-    while (nanosleep(&wait, &wait)) {
-    }
-    _exit(d.code);
-}
-
-/* From now on this process ends with CODE after SECONDS whatever it is doing. */
-static void set_deadline(struct deadline *d)
-{
-    pthread_t thread;
-    if (pthread_create(&thread, NULL, leave_late, d) == 0)
-        pthread_detach(thread);
-    else
-        alarm((unsigned)d->seconds); /* no thread left: SIGALRM ends it */
-}
-
-_Noreturn void job_leave(struct job *job, int code)
-{
-    static struct deadline deadline;
-    char text[16];
-    snprintf(text, sizeof text, "%d", code);
-    fflush(NULL);
-    deadline = (struct deadline){LEAVE_SECONDS, code};
-    set_deadline(&deadline);
-    if (job->watchdog)
-        watchdog_phase(job->watchdog, "leave", 0, 2 * LEAVE_SECONDS);
-    if (job->pmix)
-        pmix_client_exchange(job->pmix); /* all are done before any takes its connections down */
-    else
-        MPI_Barrier(MPI_COMM_WORLD);
-    say(job, HEARTBEAT_LEAVE, -1, text);
-    MPI_Finalize();
-    if (job->pmix)
-        pmix_client_close(job->pmix);
-    _exit(code);
-}
-
-_Noreturn void job_abort(struct job *job, int code, const char *reason)
-{
-    static struct deadline deadline;
-    deadline = (struct deadline){ABORT_SECONDS, code};
-    set_deadline(&deadline);
-    fflush(NULL);
-    say(job, HEARTBEAT_ABORT, -1, reason);
-    if (job->pmix)
-        pmix_client_abort(job->pmix, code, reason);
-    else
-        MPI_Abort(MPI_COMM_WORLD, code);
-    _exit(code);
+    heartbeat_send(HEARTBEAT_COMMIT, job->rank, job->host, step, "checkpoint", "");
 }

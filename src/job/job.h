@@ -24,7 +24,8 @@ struct job;
 
 /* Finds out how this process was started, initialises PMIx and MPI, opens a connection to every other rank (an all-to-all and a
  * barrier: half-open connections make UCX 1.13 hang in MPI_Finalize, openucx/ucx#8738), and logs ranks, nodes and
- * launch path once, from rank 0. Fails if a launcher says N tasks and MPI says 1, with the mend in the message. */
+ * launch path once, from rank 0. Fails with CAIRN_ECONFIG if a launcher says N tasks and MPI says 1, with the mend in the message of
+ * the first task; the message of the others is empty, and they say nothing. */
 cairn_err job_open(struct job **out);
 
 int job_rank(const struct job *job);
@@ -44,18 +45,23 @@ MPI_Comm job_comm(const struct job *job);  /* all ranks, in their order; errors 
 bool job_stop_requested(const struct job *job);
 const char *job_stop_reason(const struct job *job); /* "SIGUSR1 (time limit near)", "SIGTERM (preempted or cancelled)" */
 
-/* Seconds until the allocation ends, asked of Slurm at most once a minute; negative when not known or unlimited. */
+/* Fences that the PMI bridge has made so far, the same number whatever the count of ranks; -1 without the bridge. */
+int job_fences(const struct job *job);
+
+/* Seconds until the allocation ends, asked of Slurm at most once a minute, from rank 0 alone; negative on the other ranks and
+ * when not known or unlimited. Never waits: until Slurm's first answer it is not known. */
 double job_seconds_left(struct job *job);
 
 /* ---- the watchdog: a thread per rank ----
  * It sends a heartbeat to the supervisor (job/heartbeat.h) and watches that the rank goes on: a phase that lasts longer
- * than max(hang_seconds, hang_factor * median duration of that phase so far) is a hang: it logs where the rank stands and
+ * than max(hang_seconds, hang_factor * median duration of that phase so far; ten minutes before there is a median) is a hang: it logs where the rank stands and
  * aborts the job step. */
 cairn_err job_watchdog_start(struct job *job, double heartbeat_seconds, double hang_factor, double hang_seconds);
 
 /* The rank enters phase NAME (static string: "step", "restore", "checkpoint", "validate", ...) of training step STEP.
- * Cheap: two stores. Each call ends the phase before it. Phases whose length is not known ahead are given their
- * own limit in seconds by LIMIT > 0 (0: by the rule above). */
+ * Cheap: a few stores under a lock that is almost never held. Each call ends the phase before it. Phases whose length is not
+ * known ahead are given their own limit in seconds by LIMIT > 0 (0: by the rule above). NAME NULL: none, nothing is watched.
+ * Without a watchdog it does nothing. */
 void job_phase(struct job *job, const char *name, int64_t step, double limit);
 
 /* Says on the supervisor's channel that checkpoint STEP is committed, or another fact; see job/heartbeat.h. */

@@ -1,47 +1,77 @@
 #include "job/launch.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "job/pmix_client.h"
-
-enum launch_path launch_detect(const char *mpi_library_version)
-{
-    /* A launcher that speaks PMI-1 to its own processes comes first: mpiexec starts its proxies with srun, whose PMIX_ variables
-     * then reach the ranks, but belong to the proxies. */
-    if (getenv("PMI_FD") || getenv("PMI_PORT"))
-        return getenv("PMI_JOBID") && getenv("SLURM_PROCID") ? LAUNCH_PMI : LAUNCH_MPIEXEC; /* PMI_JOBID: Slurm's pmi2 plugin */
-    if (!pmix_client_expected())
-        return LAUNCH_ALONE;
-    /* MPICH speaks PMIx only where it was configured to; its version text then has "pmix" among the options. */
-    bool speaks_pmix = !strstr(mpi_library_version, "MPICH") || strstr(mpi_library_version, "--with-pmix");
-    return speaks_pmix ? LAUNCH_PMIX : LAUNCH_PMIX_BRIDGE;
-}
-
-static int number_of(const char *variable)
-{
-    const char *text = getenv(variable);
-    return text ? atoi(text) : 0;
-}
-
-int launch_slurm_tasks(void)
-{
-    return getenv("SLURM_PROCID") && getenv("SLURM_STEP_ID") ? number_of("SLURM_STEP_NUM_TASKS") : 0;
-}
-
-int launch_slurm_task(void)
-{
-    return number_of("SLURM_PROCID");
-}
+#include <unistd.h>
 
 const char *launch_path_name(enum launch_path path)
 {
     switch (path) {
+    case LAUNCH_ALONE: return "alone";
     case LAUNCH_PMIX: return "PMIx";
     case LAUNCH_PMIX_BRIDGE: return "PMIx with the PMI bridge";
-    case LAUNCH_PMI: return "PMI of the launcher";
+    case LAUNCH_PMI: return "PMI";
     case LAUNCH_MPIEXEC: return "mpiexec";
-    case LAUNCH_ALONE: break;
     }
-    return "no launcher";
+    return "unknown";
+}
+
+/* MPICH tells the options it was configured with. An MPI library of another name is left to itself: if it then finds itself
+ * alone, the count of ranks shows it. */
+bool launch_version_speaks_pmix(const char *version)
+{
+    if (strncmp(version, "MPICH", 5) != 0)
+        return true;
+    return strstr(version, "--with-pmi=pmix") || strstr(version, "--with-pmix");
+}
+
+bool launch_mpi_speaks_pmix(void)
+{
+    char version[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+    int length;
+    MPI_Get_library_version(version, &length);
+    return launch_version_speaks_pmix(version);
+}
+
+static bool use_bridge(void)
+{
+    const char *wish = getenv("CAIRN_PMI_BRIDGE");
+    if (wish && strcmp(wish, "yes") == 0)
+        return true;
+    if (wish && strcmp(wish, "no") == 0)
+        return false;
+    return !launch_mpi_speaks_pmix();
+}
+
+enum launch_path launch_discover(void)
+{
+    /* MPICH's mpiexec inside of a PMIx step passes PMIX_ on to ranks that are not the step's: the nearer launcher wins. */
+    if (getenv("PMI_RANK"))
+        return getenv("PMI_JOBID") && getenv("SLURM_STEP_ID") && !getenv("HYDI_CONTROL_FD") ? LAUNCH_PMI : LAUNCH_MPIEXEC;
+    if (getenv("PMIX_RANK") && getenv("PMIX_NAMESPACE"))
+        return use_bridge() ? LAUNCH_PMIX_BRIDGE : LAUNCH_PMIX;
+    return LAUNCH_ALONE;
+}
+
+int launch_slurm_tasks(int *task)
+{
+    const char *count = getenv("SLURM_STEP_NUM_TASKS"), *number = getenv("SLURM_PROCID");
+    if (!count || !number || !getenv("SLURM_STEP_ID"))
+        return 0;
+    *task = atoi(number);
+    return atoi(count) > 1 ? atoi(count) : 0;
+}
+
+void launch_host(enum launch_path path, char *host, int size)
+{
+    const char *name = getenv("SLURMD_NODENAME");
+    bool by_slurm = path == LAUNCH_PMIX || path == LAUNCH_PMIX_BRIDGE || path == LAUNCH_PMI;
+    if (name && *name && by_slurm) {
+        snprintf(host, (size_t)size, "%s", name);
+        return;
+    }
+    if (gethostname(host, (size_t)size) != 0)
+        snprintf(host, (size_t)size, "?");
+    host[size - 1] = '\0';
 }

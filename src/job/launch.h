@@ -1,14 +1,25 @@
-/* Which launcher started this process, read off the environment alone. */
+/* How this process was started, read off its environment. */
 #ifndef JOB_LAUNCH_H
 #define JOB_LAUNCH_H
 
+#include <stdbool.h>
+
 #include "job/job.h"
 
-/* What the environment and the MPI library's version tell. */
-enum launch_path launch_detect(const char *mpi_library_version);
+/* Whether the MPI library can start under PMIx without help. May be called before MPI_Init. */
+bool launch_mpi_speaks_pmix(void);
 
-/* How many tasks srun says there are in this step, 0 outside a step; and which this one is. */
-int launch_slurm_tasks(void);
-int launch_slurm_task(void);
+/* The same for a library that calls itself VERSION (MPI_Get_library_version). */
+bool launch_version_speaks_pmix(const char *version);
+
+/* By the environment alone: PMIx (LAUNCH_PMIX or, unless the MPI library speaks it, LAUNCH_PMIX_BRIDGE), PMI, mpiexec or
+ * alone. CAIRN_PMI_BRIDGE=yes or no overrides what is known of the MPI library. */
+enum launch_path launch_discover(void);
+
+/* Slurm's count of this step's tasks if it started more than one of them, else 0; *TASK is this one's number. */
+int launch_slurm_tasks(int *task);
+
+/* The name other programs call this node by: Slurm's, if Slurm started the rank, else the host's. */
+void launch_host(enum launch_path path, char *host, int size);
 
 #endif

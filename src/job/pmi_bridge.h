@@ -1,23 +1,24 @@
-/* The PMI bridge: answers the PMI-1 requests of an MPI library that does not know PMIx (a stock MPICH) out of PMIx, so that under
- * `srun --mpi=pmix` its ranks find each other. A thread serves one end of a socket pair; the library inherits the other as PMI_FD. */
+/* Lets an MPI library that speaks only PMI-1 start under PMIx: it finds a descriptor in PMI_FD, and a thread of ours at the other
+ * end of it answers out of an exchange between the ranks. */
 #ifndef JOB_PMI_BRIDGE_H
 #define JOB_PMI_BRIDGE_H
 
-#include "job/pmix_client.h"
+#include "job/pmi_session.h"
 
 struct pmi_bridge;
 
-/* Before MPI_Init: sets PMI_FD, PMI_RANK and PMI_SIZE in the environment and starts the thread. ON_ABORT is called from it when
- * the library asks for the end of the job. */
-cairn_err pmi_bridge_start(struct pmix_client *client, void (*on_abort)(void *context, int code), void *context,
-                           struct pmi_bridge **out);
+/* Opens the socket pair, exports PMI_FD, PMI_RANK and PMI_SIZE, and starts the thread. Call before MPI_Init. An abort that the
+ * MPI library asks for is passed to ABORT(CONTEXT, exit code), which must not return. */
+cairn_err pmi_bridge_open(const char *name, int rank, int size, const int *node_of, const struct pmi_exchange *exchange,
+                          void (*abort)(void *context, int exitcode), struct pmi_bridge **out);
 
-/* After MPI_Finalize, or never. */
-void pmi_bridge_stop(struct pmi_bridge *bridge);
+/* Takes PMI_FD and the others out of the environment again, so that a child process does not believe it is a rank. */
+void pmi_bridge_hide(void);
 
-/* ---- for tests: the answers alone ---- */
+/* Fences so far. */
+int pmi_bridge_fences(struct pmi_bridge *bridge);
 
-/* Answers request LINE (no newline) into ANSWER; an empty answer: none is due. False when the client has finalized. */
-bool pmi_bridge_answer(struct pmi_bridge *bridge, const char *line, char *answer, size_t size);
+/* Ends the thread and frees everything. The MPI library must be done with its end of the pair, which it closes in MPI_Finalize. */
+void pmi_bridge_close(struct pmi_bridge *bridge);
 
 #endif

@@ -1,38 +1,33 @@
-/* This process as a client of the PMIx server that started it. */
+/* This process as a PMIx client: who it is, where every rank runs, and the exchange the PMI bridge stands on. */
 #ifndef JOB_PMIX_CLIENT_H
 #define JOB_PMIX_CLIENT_H
 
-#include <stdbool.h>
-#include <stddef.h>
-
 #include "base/error.h"
+#include "job/pmi_session.h"
 
 struct pmix_client;
 
-/* Whether the environment tells of a PMIx server. */
-bool pmix_client_expected(void);
-
+/* PMIx_Init and the facts of the job. */
 cairn_err pmix_client_open(struct pmix_client **out);
+
 int pmix_client_rank(const struct pmix_client *client);
 int pmix_client_size(const struct pmix_client *client);
+const char *pmix_client_name(const struct pmix_client *client); /* the PMIx namespace */
 
-/* Which node each rank is on, numbered by first appearance; owned by the client. */
-const int *pmix_client_nodes(const struct pmix_client *client);
+/* The node of each rank, numbers as PMIx gives them; NULL if it does not tell. The client's. */
+const int *pmix_client_node_of(const struct pmix_client *client);
 
-/* Publishes VALUE under KEY; seen by others after the next exchange. */
-cairn_err pmix_client_put(struct pmix_client *client, const char *key, const char *value);
+/* Put, commit and a collecting fence: after it every rank's values lie in the node's own PMIx server, so that a fetch asks no
+ * other node. */
+struct pmi_exchange pmix_client_exchange(struct pmix_client *client);
 
-/* A fence over all ranks that collects what was put. From any thread. */
-cairn_err pmix_client_exchange(struct pmix_client *client);
+/* Returns when every rank of the job has called it. */
+cairn_err pmix_client_fence(struct pmix_client *client);
 
-/* What RANK put under KEY, if it did: a string that the caller frees; else NULL. Never waits. */
-char *pmix_client_get(struct pmix_client *client, int rank, const char *key);
+/* Ends the whole job step. May return; the caller leaves then. From any thread. */
+void pmix_client_abort(int code, const char *reason);
 
-/* How many exchanges there were: the cost of starting up. */
-int pmix_client_exchanges(const struct pmix_client *client);
-
-/* Ends all ranks of the job step. */
-void pmix_client_abort(struct pmix_client *client, int code, const char *reason);
-void pmix_client_close(struct pmix_client *client);
+/* PMIx_Finalize. From any thread, once; the client is not freed, since other threads may still look at it. */
+void pmix_client_finalize(void);
 
 #endif

@@ -1,180 +1,195 @@
 #include "job/watchdog.h"
 
 #include <errno.h>
-#include <pthread.h>
+#include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "job/heartbeat.h"
+#include "job/job_private.h"
 
-enum { MAX_PHASES = 12, FIRST_PHASES = 3 };
-
-/* Before there is a median, the first steps may be slow: libraries plan, files are read for the first time. */
 static const double first_limit = 600;
 
-struct phase {
-    const char *name; /* static strings: told apart by their text */
-    double durations[WATCHDOG_HISTORY];
-    int64_t ended;
-};
+/* The thread looks this often. A look later than twice this is a process that stood still. */
+static const double look_period = 0.5;
 
-struct watchdog {
-    struct watchdog_options options;
-    pthread_t thread;
-    pthread_mutex_t lock;
-    pthread_cond_t wake;
-    bool stopping;
-    struct phase phases[MAX_PHASES];
-    int phase_count;
-    struct phase *now; /* NULL before the first */
-    int64_t step;
-    double begun, own_limit;
-};
-
-static int ascending(const void *a, const void *b)
+/* The history of NAME, or the place for it; NULL when all places are taken. */
+static struct phase_history *find_kind(const struct phase_watch *w, const char *name)
 {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median_of(const double *durations, int count)
-{
-    double sorted[WATCHDOG_HISTORY];
-    memcpy(sorted, durations, (size_t)count * sizeof *sorted);
-    qsort(sorted, (size_t)count, sizeof *sorted, ascending);
-    return sorted[count / 2];
-}
-
-double watchdog_limit(const double *durations, int count, double hang_factor, double hang_seconds)
-{
-    if (count < FIRST_PHASES)
-        return first_limit;
-    double limit = hang_factor * median_of(durations, count);
-    return limit > hang_seconds ? limit : hang_seconds;
-}
-
-static int history_count(const struct phase *p)
-{
-    return p->ended < WATCHDOG_HISTORY ? (int)p->ended : WATCHDOG_HISTORY;
-}
-
-/* Under the lock. Fills REPORT and returns true if the current phase has lasted too long. */
-static bool is_hang(const struct watchdog *w, double now, char *report, size_t size)
-{
-    if (!w->now)
-        return false;
-    int count = history_count(w->now);
-    double limit = w->own_limit > 0 ? w->own_limit
-                                    : watchdog_limit(w->now->durations, count, w->options.hang_factor, w->options.hang_seconds);
-    double lasted = now - w->begun;
-    if (lasted <= limit)
-        return false;
-    snprintf(report, size, "rank %d on %s is %.1f s in phase '%s' of step %lld (limit %.1f s, median %.3f s): taken for a hang",
-             w->options.rank, w->options.host, lasted, w->now->name, (long long)w->step, limit,
-             count ? median_of(w->now->durations, count) : 0.0);
-    return true;
-}
-
-static void wait_until(struct watchdog *w, double when)
-{
-    struct timespec t = {.tv_sec = (time_t)when};
-    t.tv_nsec = (long)((when - (double)t.tv_sec) * 1e9);
-    pthread_cond_timedwait(&w->wake, &w->lock, &t);
-}
-
-static void *run(void *argument)
-{
-    struct watchdog *w = argument;
-    char report[512];
-    bool told = false;
-    pthread_mutex_lock(&w->lock);
-    double next = clock_seconds();
-    while (!w->stopping) {
-        double now = clock_seconds();
-        if (now >= next) {
-            const char *phase = w->now ? w->now->name : "start";
-            int64_t step = w->step;
-            bool hangs = !told && is_hang(w, now, report, sizeof report);
-            pthread_mutex_unlock(&w->lock);
-            heartbeat_send(HEARTBEAT_ALIVE, w->options.rank, w->options.host, step, phase, getenv("SLURM_STEP_ID"));
-            if (hangs) {
-                told = true;
-                w->options.hang(w->options.context, report);
-            }
-            pthread_mutex_lock(&w->lock);
-            next = now + w->options.heartbeat_seconds;
-        }
-        if (!w->stopping)
-            wait_until(w, next);
+    for (int i = 0; i < PHASE_KINDS; i++) {
+        const struct phase_history *h = &w->kinds[i];
+        if (!h->name || strcmp(h->name, name) == 0)
+            return (struct phase_history *)h;
     }
-    pthread_mutex_unlock(&w->lock);
     return NULL;
 }
 
-cairn_err watchdog_start(const struct watchdog_options *options, struct watchdog **out)
+void phase_watch_enter(struct phase_watch *w, const char *name, int64_t step, double limit, double now)
 {
-    struct watchdog *w = calloc(1, sizeof *w);
-    if (!w)
-        return FAIL(CAIRN_ENOMEM, "no memory for the watchdog");
-    w->options = *options;
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&w->wake, &monotonic);
-    pthread_condattr_destroy(&monotonic);
-    pthread_mutex_init(&w->lock, NULL);
-    int code = pthread_create(&w->thread, NULL, run, w);
-    if (code) {
-        free(w);
-        return FAIL(CAIRN_ESYS, "cannot start the watchdog's thread: %s", strerror(code));
+    struct phase_history *h = w->name ? find_kind(w, w->name) : NULL;
+    if (h) {
+        h->name = w->name;
+        h->seconds[h->count++ % PHASE_HISTORY] = now - w->begin;
     }
-    *out = w;
-    return CAIRN_OK;
+    w->name = name;
+    w->step = step;
+    w->begin = now;
+    w->limit = limit;
+}
+
+static int compare_seconds(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+double phase_watch_median(const struct phase_watch *w, const char *name)
+{
+    const struct phase_history *h = find_kind(w, name);
+    if (!h || !h->name || h->count == 0)
+        return 0;
+    double sorted[PHASE_HISTORY];
+    size_t count = h->count < PHASE_HISTORY ? (size_t)h->count : PHASE_HISTORY;
+    memcpy(sorted, h->seconds, count * sizeof sorted[0]);
+    qsort(sorted, count, sizeof sorted[0], compare_seconds);
+    return sorted[count / 2];
+}
+
+double phase_watch_limit(const struct phase_watch *w, struct hang_rule rule)
+{
+    if (!w->name)
+        return INFINITY;
+    if (w->limit > 0)
+        return w->limit;
+    const struct phase_history *h = find_kind(w, w->name);
+    double by_rule = fmax(rule.seconds, rule.factor * phase_watch_median(w, w->name));
+    return h && h->count >= PHASE_FIRST ? by_rule : fmax(first_limit, by_rule);
+}
+
+bool phase_watch_look(struct phase_watch *w, struct hang_rule rule, double period, double now, double *seconds)
+{
+    double since = w->last_look > 0 ? now - w->last_look : 0;
+    w->last_look = now;
+    if (since > 2 * period)
+        w->begin = fmin(now, w->begin + since - period);
+    *seconds = w->name ? now - w->begin : 0;
+    return w->name && *seconds > phase_watch_limit(w, rule);
+}
+
+void phase_watch_describe(const struct phase_watch *w, struct hang_rule rule, int rank, const char *host, double seconds, char *out,
+                          size_t size)
+{
+    snprintf(out, size, "rank %d on %s is %.1f s in phase %s of step %lld (limit %.1f s, median %.1f s): taken for a hang", rank, host,
+             seconds, w->name ? w->name : "none", (long long)w->step, phase_watch_limit(w, rule),
+             w->name ? phase_watch_median(w, w->name) : 0);
+}
+
+/* Waits until SECONDS from now or the stop; the lock is held. */
+static void wait_seconds(struct watchdog *w, double seconds)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += (time_t)seconds;
+    until.tv_nsec += (long)((seconds - floor(seconds)) * 1e9);
+    if (until.tv_nsec >= 1000000000L) {
+        until.tv_nsec -= 1000000000L;
+        until.tv_sec++;
+    }
+    while (!w->stopping && pthread_cond_timedwait(&w->wake, &w->lock, &until) != ETIMEDOUT)
+        ;
+}
+
+/* Sent without the lock: a full pipe must not hold up the thread that trains. */
+static void send_alive(struct watchdog *w)
+{
+    const char *name = w->watch.name;
+    int64_t step = w->watch.step;
+    pthread_mutex_unlock(&w->lock);
+    heartbeat_send(HEARTBEAT_ALIVE, w->job->rank, w->job->host, step, name, getenv("SLURM_STEP_ID"));
+    pthread_mutex_lock(&w->lock);
+}
+
+static void *watch(void *arg)
+{
+    struct watchdog *w = arg;
+    double next_heartbeat = 0, seconds = 0;
+    bool hung = false;
+    char text[400];
+    pthread_mutex_lock(&w->lock);
+    while (!w->stopping && !hung) {
+        double now = clock_seconds();
+        if (now >= next_heartbeat) {
+            send_alive(w);
+            next_heartbeat = now + w->heartbeat_seconds;
+        }
+        hung = phase_watch_look(&w->watch, w->rule, look_period, clock_seconds(), &seconds);
+        if (hung)
+            phase_watch_describe(&w->watch, w->rule, w->job->rank, w->job->host, seconds, text, sizeof text);
+        else
+            wait_seconds(w, fmin(look_period, fmax(0.01, next_heartbeat - clock_seconds())));
+    }
+    pthread_mutex_unlock(&w->lock);
+    if (hung) {
+        log_error("%s; aborting", text);
+        job_abort(w->job, EXIT_CODE_FAILED, text);
+    }
+    return NULL;
+}
+
+cairn_err watchdog_start(struct watchdog *w, struct job *job, double heartbeat_seconds, struct hang_rule rule)
+{
+    w->job = job;
+    w->heartbeat_seconds = heartbeat_seconds;
+    w->rule = rule;
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->wake, &attributes);
+    pthread_condattr_destroy(&attributes);
+    w->running = true;
+    sigset_t all, old; /* signals are for the thread that trains */
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &old);
+    int code = pthread_create(&w->thread, NULL, watch, w);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    w->running = code == 0;
+    return code ? FAIL(CAIRN_ESYS, "cannot start the watchdog: %s", strerror(code)) : CAIRN_OK;
+}
+
+void watchdog_phase(struct watchdog *w, const char *name, int64_t step, double limit)
+{
+    if (!w->running)
+        return;
+    pthread_mutex_lock(&w->lock);
+    phase_watch_enter(&w->watch, name, step, limit, clock_seconds());
+    pthread_mutex_unlock(&w->lock);
 }
 
 void watchdog_stop(struct watchdog *w)
 {
-    if (!w)
+    if (!w->running)
         return;
     pthread_mutex_lock(&w->lock);
     w->stopping = true;
     pthread_cond_signal(&w->wake);
     pthread_mutex_unlock(&w->lock);
     pthread_join(w->thread, NULL);
-    pthread_mutex_destroy(&w->lock);
-    pthread_cond_destroy(&w->wake);
-    free(w);
+    w->running = false;
 }
 
-static struct phase *phase_of(struct watchdog *w, const char *name)
+const char *watchdog_where(struct watchdog *w, int64_t *step)
 {
-    for (int i = 0; i < w->phase_count; i++)
-        if (strcmp(w->phases[i].name, name) == 0)
-            return &w->phases[i];
-    struct phase *p = &w->phases[w->phase_count < MAX_PHASES ? w->phase_count++ : MAX_PHASES - 1];
-    *p = (struct phase){.name = name};
-    return p;
-}
-
-void watchdog_phase(struct watchdog *w, const char *name, int64_t step, double limit)
-{
-    double now = clock_seconds();
+    *step = 0;
+    if (!w->running)
+        return NULL;
     pthread_mutex_lock(&w->lock);
-    if (w->now)
-        w->now->durations[w->now->ended++ % WATCHDOG_HISTORY] = now - w->begun;
-    w->now = phase_of(w, name);
-    w->step = step;
-    w->begun = now;
-    w->own_limit = limit;
+    const char *name = w->watch.name;
+    *step = w->watch.step;
     pthread_mutex_unlock(&w->lock);
-}
-
-void watchdog_where(struct watchdog *w, const char **phase, int64_t *step)
-{
-    pthread_mutex_lock(&w->lock);
-    *phase = w->now ? w->now->name : "start";
-    *step = w->step;
-    pthread_mutex_unlock(&w->lock);
+    return name;
 }

@@ -16,3 +16,9 @@ tests_fuzz_fuzz_checkpoint_SOURCES = tests/fuzz/fuzz_checkpoint.c tests/fuzz/dri
 tests_fuzz_fuzz_checkpoint_LDADD = libcore.la
 TESTS += tests/fuzz/checkpoint.t
 EXTRA_DIST += tests/fuzz/checkpoint.t tests/fuzz/corpus-checkpoint
+
+check_PROGRAMS += tests/fuzz/fuzz_pmi
+tests_fuzz_fuzz_pmi_SOURCES = tests/fuzz/fuzz_pmi.c tests/fuzz/driver.c tests/fuzz/fuzz.h
+tests_fuzz_fuzz_pmi_LDADD = libcore.la
+TESTS += tests/fuzz/pmi.t
+EXTRA_DIST += tests/fuzz/pmi.t tests/fuzz/corpus-pmi

@@ -1,96 +1,134 @@
-/* Starting up, agreeing, leaving: run under every launcher. TAP from rank 0. --ranks: how many ranks the harness starts.
- * --quick: only the start-up, as a program does that is soon done (prints seconds to the first collective). */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+/* The job and the mesh as every rank sees them. Started by mpiexec, by srun or alone; with the environment's
+ * CAIRN_EXPECT_PATH and CAIRN_EXPECT_NODE_OF ("0,0,1,1") it also checks how it was started and where its ranks run.
+ * --quick: only the start-up, as a program does that is soon done. */
+#include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "job/job.h"
 #include "mesh/mesh.h"
+#include "tests/ranks/tap.h"
 
 enum { RANKS = 4 };
 
-static int checks, failures;
-
-static void check(struct mesh *m, bool ok, const char *what)
+static bool nodes_as_expected(const struct job *job)
 {
-    int all = ok;
-    MPI_Allreduce(MPI_IN_PLACE, &all, 1, MPI_INT, MPI_MIN, m->world);
-    failures += !all;
-    if (m->rank == 0)
-        printf("%s %d - %s\n", all ? "ok" : "not ok", ++checks, what);
+    const char *list = getenv("CAIRN_EXPECT_NODE_OF");
+    for (int r = 0; list && r < job_size(job); r++) {
+        char *end;
+        if (strtol(list, &end, 10) != job_node_of(job, r))
+            return false;
+        list = *end ? end + 1 : end;
+    }
+    return true;
 }
 
-/* A rank's part of a node's shared memory is seen by its neighbours there. */
-static bool shares_memory(struct job *job, struct mesh *m)
+static void check_place(struct job *job)
 {
-    MPI_Comm local;
+    MPI_Comm comm = job_comm(job);
+    int rank, size;
+    MPI_Comm_rank(comm, &rank);
+    MPI_Comm_size(comm, &size);
+    const char *want = getenv("CAIRN_TEST_RANKS"), *path = getenv("CAIRN_EXPECT_PATH");
+    tap_ok(comm, rank == job_rank(job) && size == job_size(job), "rank and size are MPI's");
+    tap_ok(comm, !want || atoi(want) == size, "as many ranks as were started");
+    tap_ok(comm, !path || strcmp(path, launch_path_name(job_launch_path(job))) == 0, "started by the path expected");
+    tap_ok(comm, nodes_as_expected(job), "every rank on the node expected");
+    int local = 0, before = 0, highest = -1;
+    bool ordered = true;
+    for (int r = 0; r < size; r++) {
+        ordered = ordered && job_node_of(job, r) <= highest + 1;
+        highest = job_node_of(job, r) > highest ? job_node_of(job, r) : highest;
+        local += job_node_of(job, r) == job_node(job);
+        before += r < rank && job_node_of(job, r) == job_node(job);
+    }
+    tap_ok(comm, ordered && highest + 1 == job_nodes(job), "nodes are numbered in the order of their lowest ranks");
+    tap_ok(comm, local == job_local_size(job) && before == job_local_rank(job), "local rank and size fit the node map");
+    tap_ok(comm, *job_host(job) != '\0' && !strchr(job_host(job), ' '), "the host has a name");
+}
+
+/* Ranks that the job puts on one node really see each other's memory, and the others' values never. */
+static void check_shared_memory(struct job *job)
+{
+    MPI_Comm comm = job_comm(job), local;
+    MPI_Comm_split(comm, job_node(job), job_rank(job), &local);
     MPI_Win window;
-    int *own, *first, unit;
-    MPI_Aint size;
-    MPI_Comm_split(m->world, m->node, m->rank, &local);
-    MPI_Win_allocate_shared(sizeof *own, sizeof *own, MPI_INFO_NULL, local, &own, &window);
-    MPI_Win_fence(0, window);
-    *own = 1000 + m->rank;
-    MPI_Win_fence(0, window);
-    MPI_Win_shared_query(window, 0, &size, &unit, &first);
-    int lowest = m->rank, seen = *first;
-    MPI_Bcast(&lowest, 1, MPI_INT, 0, local);
-    MPI_Win_fence(0, window);
-    MPI_Win_free(&window);
-    int count;
-    MPI_Comm_size(local, &count);
+    int *mine, rank, size;
+    MPI_Comm_rank(local, &rank);
+    MPI_Comm_size(local, &size);
+    bool good = MPI_Win_allocate_shared(sizeof *mine, sizeof *mine, MPI_INFO_NULL, local, &mine, &window) == MPI_SUCCESS;
+    if (tap_ok(comm, good, "ranks of a node share a window")) {
+        *mine = 1000 + job_rank(job);
+        MPI_Win_fence(0, window);
+        MPI_Barrier(local);
+        int expected = 0;
+        for (int r = 0, l = 0; r < job_size(job); r++) {
+            if (job_node_of(job, r) != job_node(job))
+                continue;
+            MPI_Aint bytes;
+            int unit, *theirs;
+            MPI_Win_shared_query(window, l++, &bytes, &unit, &theirs);
+            expected += *theirs == 1000 + r;
+        }
+        MPI_Win_fence(0, window);
+        tap_ok(comm, expected == size, "and read what the others of the node wrote there");
+        MPI_Win_free(&window);
+    }
     MPI_Comm_free(&local);
-    return seen == 1000 + lowest && count == job_local_size(job);
 }
 
-static void test_agreement(struct mesh *m)
+static void check_agreement(struct mesh *mesh)
 {
-    check(m, mesh_agree(m, CAIRN_OK) == CAIRN_OK, "agreement on success");
-    int last = m->size - 1;
-    cairn_err err = m->rank == last ? FAIL(CAIRN_ENOSPACE, "disk %d is full", 7) : CAIRN_OK;
-    err = mesh_agree(m, err);
-    char expected[64];
-    snprintf(expected, sizeof expected, last ? "rank %d: disk 7 is full" : "disk 7 is full", last);
-    check(m, err == CAIRN_ENOSPACE && strcmp(cairn_err_message(), expected) == 0, "agreement on one rank's failure");
-    char text[8] = "";
-    if (m->rank == last)
-        strcpy(text, "hello");
-    check(m, mesh_broadcast(m, text, sizeof text, last) == CAIRN_OK && strcmp(text, "hello") == 0, "broadcast from the last rank");
+    tap_ok(mesh->world, mesh_agree(mesh, CAIRN_OK) == CAIRN_OK, "no error agrees on none");
+    cairn_err err = mesh->rank == mesh->size - 1 ? FAIL(CAIRN_ENOSPACE, "the disk of %d is full", mesh->rank) : CAIRN_OK;
+    err = mesh_agree(mesh, err);
+    char want[128];
+    snprintf(want, sizeof want, "the disk of %d is full", mesh->size - 1);
+    tap_ok(mesh->world, err == CAIRN_ENOSPACE && strstr(cairn_err_message(), want), "the last rank's error is everybody's");
+    tap_ok(mesh->world, mesh->size == 1 || strstr(cairn_err_message(), "rank ") == cairn_err_message(), "and names the rank");
+    err = mesh_agree(mesh, FAIL(mesh->rank == 0 ? CAIRN_EFORMAT : CAIRN_ENOMEM, "rank 0 is %s", mesh->rank == 0 ? "wrong" : "not I"));
+    tap_ok(mesh->world, err == CAIRN_EFORMAT && strcmp(cairn_err_message(), "rank 0 is wrong") == 0,
+           "of several errors the lowest rank's is told, rank 0's without a mark");
+}
+
+static void check_broadcast(struct mesh *mesh)
+{
+    char text[4000];
+    memset(text, mesh->rank == mesh->size - 1 ? 'x' : '-', sizeof text);
+    cairn_err err = mesh_broadcast(mesh, text, sizeof text, mesh->size - 1);
+    size_t same = 0;
+    while (same < sizeof text && text[same] == 'x')
+        same++;
+    tap_ok(mesh->world, err == CAIRN_OK && same == sizeof text, "a broadcast reaches all");
+    tap_ok(mesh->world, mesh_barrier(mesh) == CAIRN_OK, "a barrier returns");
 }
 
 int main(int argc, char **argv)
 {
-    if (argc > 1 && strcmp(argv[1], "--ranks") == 0) {
-        printf("%d\n", RANKS);
+    if (tap_asked_for_ranks(argc, argv, RANKS))
         return 0;
-    }
-    bool quick = argc > 1 && strcmp(argv[1], "--quick") == 0;
     double begin = clock_seconds();
     struct job *job;
-    struct mesh *m;
-    if (job_open(&job) || mesh_open(job, &m)) {
+    struct mesh *mesh;
+    if (job_open(&job) != CAIRN_OK) {
         if (*cairn_err_message())
-            fprintf(stderr, "%s\n", cairn_err_message());
+            log_error("%s", cairn_err_message());
         return EXIT_CODE_FAILED;
     }
-    if (quick) {
-        if (m->rank == 0)
-            printf("%d ranks on %d nodes: %.3f s to the first collective\n", m->size, m->nodes, clock_seconds() - begin);
-        job_leave(job, 0);
+    if (argc > 1 && strcmp(argv[1], "--quick") == 0) {
+        int one = 1, sum = 0;
+        MPI_Allreduce(&one, &sum, 1, MPI_INT, MPI_SUM, job_comm(job));
+        if (job_rank(job) == 0)
+            printf("%d ranks on %d nodes: %.3f s to the first collective, %d fences\n", sum, job_nodes(job), clock_seconds() - begin,
+                   job_fences(job));
+        job_leave(job, sum != job_size(job));
     }
-    int sum = 0, one = 1;
-    MPI_Allreduce(&one, &sum, 1, MPI_INT, MPI_SUM, m->world);
-    const char *expected = getenv("EXPECT_RANKS"), *nodes = getenv("EXPECT_NODES");
-    check(m, sum == (expected ? atoi(expected) : RANKS), "as many ranks as were started");
-    check(m, job_nodes(job) == (nodes ? atoi(nodes) : 1), "as many nodes as were given");
-    check(m, m->node_of[m->rank] == m->node && m->node < m->nodes, "a rank knows its node");
-    check(m, shares_memory(job, m), "ranks of a node share memory");
-    test_agreement(m);
-    check(m, job_watchdog_start(job, 0.05, 20, 10) == CAIRN_OK, "the watchdog starts");
-    job_phase(job, "step", 1, 0);
-    job_phase(job, "step", 2, 0);
-    if (m->rank == 0)
-        printf("1..%d\n", checks);
-    job_leave(job, failures != 0);
+    check_place(job);
+    check_shared_memory(job);
+    if (tap_ok(job_comm(job), mesh_open(job, &mesh) == CAIRN_OK, "the mesh opens")) {
+        check_agreement(mesh);
+        check_broadcast(mesh);
+        mesh_close(mesh);
+    }
+    job_leave(job, tap_done(job_rank(job)));
 }

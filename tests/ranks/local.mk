@@ -1,4 +1,7 @@
+# Programs of several ranks: each test tests/ranks/X.ranks is built from tests/ranks/X.c.
 RANKS_TESTS =
+EXTRA_DIST += tests/ranks/tap.h
+
 RANKS_TESTS += tests/ranks/golden.ranks
 tests_ranks_golden_ranks_SOURCES = tests/ranks/golden.c
 tests_ranks_golden_ranks_LDADD = libcore.la

@@ -1,0 +1,157 @@
+/* The ways out. Both run under a guard: a thread that ends the process when a step of leaving takes too long, since neither a
+ * finished job nor a failed one may be held up by a library that hangs at its end (UCX 1.13: openucx/ucx#8738). */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "job/heartbeat.h"
+#include "job/job_private.h"
+
+/* Seconds. The other ranks may still be writing their last lines when this one wants to leave; what comes after takes
+ * milliseconds when it works. */
+static const double meet_limit = 60, finalize_limit = 5, abort_limit = 3;
+
+struct guard {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct job *job;
+    const char *doing;  /* for the message; NULL: say nothing */
+    double deadline;    /* clock_seconds */
+    int code;
+};
+
+static struct guard guard = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void *finalize_pmix(void *arg)
+{
+    pmix_client_finalize();
+    _exit(((struct guard *)arg)->code);
+}
+
+/* Slurm kills the step of a rank that leaves without PMIx_Finalize, so that is still tried, in a thread that may hang. One rank
+ * tells of it: the others have most likely met the same. */
+static _Noreturn void leave_undone(struct guard *g)
+{
+    if (g->doing && g->job->rank == 0)
+        log_info("%s took too long; left without it", g->doing);
+    pthread_t thread;
+    if (g->doing && g->job->pmix && pthread_create(&thread, NULL, finalize_pmix, g) == 0)
+        sleep((unsigned)finalize_limit);
+    _exit(g->code);
+}
+
+static void *stand_guard(void *arg)
+{
+    struct guard *g = arg;
+    pthread_mutex_lock(&g->lock);
+    while (clock_seconds() < g->deadline) {
+        struct timespec until = {(time_t)g->deadline, (long)((g->deadline - (double)(time_t)g->deadline) * 1e9)};
+        pthread_cond_timedwait(&g->changed, &g->lock, &until);
+    }
+    leave_undone(g);
+}
+
+static void guard_limit(const char *doing, double seconds)
+{
+    pthread_mutex_lock(&guard.lock);
+    guard.doing = doing;
+    guard.deadline = clock_seconds() + seconds;
+    pthread_cond_signal(&guard.changed);
+    pthread_mutex_unlock(&guard.lock);
+}
+
+/* False if there can be no guard. */
+static bool guard_start(struct job *job, int code, const char *doing, double seconds)
+{
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&guard.changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    guard.job = job;
+    guard.code = code;
+    guard.doing = doing;
+    guard.deadline = clock_seconds() + seconds;
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &old);
+    pthread_t thread;
+    bool started = pthread_create(&thread, NULL, stand_guard, &guard) == 0;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return started;
+}
+
+/* One way out is enough: a second thread that wants to leave waits for the first. */
+static void claim_way_out(void)
+{
+    static atomic_flag leaving = ATOMIC_FLAG_INIT;
+    while (atomic_flag_test_and_set(&leaving))
+        pause();
+}
+
+static void meet_others(struct job *job)
+{
+    if (job->size == 1)
+        return;
+    cairn_err err = CAIRN_OK;
+    if (job->pmix)
+        err = pmix_client_fence(job->pmix);
+    else
+        MPI_Barrier(job->comm);
+    if (err)
+        log_warning("leaving: %s", cairn_err_message());
+}
+
+void job_leave(struct job *job, int code)
+{
+    watchdog_stop(&job->watchdog);
+    claim_way_out();
+    bool guarded = guard_start(job, code, "waiting for the other ranks to leave", meet_limit);
+    fflush(NULL);
+    meet_others(job);
+    char text[16];
+    snprintf(text, sizeof text, "%d", code);
+    heartbeat_send(HEARTBEAT_LEAVE, job->rank, job->host, 0, NULL, text);
+    if (!guarded)
+        _exit(code);
+    guard_limit("MPI_Finalize", finalize_limit);
+    if (job->mpi_started_here)
+        MPI_Finalize();
+    guard_limit("PMIx_Finalize", finalize_limit);
+    if (job->pmix)
+        pmix_client_finalize();
+    _exit(code);
+}
+
+/* MPICH's own MPI_Abort ends the process by exit(), whose handlers hang or crash when another thread is inside the library. */
+static void abort_launcher(const struct job *job, int code)
+{
+    char line[64];
+    int length = snprintf(line, sizeof line, "cmd=abort exitcode=%d\n", code);
+    ssize_t ignored = write(job->pmi_fd, line, (size_t)length);
+    (void)ignored;
+}
+
+void job_abort(struct job *job, int code, const char *reason)
+{
+    claim_way_out();
+    if (code == EXIT_CODE_DONE)
+        code = EXIT_CODE_FAILED;
+    int64_t step;
+    const char *phase = watchdog_where(&job->watchdog, &step);
+    bool guarded = guard_start(job, code, NULL, abort_limit);
+    heartbeat_send(HEARTBEAT_ABORT, job->rank, job->host, step, phase, reason);
+    if (job->pmix)
+        pmix_client_abort(code, reason);
+    else if (job->pmi_fd >= 0)
+        abort_launcher(job, code);
+    else if (guarded && job->size > 1)
+        MPI_Abort(job->comm, code);
+    _exit(code);
+}

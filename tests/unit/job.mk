@@ -1,0 +1,4 @@
+UNIT_TESTS += tests/unit/test_job
+tests_unit_test_job_SOURCES = tests/unit/test_job.c
+tests_unit_test_job_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_job_LDADD = $(UNIT_LDADD)
