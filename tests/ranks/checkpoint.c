@@ -102,7 +102,7 @@ static void test_layouts(void)
             if (rank == 0)
                 same_hash &= checkpoint_hash(path, "weights/", hash) == CAIRN_OK && (!first[0] || strcmp(hash, first) == 0);
             memcpy(first, hash, sizeof first);
-            for (int to = 0; to < LAYOUT_COUNT; to++) {
+            for (int to = 2 * map; to < 2 * map + 2; to++) { /* over the maps, every pair of layouts */
                 err = restore(MPI_COMM_WORLD, dir, (enum layout_kind)to, 93, &step, &wrong);
                 check(err == CAIRN_OK && step == 7 && wrong == 0, "layout %d (%s) to layout %d: %lld wrong", from, node_map_names[map], to,
                       (long long)wrong);
