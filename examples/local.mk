@@ -1,3 +1,3 @@
 # Files that a user copies.
-dist_examples_DATA = examples/quickstart.sh
 examplesdir = $(docdir)/examples
+dist_examples_DATA = examples/gpt.sbatch examples/gpt.yaml examples/quickstart.sh

@@ -106,9 +106,8 @@ EOF
 cat >"$runs/gpt.sbatch" <<'EOF'
 #!/bin/sh
 #SBATCH --job-name=gpt
-#SBATCH --nodes=4
-#SBATCH --ntasks-per-node=1
-#SBATCH --no-kill
+#SBATCH --nodes=2-4
+#SBATCH --ntasks=4
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@60
 #SBATCH --open-mode=append

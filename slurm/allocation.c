@@ -10,6 +10,9 @@
 /* srun gives up on a node that does not answer after 3 s (--immediate); a healthy one needs a tenth of one. */
 static const double probe_seconds = 4.5;
 
+/* slurmctld answers within milliseconds where it is up; where it is down the job goes on as it is. */
+static const double shrink_seconds = 2;
+
 static long number_of(const char *variable)
 {
     const char *text = getenv(variable);
@@ -129,4 +132,41 @@ char *allocation_list(const struct allocation *a, bool healthy)
         if (a->nodes[i].healthy == healthy)
             at += sprintf(at, "%s%s", at == list ? "" : ",", a->nodes[i].name);
     return list;
+}
+
+/* What srun reads of a job's extent in its environment is that of the job's begin. */
+static void export_extent(const struct allocation *a, const char *list)
+{
+    char count[16];
+    snprintf(count, sizeof count, "%d", a->count);
+    setenv("SLURM_JOB_NODELIST", list, 1);
+    setenv("SLURM_NODELIST", list, 1);
+    setenv("SLURM_JOB_NUM_NODES", count, 1);
+    unsetenv("SLURM_JOB_CPUS_PER_NODE");
+    unsetenv("SLURM_TASKS_PER_NODE");
+}
+
+void allocation_shrink(struct allocation *a)
+{
+    int healthy = allocation_healthy(a);
+    if (!a->slurm || healthy == a->count || healthy == 0)
+        return;
+    char *list = allocation_list(a, true), *request = NULL, script[64];
+    if (list && asprintf(&request, "NodeList=%s", list) >= 0 &&
+        child_run((char *[]){"scontrol", "update", "JobId", a->job_id, request, NULL}, shrink_seconds, NULL, 0) == 0) {
+        int kept = 0;
+        for (int i = 0; i < a->count; i++)
+            if (a->nodes[i].healthy)
+                a->nodes[kept++] = a->nodes[i];
+        a->count = kept;
+        export_extent(a, list);
+        /* scontrol leaves scripts that would do the same for a shell. */
+        static const char *const endings[] = {"sh", "csh"};
+        for (int i = 0; i < 2; i++) {
+            snprintf(script, sizeof script, "slurm_job_%s_resize.%s", a->job_id, endings[i]);
+            unlink(script);
+        }
+    }
+    free(list);
+    free(request);
 }

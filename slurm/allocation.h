@@ -28,6 +28,10 @@ void allocation_free(struct allocation *allocation);
  * were healthy are not any more. */
 int allocation_probe(struct allocation *allocation);
 
+/* Gives the nodes that are not healthy back to Slurm, so that their death does not end the job: Slurm would requeue it SlurmdTimeout
+ * after, or with sbatch --no-kill never requeue it when the batch host dies. Where the site does not allow it, nothing changes. */
+void allocation_shrink(struct allocation *allocation);
+
 int allocation_healthy(const struct allocation *allocation);
 struct allocation_node *allocation_node(struct allocation *allocation, const char *name);
 

@@ -229,7 +229,10 @@ static int act(struct supervisor *s, enum ending ending, const char *failure, bo
     *again = action == ACTION_RESTART;
     switch (action) {
     case ACTION_FINISH: return finish(s);
-    case ACTION_RESTART: restart(s, reason, failure); return 0;
+    case ACTION_RESTART:
+        restart(s, reason, failure);
+        allocation_shrink(&s->allocation);
+        return 0;
     case ACTION_REQUEUE: return requeue(s, reason);
     case ACTION_HOLD: return hold(s, reason, failure);
     case ACTION_LEAVE:
