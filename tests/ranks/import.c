@@ -10,6 +10,7 @@
 
 #include "io/agree.h"
 #include "io/dataset.h"
+#include "io/dataset_verify.h"
 #include "io/import_text.h"
 #include "io/text_split.h"
 #include "job/job.h"
@@ -149,6 +150,80 @@ static void test_layout(const char *name, int compress, int64_t chunk)
     test_reading(output, what);
 }
 
+/* ---- damage ---- */
+
+static void count_damage(const struct dataset_damage *damage, void *context)
+{
+    (void)damage;
+    ++*(int *)context;
+}
+
+/* Whether a file whose bytes are all sound, as far as opening and verifying tell, holds other tokens than KEPT. */
+static bool lies(const char *path, const int32_t *kept, int64_t count)
+{
+    struct dataset *dataset;
+    struct dataset_verdict verdict;
+    int damages = 0;
+    static int32_t tokens[8192];
+    if (dataset_open_alone(path, &dataset) != CAIRN_OK)
+        return false;
+    bool sound = dataset_verify(dataset, false, count_damage, &damages, &verdict) == CAIRN_OK && damages == 0 && verdict.checksums;
+    bool same = dataset_tokens(dataset, SPLIT_TRAIN) == count && dataset_read(dataset, SPLIT_TRAIN, 0, count, tokens) == CAIRN_OK &&
+                memcmp(tokens, kept, (size_t)count * sizeof *tokens) == 0;
+    dataset_close(dataset);
+    return sound && !same;
+}
+
+/* Every byte of a small file changed in turn, each rank its share in a copy of its own: either it is found, or it does not matter. */
+static int flip_every_byte(const char *path)
+{
+    struct dataset *dataset;
+    static int32_t kept[8192];
+    int lied = 0;
+    if (dataset_open_alone(path, &dataset) != CAIRN_OK)
+        return 1;
+    int64_t count = dataset_tokens(dataset, SPLIT_TRAIN);
+    lied += dataset_read(dataset, SPLIT_TRAIN, 0, count, kept) != CAIRN_OK;
+    dataset_close(dataset);
+    FILE *file = fopen(path, "r+");
+    setvbuf(file, NULL, _IONBF, 0);
+    fseek(file, 0, SEEK_END);
+    long size = ftell(file);
+    for (long at = rank; at < size; at += RANKS) {
+        fseek(file, at, SEEK_SET);
+        int byte = fgetc(file);
+        fseek(file, at, SEEK_SET);
+        fputc(byte ^ 1 << at % 8, file);
+        if (lies(path, kept, count)) {
+            fprintf(stderr, "%s: byte %ld changed, and nobody noticed\n", path, at);
+            lied++;
+        }
+        fseek(file, at, SEEK_SET);
+        fputc(byte, file);
+    }
+    fclose(file);
+    return lied;
+}
+
+static void test_damage(int compress, const char *what)
+{
+    char input[PATH], output[PATH];
+    struct import_result result;
+    in_folder(input, "small.txt");
+    in_folder(output, "small.h5");
+    if (rank == 0)
+        write_file("small.txt", text, 1200);
+    MPI_Barrier(world);
+    char *const inputs[] = {input};
+    const struct import_options options = {.files = inputs, .file_count = 1, .output = output, .validation = 0.1, .compress = compress,
+        .chunk_bytes = compress ? 4096 : 0, .force = true};
+    char command[3 * PATH], copy[PATH + 16];
+    bool made = import_text(world, &options, &result) == CAIRN_OK;
+    snprintf(copy, sizeof copy, "%s.%d", output, rank);
+    snprintf(command, sizeof command, "cp %s %s", output, copy);
+    check(made && system(command) == 0 && flip_every_byte(copy) == 0, what);
+}
+
 /* ---- failures ---- */
 
 static bool leftovers(const char *output)
@@ -224,6 +299,8 @@ int main(int argc, char **argv)
     test_layout("contiguous", 0, 0);
     test_layout("chunked", 0, 8192);
     test_layout("deflate", 1, 4096);
+    test_damage(0, "no changed byte of an imported file goes unnoticed");
+    test_damage(6, "... nor of a compressed one");
     test_failures();
     if (rank == 0) {
         char command[128];
