@@ -16,7 +16,7 @@
 #include "io/dataset_structure.h"
 #include "io/hdf5_error.h"
 
-/* Decoded chunks that a handle keeps: with 64 KiB chunks 256 of them, little beside a model. */
+/* Decoded chunks that a handle keeps: with 16 KiB chunks 1024 of them, little beside a model. */
 enum { CACHE_BYTES = 16 << 20 };
 
 struct buffer {

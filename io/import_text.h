@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 
-enum { IMPORT_CHUNK_DEFAULT = 64 << 10 }; /* bytes, of compressed data; see tests/bench/bench_reader.c */
+enum { IMPORT_CHUNK_DEFAULT = 16 << 10 }; /* bytes, of compressed data; figures: tests/bench/README.md, reader.sh */
 
 struct import_options {
     char *const *files; /* "-": standard input, of rank 0 */

@@ -64,7 +64,7 @@ static int import_main(int argc, char **argv)
         {'o', "output", OPTION_STRING, &output, "FILE", "the dataset to make, X.h5"},
         {0, "validation", OPTION_REAL, &validation, "FRACTION", "part kept for validation, in blocks spread over the text (0.01)"},
         {0, "compress", OPTION_INT, &compress, "LEVEL", "deflate level 1 to 9 (0: none); smaller file, slower samples"},
-        {0, "chunk", OPTION_INT, &chunk, "BYTES", "chunks of so many bytes (0: contiguous; 65536 when compressed)"},
+        {0, "chunk", OPTION_INT, &chunk, "BYTES", "chunks of so many bytes (0: contiguous; 16384 when compressed)"},
         {0, "force", OPTION_FLAG, &force, NULL, "replace an existing file"},
         {0, NULL, OPTION_FLAG, NULL, NULL, NULL},
     };

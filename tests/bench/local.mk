@@ -4,3 +4,7 @@ EXTRA_DIST += tests/bench/README.md tests/bench/pytorch_gpt.py tests/bench/pytor
 EXTRA_PROGRAMS += tests/bench/bench_checkpoint
 tests_bench_bench_checkpoint_SOURCES = tests/bench/bench_checkpoint.c
 tests_bench_bench_checkpoint_LDADD = libcore.la
+EXTRA_PROGRAMS += tests/bench/bench_reader
+tests_bench_bench_reader_SOURCES = tests/bench/bench_reader.c
+tests_bench_bench_reader_LDADD = libcore.la
+EXTRA_DIST += tests/bench/reader.sh tests/bench/reader_h5py.py
