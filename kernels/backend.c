@@ -9,7 +9,7 @@ static const struct {
     cairn_err (*open)(const struct backend_options *, struct backend **);
 } backends[] = {
     {"reference", reference_open},
-    {"cpu", reference_open},
+    {"cpu", cpu_open},
 };
 
 cairn_err backend_open(const char *name, const struct backend_options *options, struct backend **backend)

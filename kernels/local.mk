@@ -3,3 +3,4 @@ libcore_la_SOURCES += \
   kernels/backends.h \
   kernels/dropout.h
 include kernels/reference/local.mk
+include kernels/cpu/local.mk

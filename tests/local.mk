@@ -29,6 +29,7 @@ include tests/ckpt/local.mk
 include tests/unit/job.mk
 include tests/cmd/local.mk
 include tests/fuzz/local.mk
+include tests/unit/kernels.mk
 include tests/unit/train.mk
 include tests/ranks/local.mk
 include tests/train/local.mk

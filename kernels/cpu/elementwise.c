@@ -1,0 +1,88 @@
+#include "kernels/cpu/cpu.h"
+
+/* Elements of one piece: a few times what a thread costs to hand over, and a multiple of all lanes' and random words'
+ * counts, so that the pieces' ends change no result. */
+enum { PIECE = 1 << 14 };
+
+/* Runs the statement BODY for each piece, with AT its first element and COUNT how many it has. */
+#define FOR_PIECES(cpu, n, at, count, body)                                                                        \
+    do {                                                                                                           \
+        _Pragma("omp parallel for num_threads((cpu)->base.threads) schedule(static) if ((n) > PIECE)")             \
+        for (int64_t at = 0; at < (n); at += PIECE) {                                                              \
+            int64_t count = (n) - at < PIECE ? (n) - at : PIECE;                                                   \
+            body;                                                                                                  \
+        }                                                                                                          \
+    } while (0)
+
+static void gelu_forward(struct backend *b, void *y, const void *x, int64_t n)
+{
+    struct cpu *cpu = cpu_of(b);
+    FOR_PIECES(cpu, n, at, count, cpu->act->gelu_forward(cpu_at_mutable(cpu, y, at), cpu_at(cpu, x, at), count));
+}
+
+static void gelu_backward(struct backend *b, void *dx, const void *dy, const void *x, int64_t n)
+{
+    struct cpu *cpu = cpu_of(b);
+    FOR_PIECES(cpu, n, at, count,
+               cpu->act->gelu_backward(cpu_at_mutable(cpu, dx, at), cpu_at(cpu, dy, at), cpu_at(cpu, x, at), count));
+}
+
+static void add_dropout_forward(struct backend *b, void *y, const void *x, const void *h, int64_t n, const struct dropout *d)
+{
+    struct cpu *cpu = cpu_of(b);
+    FOR_PIECES(cpu, n, at, count,
+               cpu->act->add_dropout(cpu_at_mutable(cpu, y, at), x != NULL ? cpu_at(cpu, x, at) : NULL, cpu_at(cpu, h, at), count,
+                                     d, d->first + (uint64_t)at));
+}
+
+static void dropout_backward(struct backend *b, void *dh, const void *dy, int64_t n, const struct dropout *d)
+{
+    add_dropout_forward(b, dh, NULL, dy, n, d);
+}
+
+static void add(struct backend *backend, void *sum_, const void *a_, const void *b_, int64_t n)
+{
+    struct cpu *cpu = cpu_of(backend);
+    float *sum = sum_;
+    const float *a = a_, *b = b_;
+    FOR_PIECES(cpu, n, at, count, cpu->loops.add(sum + at, a + at, b + at, count));
+}
+
+static void sum_squares(struct backend *b, double *sums, const void *x_, int64_t n)
+{
+    struct cpu *cpu = cpu_of(b);
+    const float *x = x_;
+#pragma omp parallel for num_threads(cpu->base.threads) schedule(static)
+    for (int64_t at = 0; at < n; at += NORM_CHUNK)
+        sums[at / NORM_CHUNK] = cpu->loops.sum_squares(x + at, n - at < NORM_CHUNK ? n - at : NORM_CHUNK);
+}
+
+static void adamw(struct backend *b, void *master_, void *moment1_, void *moment2_, void *compute_, const void *gradient_, int64_t n,
+                  const struct adamw *options)
+{
+    struct cpu *cpu = cpu_of(b);
+    float *master = master_, *moment1 = moment1_, *moment2 = moment2_;
+    uint16_t *compute = cpu->half ? compute_ : NULL;
+    const float *gradient = gradient_;
+    FOR_PIECES(cpu, n, at, count,
+               cpu->loops.adamw(master + at, moment1 + at, moment2 + at, compute != NULL ? compute + at : NULL, gradient + at,
+                                count, options));
+}
+
+static void convert_to_act(struct backend *b, void *act, const void *acc, int64_t n)
+{
+    struct cpu *cpu = cpu_of(b);
+    FOR_PIECES(cpu, n, at, count, cpu->act->from_float(cpu_at_mutable(cpu, act, at), (const float *)acc + at, count));
+}
+
+void elementwise_fill(struct backend_table *table)
+{
+    table->gelu_forward = gelu_forward;
+    table->gelu_backward = gelu_backward;
+    table->add_dropout_forward = add_dropout_forward;
+    table->dropout_backward = dropout_backward;
+    table->add = add;
+    table->sum_squares = sum_squares;
+    table->adamw = adamw;
+    table->convert_to_act = convert_to_act;
+}

@@ -1,0 +1,133 @@
+#include <math.h>
+
+#include "kernels/cpu/loops/lanes.h"
+#include "kernels/cpu/loops/parts.h"
+
+/* Lanes behind the row's end: where N elements are left, those from N on are set to 0. */
+INLINE lanes cut(lanes v, int64_t n)
+{
+    const int_lanes number = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return n >= LANES ? v : (lanes)((int_lanes)(number < (int32_t)n) & (int_lanes)v);
+}
+
+INLINE void layer_norm_forward(void *y, float *mean, float *rstd, const void *x, const void *gain, const void *bias, int64_t rows,
+                               int64_t width, float epsilon, bool half)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        const void *in = act_at(x, r * width, half);
+        void *out = act_at_mutable(y, r * width, half);
+        lanes sum = {0}, squares = {0};
+        for (int64_t i = 0; i < width; i += LANES)
+            sum += lanes_load_to(in, i, width, half, 0);
+        float m = lanes_sum(sum) / (float)width;
+        for (int64_t i = 0; i < width; i += LANES) {
+            lanes d = cut(lanes_load_to(in, i, width, half, 0) - m, width - i);
+            squares += d * d;
+        }
+        float s = 1 / sqrtf(lanes_sum(squares) / (float)width + epsilon);
+        for (int64_t i = 0; i < width; i += LANES) {
+            lanes normal = (lanes_load_to(in, i, width, half, 0) - m) * s;
+            lanes_store_to(out, i, width, normal * lanes_load_to(gain, i, width, half, 0) + lanes_load_to(bias, i, width, half, 0),
+                           half);
+        }
+        mean[r] = m;
+        rstd[r] = s;
+    }
+}
+
+INLINE void layer_norm_backward_input(void *dx, const void *dy, const void *x, const void *gain, const float *mean,
+                                      const float *rstd, int64_t rows, int64_t width, bool add_to_dx, bool half)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        const void *d_out = act_at(dy, r * width, half), *in = act_at(x, r * width, half);
+        void *d_in = act_at_mutable(dx, r * width, half);
+        float m = mean[r], s = rstd[r];
+        lanes sum_g = {0}, sum_gn = {0};
+        for (int64_t i = 0; i < width; i += LANES) {
+            lanes g = lanes_load_to(d_out, i, width, half, 0) * lanes_load_to(gain, i, width, half, 0);
+            sum_g += g;
+            sum_gn += g * ((lanes_load_to(in, i, width, half, 0) - m) * s);
+        }
+        float average_g = lanes_sum(sum_g) / (float)width, average_gn = lanes_sum(sum_gn) / (float)width;
+        for (int64_t i = 0; i < width; i += LANES) {
+            lanes g = lanes_load_to(d_out, i, width, half, 0) * lanes_load_to(gain, i, width, half, 0);
+            lanes normal = (lanes_load_to(in, i, width, half, 0) - m) * s;
+            lanes d = s * (g - average_g - normal * average_gn);
+            if (add_to_dx)
+                d += lanes_load_to(d_in, i, width, half, 0);
+            lanes_store_to(d_in, i, width, d, half);
+        }
+    }
+}
+
+/* Rows added to the column sums at once: they are so many streams that memory is read from. */
+enum { ROWS_AT_ONCE = 8 };
+
+/* Adds ROWS rows' elements of sixteen columns (or the N - I left) to the sums, row by row. */
+INLINE void column_sums_block(float *d_bias, float *d_gain, const void *dy, const void *x, const float *mean, const float *rstd,
+                              int64_t rows, int64_t width, int64_t i, int64_t end, bool half)
+{
+    lanes bias = lanes_load_to(d_bias, i, end, false, 0), gain = {0};
+    if (d_gain != NULL)
+        gain = lanes_load_to(d_gain, i, end, false, 0);
+    for (int64_t r = 0; r < rows; r++) {
+        lanes d = lanes_load_to(act_at(dy, r * width, half), i, end, half, 0);
+        bias += d;
+        if (d_gain != NULL)
+            gain += d * ((lanes_load_to(act_at(x, r * width, half), i, end, half, 0) - mean[r]) * rstd[r]);
+    }
+    lanes_store_to(d_bias, i, end, bias, false);
+    if (d_gain != NULL)
+        lanes_store_to(d_gain, i, end, gain, false);
+}
+
+INLINE void column_sums(float *d_bias, float *d_gain, const void *dy, const void *x, const float *mean, const float *rstd,
+                        int64_t rows, int64_t width, int64_t begin, int64_t end, bool half)
+{
+    memset(d_bias + begin, 0, (size_t)(end - begin) * sizeof *d_bias);
+    if (d_gain != NULL)
+        memset(d_gain + begin, 0, (size_t)(end - begin) * sizeof *d_gain);
+    for (int64_t r = 0; r < rows; r += ROWS_AT_ONCE) {
+        int64_t some = rows - r < ROWS_AT_ONCE ? rows - r : ROWS_AT_ONCE;
+        const void *d = act_at(dy, r * width, half), *in = d_gain != NULL ? act_at(x, r * width, half) : NULL;
+        for (int64_t i = begin; i < end; i += LANES) {
+            if (d_gain != NULL)
+                column_sums_block(d_bias, d_gain, d, in, mean + r, rstd + r, some, width, i, end, half);
+            else
+                column_sums_block(d_bias, NULL, d, NULL, NULL, NULL, some, width, i, end, half);
+        }
+    }
+}
+
+/* The loops for one type of act. */
+#define FOR_ACT(type, half) \
+    static void layer_norm_forward_##type(void *y, float *mean, float *rstd, const void *x, const void *gain, const void *bias, \
+                                          int64_t rows, int64_t width, float epsilon) \
+    { \
+        layer_norm_forward(y, mean, rstd, x, gain, bias, rows, width, epsilon, half); \
+    } \
+    static void layer_norm_backward_input_##type(void *dx, const void *dy, const void *x, const void *gain, const float *mean, \
+                                                 const float *rstd, int64_t rows, int64_t width, bool add_to_dx) \
+    { \
+        layer_norm_backward_input(dx, dy, x, gain, mean, rstd, rows, width, add_to_dx, half); \
+    } \
+    static void column_sums_##type(float *d_bias, float *d_gain, const void *dy, const void *x, const float *mean, \
+                                   const float *rstd, int64_t rows, int64_t width, int64_t begin, int64_t end) \
+    { \
+        column_sums(d_bias, d_gain, dy, x, mean, rstd, rows, width, begin, end, half); \
+    } \
+    static void fill_##type(struct act_loops *act) \
+    { \
+        act->layer_norm_forward = layer_norm_forward_##type; \
+        act->layer_norm_backward_input = layer_norm_backward_input_##type; \
+        act->column_sums = column_sums_##type; \
+    }
+
+FOR_ACT(f32, false)
+FOR_ACT(bf16, true)
+
+void PART(norm)(struct cpu_loops *loops)
+{
+    fill_f32(&loops->act[0]);
+    fill_bf16(&loops->act[1]);
+}
