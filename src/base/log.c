@@ -12,6 +12,8 @@ void log_set_rank(int rank, const char *host)
     snprintf(prefix, sizeof prefix, "cairn[%d@%.64s]: ", rank, host);
 }
 
+static void write_line(const char *kind, const char *format, va_list args) __attribute__((format(printf, 2, 0)));
+
 static void write_line(const char *kind, const char *format, va_list args)
 {
     char line[4608]; /* a full error message and its prefix */

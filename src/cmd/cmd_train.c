@@ -65,7 +65,8 @@ static _Noreturn void leave_failed(struct job *job, const struct trainer *t, cai
     }
     if (job_rank(job) == 0)
         log_error("%s", cairn_err_message());
-    job_leave(job, err == CAIRN_ECONFIG ? EXIT_CODE_USAGE : EXIT_CODE_FAILED);
+    /* When every checkpoint is broken, whether to begin anew is for people to say, not for an automatic restart. */
+    job_leave(job, err == CAIRN_ECONFIG || err == CAIRN_ECORRUPT ? EXIT_CODE_USAGE : EXIT_CODE_FAILED);
 }
 
 int cmd_train(int argc, char **argv)
