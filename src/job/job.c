@@ -160,9 +160,12 @@ static void log_start(struct job *job, double seconds)
              job->nodes > 1 ? "s" : "", launch_path_name(job->path), fences, seconds);
 }
 
-/* After a failed start: what was started is ended, so that the launcher sees an orderly exit with the caller's code. */
+/* After a failed start. With other ranks in it nothing is finalized, since that could wait for them for ever: the launcher sees this
+ * process end without it and ends the others. */
 static void job_discard(struct job *job)
 {
+    if (job->size > 1)
+        return;
     if (job->mpi_started_here)
         MPI_Finalize();
     pmi_bridge_close(job->bridge);

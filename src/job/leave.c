@@ -15,7 +15,7 @@
 
 /* Seconds. The other ranks may still be writing their last lines when this one wants to leave; what comes after takes
  * milliseconds when it works. */
-static const double meet_limit = 60, finalize_limit = 5, abort_limit = 3;
+static const double meet_limit = 60, finalize_limit = 2, abort_limit = 3;
 
 struct guard {
     pthread_mutex_t lock;

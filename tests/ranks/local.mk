@@ -10,6 +10,12 @@ RANKS_TESTS += tests/ranks/job.ranks
 tests_ranks_job_ranks_SOURCES = tests/ranks/job.c
 tests_ranks_job_ranks_LDADD = libcore.la
 
+check_PROGRAMS += tests/ranks/leave
+tests_ranks_leave_SOURCES = tests/ranks/leave.c
+tests_ranks_leave_LDADD = libcore.la
+TESTS += tests/ranks/leave.t
+EXTRA_DIST += tests/ranks/leave.t
+
 RANKS_TESTS += tests/ranks/checkpoint.ranks
 tests_ranks_checkpoint_ranks_SOURCES = tests/ranks/checkpoint.c tests/ranks/checkpoint_arrays.h
 tests_ranks_checkpoint_ranks_LDADD = libcore.la
