@@ -11,6 +11,9 @@
 #include "job/heartbeat.h"
 #include "job/launch.h"
 
+/* Ranks that one rank opens connections to at the same time. */
+enum { CONNECT_AT_ONCE = 64 };
+
 static volatile sig_atomic_t stop_signal;
 
 static void remember_signal(int number)
@@ -130,18 +133,37 @@ static cairn_err find_nodes(struct job *job)
     return CAIRN_OK;
 }
 
+/* Exchanges a number with the ranks at distances FIRST..LAST-1, both ways, all at once: one after the other would wait for the
+ * slowest rank each time. */
+static int exchange_numbers(struct job *job, int first, int last, int *theirs)
+{
+    MPI_Request requests[2 * CONNECT_AT_ONCE];
+    MPI_Status statuses[2 * CONNECT_AT_ONCE]; /* not looked at; gcc 12 takes MPICH's MPI_STATUSES_IGNORE for an overflow */
+    int count = 0, code = MPI_SUCCESS;
+    for (int distance = first; distance < last && code == MPI_SUCCESS; distance++) {
+        int from = (job->rank - distance + job->size) % job->size, to = (job->rank + distance) % job->size;
+        code = MPI_Irecv(&theirs[distance - first], 1, MPI_INT, from, 0, job->comm, &requests[count++]);
+        if (code == MPI_SUCCESS)
+            code = MPI_Isend(&job->rank, 1, MPI_INT, to, 0, job->comm, &requests[count++]);
+    }
+    return code == MPI_SUCCESS ? MPI_Waitall(count, requests, statuses) : code;
+}
+
 /* Opens a connection to every rank, both ways, pair by pair: an all-to-all of a few bytes would not do, MPI libraries forward
  * those over some of the ranks. */
 static cairn_err connect_all(struct job *job)
 {
-    for (int distance = 1; distance < job->size; distance++) {
-        int to = (job->rank + distance) % job->size, from = (job->rank - distance + job->size) % job->size;
-        int mine = job->rank, theirs = -1;
-        int code = MPI_Sendrecv(&mine, 1, MPI_INT, to, 0, &theirs, 1, MPI_INT, from, 0, job->comm, MPI_STATUS_IGNORE);
+    int theirs[CONNECT_AT_ONCE];
+    for (int first = 1; first < job->size; first += CONNECT_AT_ONCE) {
+        int last = first + CONNECT_AT_ONCE < job->size ? first + CONNECT_AT_ONCE : job->size;
+        int code = exchange_numbers(job, first, last, theirs);
         if (code)
             return mpi_failed(code, "connecting the ranks");
-        if (theirs != from)
-            return FAIL(CAIRN_EMPI, "connecting the ranks: rank %d answers as rank %d", from, theirs);
+        for (int distance = first; distance < last; distance++) {
+            int from = (job->rank - distance + job->size) % job->size;
+            if (theirs[distance - first] != from)
+                return FAIL(CAIRN_EMPI, "connecting the ranks: rank %d answers as rank %d", from, theirs[distance - first]);
+        }
     }
     int code = MPI_Barrier(job->comm);
     return code ? mpi_failed(code, "connecting the ranks") : CAIRN_OK;
