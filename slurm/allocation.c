@@ -5,10 +5,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
+#include "base/exit_code.h"
 #include "slurm/child.h"
+#include "slurm/sweep.h"
 
 /* srun gives up on a node that does not answer after 3 s (--immediate); a healthy one needs a tenth of one. */
-static const double probe_seconds = 4.5;
+static const double probe_seconds = 4.5, controller_seconds = 3, lost_rest = 30, sweep_seconds = 3;
 
 /* slurmctld answers within milliseconds where it is up; where it is down the job goes on as it is. */
 static const double shrink_seconds = 2;
@@ -56,18 +59,20 @@ cairn_err allocation_find(const struct config *config, struct allocation *a)
     if (!a->slurm) {
         char host[64] = "";
         gethostname(host, sizeof host - 1);
-        a->tasks_per_node = config->supervise.ranks > 0 ? config->supervise.ranks : 1;
+        snprintf(a->job_id, sizeof a->job_id, "%s-%d", host, (int)getpid());
+        a->tasks = a->tasks_per_node = config->supervise.ranks > 0 ? config->supervise.ranks : 1;
         return add_node(a, host);
     }
     if (!job)
         return FAIL(CAIRN_ECONFIG, "supervise.launcher is srun, but SLURM_JOB_ID is not set: run this in an sbatch script or salloc");
     snprintf(a->job_id, sizeof a->job_id, "%s", job);
     TRY(list_nodes(a));
+    a->tasks = number_of("SLURM_NTASKS");
     a->tasks_per_node = number_of("SLURM_NTASKS_PER_NODE");
     if (a->tasks_per_node < 1)
-        a->tasks_per_node = number_of("SLURM_NTASKS") / a->count;
-    if (a->tasks_per_node < 1)
-        a->tasks_per_node = 1;
+        a->tasks_per_node = a->tasks > 0 ? (a->tasks + a->count - 1) / a->count : 1;
+    if (a->tasks < 1)
+        a->tasks = a->tasks_per_node * a->count;
     a->cpus_per_task = number_of("SLURM_CPUS_PER_TASK");
     return CAIRN_OK;
 }
@@ -75,35 +80,103 @@ cairn_err allocation_find(const struct config *config, struct allocation *a)
 void allocation_free(struct allocation *a)
 {
     free(a->nodes);
+    free(a->given_back);
     a->nodes = NULL;
+    a->given_back = NULL;
 }
 
-int allocation_probe(struct allocation *a)
+/* Whether slurmctld answers. */
+static bool controller_answers(void)
 {
-    if (!a->slurm)
-        return 0;
-    enum { WORDS = 12 };
-    char *(*argvs)[WORDS] = calloc((size_t)a->count, sizeof *argvs);
+    char text[4096];
+    return child_run((char *[]){"scontrol", "ping", NULL}, controller_seconds, text, sizeof text) >= 0 && strstr(text, "is UP");
+}
+
+enum { PROBE_WORDS = 20 };
+
+/* srun's command line that asks NODE; TASK is what runs there. */
+static void probe_words(char *node, char *const *task, char **words)
+{
+    char *const first[] = {"srun", "--overlap", "--immediate=3", "--quiet", "--nodes=1", "--ntasks=1", "--mpi=none", "--input=none",
+                           "--nodelist", node};
+    int n = sizeof first / sizeof first[0];
+    memcpy(words, first, sizeof first);
+    while (*task)
+        words[n++] = *task++;
+    words[n] = NULL;
+}
+
+/* Notes what the nodes in ASKED have answered. */
+static int note_answers(struct allocation *a, const int *asked, const int *status, int count)
+{
+    int lost = 0, failed = 0;
+    for (int i = 0; i < count; i++)
+        failed += status[i] != 0;
+    if (failed > 0 && !controller_answers())
+        return -1;
+    for (int i = 0; i < count; i++) {
+        struct allocation_node *node = &a->nodes[asked[i]];
+        bool healthy = status[i] == 0;
+        lost += node->healthy && !healthy;
+        node->healthy = healthy;
+        if (!healthy)
+            node->lost_at = clock_seconds();
+    }
+    return lost;
+}
+
+static int ask_nodes(struct allocation *a, char *const *task)
+{
+    char *(*argvs)[PROBE_WORDS] = calloc((size_t)a->count, sizeof *argvs);
     char *const **pointers = calloc((size_t)a->count, sizeof *pointers);
-    int *status = calloc((size_t)a->count, sizeof *status), lost = 0;
-    if (argvs && pointers && status) {
+    int *status = calloc((size_t)a->count, sizeof *status), *asked = calloc((size_t)a->count, sizeof *asked);
+    int count = 0, lost = 0;
+    double now = clock_seconds();
+    if (argvs && pointers && status && asked) {
         for (int i = 0; i < a->count; i++) {
-            char *const words[WORDS] = {"srun", "--overlap", "--immediate=3", "--quiet", "--nodes=1", "--ntasks=1", "--mpi=none",
-                                        "--nodelist", a->nodes[i].name, "true", NULL};
-            memcpy(argvs[i], words, sizeof words);
-            pointers[i] = argvs[i];
+            if (!a->nodes[i].healthy && a->nodes[i].lost_at > 0 && now - a->nodes[i].lost_at < lost_rest)
+                continue;
+            probe_words(a->nodes[i].name, task, argvs[count]);
+            pointers[count] = argvs[count];
+            asked[count++] = i;
         }
-        child_run_all(pointers, a->count, probe_seconds, status);
-        for (int i = 0; i < a->count; i++) {
-            bool healthy = status[i] == 0;
-            lost += a->nodes[i].healthy && !healthy;
-            a->nodes[i].healthy = healthy;
-        }
+        child_run_all(pointers, count, probe_seconds, status);
+        lost = note_answers(a, asked, status, count);
     }
     free(argvs);
     free(pointers);
     free(status);
+    free(asked);
     return lost;
+}
+
+int allocation_probe(struct allocation *a)
+{
+    return a->slurm ? ask_nodes(a, (char *[]){"true", NULL}) : 0;
+}
+
+int allocation_sweep(struct allocation *a)
+{
+    char own[4096];
+    if (!a->slurm) {
+        sweep_kill(a->job_id, sweep_seconds);
+        return 0;
+    }
+    ssize_t length = readlink("/proc/self/exe", own, sizeof own - 1);
+    own[length > 0 ? length : 0] = 0;
+    return ask_nodes(a, (char *[]){own, "run", "--sweep", a->job_id, NULL});
+}
+
+bool allocation_has_rank(const struct allocation *a, const char *node, int rank)
+{
+    char own[4096], number[32], *words[PROBE_WORDS];
+    if (!a->slurm)
+        return sweep_has_rank(a->job_id, rank);
+    ssize_t length = readlink("/proc/self/exe", own, sizeof own - 1);
+    own[length > 0 ? length : 0] = 0;
+    snprintf(number, sizeof number, "--has-rank=%d", rank);
+    probe_words((char *)node, (char *[]){own, "run", "--sweep", (char *)a->job_id, number, NULL}, words);
+    return child_run(words, probe_seconds, NULL, 0) != EXIT_CODE_FAILED;
 }
 
 int allocation_healthy(const struct allocation *a)
@@ -124,10 +197,11 @@ struct allocation_node *allocation_node(struct allocation *a, const char *name)
 
 char *allocation_list(const struct allocation *a, bool healthy)
 {
-    char *list = malloc((size_t)a->count * sizeof a->nodes[0].name + 1), *at = list;
+    const char *before = !healthy && a->given_back ? a->given_back : "";
+    char *list = malloc(strlen(before) + (size_t)a->count * sizeof a->nodes[0].name + 1), *at = list;
     if (!list)
         return NULL;
-    *at = 0;
+    at += sprintf(at, "%s", before);
     for (int i = 0; i < a->count; i++)
         if (a->nodes[i].healthy == healthy)
             at += sprintf(at, "%s%s", at == list ? "" : ",", a->nodes[i].name);
@@ -154,6 +228,9 @@ void allocation_shrink(struct allocation *a)
     char *list = allocation_list(a, true), *request = NULL, script[64];
     if (list && asprintf(&request, "NodeList=%s", list) >= 0 &&
         child_run((char *[]){"scontrol", "update", "JobId", a->job_id, request, NULL}, shrink_seconds, NULL, 0) == 0) {
+        char *gone = allocation_list(a, false);
+        free(a->given_back);
+        a->given_back = gone;
         int kept = 0;
         for (int i = 0; i < a->count; i++)
             if (a->nodes[i].healthy)

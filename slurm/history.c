@@ -20,7 +20,7 @@ static void take_in(json_t *object, void *context)
     else if (strcmp(event, "committed") == 0)
         history_committed(h, step);
     else if (strcmp(event, "failed") == 0)
-        history_failed(h, step, failure ? failure : "");
+        history_failed(h, step, failure && json_is_true(json_object_get(object, "aborted")) ? failure : "");
     else if (strcmp(event, "restart") == 0)
         h->restarts++;
     else if (strcmp(event, "held") == 0 || strcmp(event, "finished") == 0) {

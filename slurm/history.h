@@ -28,7 +28,7 @@ void history_write(struct history *history, const char *event, json_t *details);
 /* A checkpoint of STEP is committed: progress. */
 void history_committed(struct history *history, int64_t step);
 
-/* A launch ended badly at STEP with the text FAILURE. */
+/* A launch ended badly at STEP; FAILURE is what a rank said when it ended the step, empty if none said anything. */
 void history_failed(struct history *history, int64_t step, const char *failure);
 
 #endif

@@ -10,10 +10,11 @@
 
 #include "base/clock.h"
 #include "slurm/child.h"
+#include "slurm/sweep.h"
 
 enum { MAX_WORDS = 24 };
 
-static const double cancel_seconds = 1;
+static const double cancel_seconds = 1, sweep_seconds = 3;
 
 struct words {
     char *word[MAX_WORDS];
@@ -53,7 +54,7 @@ static bool launcher_words(const struct config *config, const struct allocation 
     int nodes = allocation_healthy(a);
     char *list = allocation_list(a, true);
     bool ok = list && add(w, "srun") && add(w, "--mpi=%s", config->supervise.mpi == CONFIG_MPI_PMI2 ? "pmi2" : "pmix") &&
-              add(w, "--overlap") && add(w, "--kill-on-bad-exit=1") && add(w, "--nodes=%d", nodes < ranks ? nodes : ranks) &&
+              add(w, "--overlap") && add(w, "--kill-on-bad-exit=0") && add(w, "--nodes=%d", nodes < ranks ? nodes : ranks) &&
               add(w, "--ntasks=%d", ranks) && add(w, "--nodelist=%s", list);
     if (ok && ranks == nodes * a->tasks_per_node)
         ok = add(w, "--ntasks-per-node=%ld", a->tasks_per_node);
@@ -103,6 +104,7 @@ void launch_end(struct launch *l, const struct allocation *a)
         child_kill(l->pid);
         l->pid = 0;
     }
+    sweep_kill(a->job_id, sweep_seconds); /* mpiexec does not end ranks that are stopped */
     if (l->output >= 0)
         close(l->output);
     l->output = -1;

@@ -3,6 +3,7 @@
 #define SLURM_LAUNCH_H
 
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/config.h"
@@ -14,6 +15,7 @@ struct launch_rank {
     char host[64];
     int64_t step;
     char phase[32];
+    bool left;        /* said that it leaves, or that it ends the step */
 };
 
 struct launch {
@@ -27,6 +29,9 @@ struct launch {
     int64_t step;             /* the newest */
     int64_t committed;        /* newest checkpoint that was told of in this launch; -1: none */
     char failure[512];        /* what a rank said when it aborted */
+    bool aborted;             /* FAILURE is a rank's own word */
+    int leaves, leave_code;   /* ranks that left in order, all having met before, and the code that the last one told */
+    double ending_since;      /* when the first rank left or aborted: the launcher is to end soon; 0: none did */
     char line[4096];          /* of output, not whole yet */
     size_t line_length;
 };

@@ -5,5 +5,6 @@ libcore_la_SOURCES += \
   slurm/history.c slurm/history.h \
   slurm/launch.c slurm/launch.h \
   slurm/supervisor.c slurm/supervisor.h \
+  slurm/sweep.c slurm/sweep.h \
   slurm/watch.c
 AM_CPPFLAGS += -DCAIRN_MPIEXEC_DEFAULT='"$(MPIEXEC)"'

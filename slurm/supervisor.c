@@ -14,6 +14,7 @@
 #include "slurm/decide.h"
 #include "slurm/history.h"
 #include "slurm/launch.h"
+#include "slurm/sweep.h"
 
 struct supervisor {
     const struct config *config;
@@ -108,6 +109,8 @@ static double last_sign(const struct launch *l)
 static int ranks_that_fit(const struct supervisor *s)
 {
     long ranks = s->allocation.tasks_per_node * allocation_healthy(&s->allocation);
+    if (ranks > s->allocation.tasks)
+        ranks = s->allocation.tasks;
     return (int)(ranks < s->config->batch.microbatches ? ranks : s->config->batch.microbatches);
 }
 
@@ -135,7 +138,11 @@ static enum ending launch_once(struct supervisor *s, char *const *rank_program, 
     s->history.launches++;
     free(nodes);
     free(left_out);
+    char mark[160];
+    snprintf(mark, sizeof mark, "%s.%ld", s->allocation.job_id, s->history.launches);
+    setenv(SWEEP_MARK, mark, 1);
     cairn_err err = launch_start(s->config, &s->allocation, ranks, rank_program, &l);
+    unsetenv(SWEEP_MARK); /* what else is started is not to be swept away */
     if (err) {
         snprintf(failure, size, "%s", cairn_err_message());
         return ENDING_NO_START;
@@ -144,8 +151,8 @@ static enum ending launch_once(struct supervisor *s, char *const *rank_program, 
     describe_failure(&l, ending, status, failure, size);
     if (ending != ENDING_DONE && ending != ENDING_STOPPED && ending != ENDING_USAGE) {
         s->trouble = last_sign(&l);
-        history_failed(&s->history, l.step, failure);
-        history_write(&s->history, "failed", json_pack("{s:s, s:I, s:I, s:s}", "how", ending_name(ending), "step", (json_int_t)l.step,
+        history_failed(&s->history, l.step, l.aborted ? failure : "");
+        history_write(&s->history, "failed", json_pack("{s:s, s:b, s:I, s:I, s:s}", "how", ending_name(ending), "aborted", (int)l.aborted, "step", (json_int_t)l.step,
                                                        "committed", (json_int_t)s->history.committed, "failure", failure));
     }
     launch_end(&l, &s->allocation);
@@ -215,12 +222,49 @@ static void restart(struct supervisor *s, const char *reason, const char *failur
              (long long)(s->history.committed < 0 ? 0 : s->history.committed));
 }
 
+/* Before ranks are started again: who is healthy (a node may have died without a rank on it falling silent, or come back), and is
+ * nothing left of earlier ranks, who would write to the same folder? While slurmctld is away nothing can be started, so it is
+ * waited for. Returns how many nodes were lost. */
+static int clear_nodes(struct supervisor *s)
+{
+    int lost, told = 0;
+    while ((lost = allocation_sweep(&s->allocation)) < 0 && !stop_asked) {
+        if (!told++)
+            log_warning("slurmctld does not answer; waiting for it");
+        child_run((char *[]){"sleep", "2", NULL}, 3, NULL, 0);
+    }
+    return lost;
+}
+
+static void tell_lost(struct supervisor *s, const bool *before)
+{
+    for (int i = 0; i < s->allocation.count; i++)
+        if (before[i] && !s->allocation.nodes[i].healthy) {
+            history_write(&s->history, "node_lost", json_pack("{s:s}", "node", s->allocation.nodes[i].name));
+            log_warning("%s does not answer: it is left out", s->allocation.nodes[i].name);
+        } else if (!before[i] && s->allocation.nodes[i].healthy) {
+            history_write(&s->history, "node_back", json_pack("{s:s}", "node", s->allocation.nodes[i].name));
+            log_info("%s answers again", s->allocation.nodes[i].name);
+        }
+}
+
+static enum ending look_around(struct supervisor *s, enum ending ending)
+{
+    bool *before = calloc((size_t)s->allocation.count, sizeof *before);
+    for (int i = 0; before && i < s->allocation.count; i++)
+        before[i] = s->allocation.nodes[i].healthy;
+    if (clear_nodes(s) > 0)
+        ending = ENDING_NODE_LOST;
+    if (before)
+        tell_lost(s, before);
+    free(before);
+    return ending;
+}
+
 static int act(struct supervisor *s, enum ending ending, const char *failure, bool *again)
 {
-    /* Who is healthy now: a node may have died without a rank on it falling silent, or come back. */
-    if (ending == ENDING_FAILED || ending == ENDING_SILENT || ending == ENDING_NO_START)
-        if (!stop_asked && allocation_probe(&s->allocation) > 0)
-            ending = ENDING_NODE_LOST;
+    if (!stop_asked && ending != ENDING_DONE && ending != ENDING_STOPPED && ending != ENDING_USAGE)
+        ending = look_around(s, ending);
     struct situation now = {.ending = ending, .stop = (enum stop_cause)stop_asked, .without_progress = s->history.without_progress,
                             .max_restarts = s->config->supervise.max_restarts, .same_failure = s->history.same_failure,
                             .ranks_left = ranks_that_fit(s), .min_ranks = s->config->supervise.min_ranks};
@@ -270,6 +314,8 @@ int supervisor_run(const struct config *config, const char *file, char *const *r
     const char *count = getenv("SLURM_RESTART_COUNT");
     history_write(&s.history, "started", json_pack("{s:s, s:s, s:s}", "config", file, "job", s.allocation.job_id, "slurm_restarts",
                                                    count ? count : "0"));
+    if (count && atoi(count) > 0)
+        look_around(&s, ENDING_NO_START); /* the ranks of the launch before may outlive a dead batch host */
     int code = EXIT_CODE_FAILED;
     bool again = true;
     while (again) {

@@ -15,8 +15,9 @@
 #include "slurm/launch.h"
 
 /* In seconds. A launcher may take START_LIMIT until its ranks are heard; a silent rank on a healthy node is given up after SILENT_TIMES
- * supervise.silent_seconds; ranks that were asked to stop may take STOP_LIMIT to write their checkpoint. */
-static const double start_limit = 60, stop_limit = 600, probe_pause = 5;
+ * supervise.silent_seconds; ranks that were asked to stop may take STOP_LIMIT to write their checkpoint. From a rank's word that it
+ * ends the step, the launcher has ABORT_LIMIT, and from the first that leaves in order LEAVE_LIMIT (closing MPI may take 10 s). */
+static const double start_limit = 60, stop_limit = 600, probe_pause = 5, abort_limit = 4, leave_limit = 20;
 enum { SILENT_TIMES = 3 };
 
 struct watch {
@@ -27,6 +28,7 @@ struct watch {
     double probed;        /* when nodes were last asked */
     double stop_sent;     /* 0: not asked to stop */
     bool told_silent;
+    int asked_for;        /* 1 + the rank whose process was last asked for */
 };
 
 static void note_heartbeat(struct watch *w, const struct heartbeat *h)
@@ -41,8 +43,18 @@ static void note_heartbeat(struct watch *w, const struct heartbeat *h)
     snprintf(r->phase, sizeof r->phase, "%s", h->phase);
     if (h->kind == HEARTBEAT_ALIVE && h->text[0] && w->a->slurm && !l->step_id[0])
         snprintf(l->step_id, sizeof l->step_id, "%.15s.%.15s", w->a->job_id, h->text);
-    if (h->kind == HEARTBEAT_ABORT && !l->failure[0])
+    if (h->kind == HEARTBEAT_ABORT && !l->failure[0]) {
+        l->aborted = true;
         snprintf(l->failure, sizeof l->failure, "%s", h->text);
+    }
+    if (h->kind == HEARTBEAT_LEAVE && !r->left) {
+        l->leaves++;
+        l->leave_code = atoi(h->text);
+    }
+    if (h->kind == HEARTBEAT_LEAVE || h->kind == HEARTBEAT_ABORT) {
+        r->left = true;
+        l->ending_since = l->ending_since > 0 ? l->ending_since : r->seen;
+    }
     if (h->kind == HEARTBEAT_COMMIT && h->step > l->committed) {
         l->committed = h->step;
         if (w->o->committed)
@@ -126,7 +138,7 @@ static int most_silent(const struct watch *w, double now, double *silence)
         double seen = w->l->rank[r].seen;
         /* One that was never heard may still be starting: its node is asked about later. */
         double silent = seen > 0 ? now - seen : now - w->l->begun - 2 * w->config->supervise.silent_seconds;
-        if (strcmp(w->l->rank[r].phase, "leave") != 0 && silent > *silence) {
+        if (!w->l->rank[r].left && silent > *silence) {
             *silence = silent;
             worst = r;
         }
@@ -152,6 +164,15 @@ static bool find_dead_nodes(struct watch *w)
     return lost > 0;
 }
 
+/* Whether RANK's process has ended. Neither srun nor PMIx ends the others then, and those wait for it until their watchdogs bark. */
+static bool is_gone(struct watch *w, int rank)
+{
+    if (w->asked_for == rank + 1)
+        return false;
+    w->asked_for = rank + 1;
+    return !allocation_has_rank(w->a, w->l->rank[rank].host, rank);
+}
+
 /* Whether the launch has to be given up. */
 static bool check_silence(struct watch *w, enum ending *ending)
 {
@@ -167,6 +188,11 @@ static bool check_silence(struct watch *w, enum ending *ending)
         return true;
     }
     bool heard = w->l->rank[rank].seen > 0;
+    if (heard && is_gone(w, rank)) {
+        snprintf(w->l->failure, sizeof w->l->failure, "rank %d on %s has died", rank, w->l->rank[rank].host);
+        *ending = ENDING_FAILED;
+        return true;
+    }
     if (heard ? silence < SILENT_TIMES * limit : clock_seconds() - w->l->begun < start_limit)
         return false;
     snprintf(w->l->failure, sizeof w->l->failure, "rank %d on %s has said nothing for %.0f s, but its node answers", rank,
@@ -175,18 +201,33 @@ static bool check_silence(struct watch *w, enum ending *ending)
     return true;
 }
 
+static int ranks_heard(const struct launch *l)
+{
+    int heard = 0;
+    for (int r = 0; r < l->ranks; r++)
+        heard += l->rank[r].seen > 0;
+    return heard;
+}
+
+/* What the ranks said tells more than the launcher's exit code: srun ends the ranks that leave last with SIGTERM and exits with
+ * 143, mpiexec joins the codes of all by OR. */
 static enum ending ending_of(const struct launch *l, int status)
 {
-    bool heard = false;
-    for (int r = 0; r < l->ranks; r++)
-        heard = heard || l->rank[r].seen > 0;
-    if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_CODE_DONE)
-        return ENDING_DONE;
-    if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_CODE_RESTART)
-        return ENDING_STOPPED;
-    if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_CODE_USAGE)
-        return ENDING_USAGE;
-    return heard ? ENDING_FAILED : ENDING_NO_START;
+    int code = WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_CODE_FAILED;
+    if (!l->failure[0] && l->leaves > 0 && (l->leaves == l->ranks || l->leave_code != EXIT_CODE_DONE))
+        code = l->leave_code;
+    switch (code) {
+    case EXIT_CODE_DONE: return ENDING_DONE;
+    case EXIT_CODE_RESTART: return ENDING_STOPPED;
+    case EXIT_CODE_USAGE: return ENDING_USAGE;
+    default: return ranks_heard(l) > 0 ? ENDING_FAILED : ENDING_NO_START;
+    }
+}
+
+/* The launcher waits for every rank; one on a dead node, or that hangs while it closes MPI, is not waited for. */
+static bool ends_too_slowly(const struct launch *l)
+{
+    return l->ending_since > 0 && clock_seconds() - l->ending_since > (l->failure[0] ? abort_limit : leave_limit);
 }
 
 /* Asks the ranks to stop at a checkpoint. srun and mpiexec pass SIGUSR1 on. */
@@ -214,9 +255,11 @@ enum ending launch_watch(struct launch *l, const struct config *config, struct a
                 read_output(&w);
             return ending_of(l, *status);
         }
-        if (!w.stop_sent && stop(observer->context, &at_once) != STOP_NONE)
+        /* Before all ranks listen, the signal would kill those that do not. */
+        if (stop(observer->context, &at_once) != STOP_NONE && !w.stop_sent && ranks_heard(l) == l->ranks)
             ask_to_stop(&w);
-        stop(observer->context, &at_once);
+        if (ends_too_slowly(l))
+            return ending_of(l, W_EXITCODE(EXIT_CODE_FAILED, 0));
         if (at_once || (w.stop_sent && clock_seconds() - w.stop_sent > stop_limit))
             return ENDING_FAILED;
         if (check_silence(&w, &ending))
