@@ -31,6 +31,7 @@ include tests/cmd/local.mk
 include tests/fuzz/local.mk
 include tests/unit/kernels.mk
 include tests/unit/train.mk
+include tests/unit/slurm.mk
 include tests/ranks/local.mk
 include tests/train/local.mk
 include tests/slurm/local.mk

@@ -1,0 +1,183 @@
+/* Stands in for `cairn train` in tests of the supervisor (CAIRN_RANK_PROGRAM): speaks its control lines, trains nothing, and
+ * misbehaves as it is told, without MPI.
+ *
+ *   FAKE_DIR    folder that keeps the "checkpoint" (a file with a step) and which faults have happened
+ *   FAKE_STEPS  steps in all (20); a step takes FAKE_MS milliseconds (50); every second one is committed by rank 0
+ *   FAKE_PLAN   faults by commas, each ACTION@STEP/RANK, once in FAKE_DIR's life, or every time with a "!" behind:
+ *               exitN segv stop hang abort flood deaf (no more heed of signals) leaveN  */
+#include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "job/heartbeat.h"
+
+static volatile sig_atomic_t asked;
+static int rank;
+static char host[64];
+static const char *folder;
+
+static void ask(int number)
+{
+    (void)number;
+    asked = 1;
+}
+
+static long number_of(const char *name, long otherwise)
+{
+    const char *text = getenv(name);
+    return text && *text ? atol(text) : otherwise;
+}
+
+static void path_of(char *out, size_t size, const char *name)
+{
+    snprintf(out, size, "%s/%s", folder, name);
+}
+
+static long restore(void)
+{
+    char path[4096];
+    long step = 0;
+    path_of(path, sizeof path, "checkpoint");
+    FILE *in = fopen(path, "r");
+    if (in) {
+        if (fscanf(in, "%ld", &step) != 1)
+            step = 0;
+        fclose(in);
+    }
+    return step;
+}
+
+static void commit(long step)
+{
+    char path[4096], part[4096];
+    path_of(path, sizeof path, "checkpoint");
+    path_of(part, sizeof part, "checkpoint.tmp");
+    FILE *out = fopen(part, "w");
+    if (!out)
+        return;
+    fprintf(out, "%ld\n", step);
+    fclose(out);
+    rename(part, path);
+    heartbeat_send(HEARTBEAT_COMMIT, rank, host, step, "checkpoint", NULL);
+}
+
+static void leave(int code)
+{
+    char text[16];
+    snprintf(text, sizeof text, "%d", code);
+    heartbeat_send(HEARTBEAT_LEAVE, rank, host, 0, NULL, text);
+    _exit(code);
+}
+
+static void flood(void)
+{
+    static char line[1 << 16];
+    memset(line, 'x', sizeof line);
+    line[sizeof line - 1] = '\n';
+    for (int i = 0; i < 64; i++)
+        if (write(STDOUT_FILENO, line, sizeof line) < 0)
+            return;
+}
+
+static void act(const char *action, long step)
+{
+    if (strncmp(action, "exit", 4) == 0)
+        _exit(atoi(action + 4));
+    if (strncmp(action, "leave", 5) == 0)
+        leave(atoi(action + 5));
+    if (strcmp(action, "segv") == 0)
+        kill(getpid(), SIGSEGV);
+    if (strcmp(action, "stop") == 0)
+        kill(getpid(), SIGSTOP);
+    if (strcmp(action, "hang") == 0)
+        for (;;)
+            pause();
+    if (strcmp(action, "flood") == 0)
+        flood();
+    if (strcmp(action, "deaf") == 0)
+        signal(SIGUSR1, SIG_IGN);
+    if (strcmp(action, "abort") == 0) {
+        heartbeat_send(HEARTBEAT_ABORT, rank, host, step, "step", "the loss is not a number");
+        _exit(1);
+    }
+}
+
+/* False if this fault has happened before. */
+static bool is_first(const char *fault)
+{
+    char path[4096], name[128] = "did-";
+    strncat(name, fault, sizeof name - 5);
+    for (char *c = name; *c; c++)
+        if (*c == '/')
+            *c = '_';
+    path_of(path, sizeof path, name);
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0666);
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
+static void misbehave(long step)
+{
+    char plan[1024], *rest = NULL;
+    snprintf(plan, sizeof plan, "%s", getenv("FAKE_PLAN") ? getenv("FAKE_PLAN") : "");
+    for (char *fault = strtok_r(plan, ",", &rest); fault; fault = strtok_r(NULL, ",", &rest)) {
+        char action[32];
+        long at;
+        int who;
+        if (sscanf(fault, "%31[a-z0-9]@%ld/%d", action, &at, &who) != 3 || at != step || who != rank)
+            continue;
+        if (strchr(fault, '!') || is_first(fault))
+            act(action, step);
+    }
+}
+
+/* All ranks take a step together, as training ranks do: each leaves a file with its step, named after the launch. */
+static void meet(long step)
+{
+    int size = (int)number_of("SLURM_STEP_NUM_TASKS", number_of("PMI_SIZE", 1));
+    long launch = number_of("SLURM_STEP_ID", getppid());
+    char path[4096], name[64];
+    for (int other = rank, seen = 0; seen < size;) {
+        snprintf(name, sizeof name, "at.%ld.%ld.%d", launch, step, other);
+        path_of(path, sizeof path, name);
+        int fd = open(path, other == rank ? O_WRONLY | O_CREAT : O_RDONLY, 0666);
+        if (fd >= 0) {
+            close(fd);
+            other = (other + 1) % size;
+            seen++;
+            continue;
+        }
+        nanosleep(&(struct timespec){0, 20 * 1000000}, NULL);
+        heartbeat_send(HEARTBEAT_ALIVE, rank, host, step, "step", getenv("SLURM_STEP_ID"));
+    }
+}
+
+int main(void)
+{
+    rank = (int)number_of("PMIX_RANK", number_of("SLURM_PROCID", number_of("PMI_RANK", 0)));
+    gethostname(host, sizeof host - 1);
+    folder = getenv("FAKE_DIR") ? getenv("FAKE_DIR") : ".";
+    signal(SIGUSR1, ask);
+    long steps = number_of("FAKE_STEPS", 20), milliseconds = number_of("FAKE_MS", 50);
+    for (long step = restore(); step < steps; step++) {
+        heartbeat_send(HEARTBEAT_ALIVE, rank, host, step, "step", getenv("SLURM_STEP_ID"));
+        misbehave(step);
+        nanosleep(&(struct timespec){milliseconds / 1000, milliseconds % 1000 * 1000000}, NULL);
+        meet(step);
+        if (rank == 0 && (step % 2 == 1 || asked))
+            commit(step + 1);
+        if (asked)
+            leave(75);
+    }
+    if (rank == 0) {
+        printf("fake: done, %ld steps\n", steps);
+        fflush(stdout);
+    }
+    leave(0);
+}

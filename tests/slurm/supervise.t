@@ -1,0 +1,162 @@
+#!/bin/sh
+# cairn run over mpiexec, on a rank program that misbehaves as told (fake_train.c).
+set -u
+work=$(mktemp -d "${TMPDIR:-/tmp}/cairn-t-XXXXXX")
+cairn=${CAIRN:-cairn}
+unset SLURM_JOB_ID
+export CAIRN_RANK_PROGRAM="${CAIRN_BUILD:-.}/tests/slurm/fake_train" CAIRN_MPIEXEC="${MPIEXEC:-mpiexec}"
+count=0
+failures=0
+
+cat >"$work/gpt.yaml" <<'YAML'
+data: {path: none.h5}
+steps: 20
+supervise: {launcher: mpiexec, ranks: 2, max_restarts: 2, heartbeat_seconds: 0.5, silent_seconds: 2}
+YAML
+
+# check NAME COMMAND...: one TAP line; what the last run said as comments if it failed.
+check() {
+    name=$1
+    shift
+    count=$((count + 1))
+    if "$@"; then
+        echo "ok $count - $name"
+    else
+        echo "not ok $count - $name"
+        tail -n 20 "$dir/err" "$dir/run/events.jsonl" 2>/dev/null | sed 's/^/# /'
+        failures=$((failures + 1))
+    fi
+}
+
+# fresh NAME: a new folder for a run, in $dir.
+fresh() {
+    dir=$work/$1
+    mkdir "$dir"
+    export FAKE_DIR="$dir"
+    unset FAKE_PLAN FAKE_STEPS FAKE_MS
+}
+
+run() {
+    timeout -k 5 60 "$cairn" run "$work/gpt.yaml" run_dir="$dir/run" "$@" >"$dir/out" 2>"$dir/err"
+    code=$?
+}
+
+launches() { grep -c '"event":"launched"' "$dir/run/events.jsonl"; }
+ended() { [ "$code" = "$1" ] && [ "$(launches)" = "$2" ]; }
+said() { grep -q -- "$1" "$dir/err"; }
+ranks_left() { pgrep -f "$CAIRN_RANK_PROGRAM train $work/gpt.yaml run_dir=$dir/run"; }
+none_left() {
+    for try in $(seq 50); do
+        [ -n "$(ranks_left)" ] || return 0
+        sleep 0.1
+    done
+    return 1
+}
+wait_for_event() {
+    for try in $(seq 100); do
+        grep -q "\"event\":\"$1\"" "$dir/run/events.jsonl" 2>/dev/null && return 0
+        sleep 0.1
+    done
+    return 1
+}
+# begin ARGUMENT...: in the background; $pid.
+begin() {
+    "$cairn" run "$work/gpt.yaml" run_dir="$dir/run" "$@" >"$dir/out" 2>"$dir/err" &
+    pid=$!
+}
+finish() {
+    for victim in $(pgrep -f "train $work/gpt.yaml run_dir="); do
+        kill -KILL "$victim" 2>/dev/null
+    done
+    rm -rf "$work"
+}
+trap finish EXIT
+trap 'exit 143' INT TERM HUP
+
+echo 1..20
+
+fresh plain
+run
+check "a run that nothing disturbs ends with 0 after one launch" ended 0 1
+check "its output is passed on, without control lines" eval 'grep -qx "fake: done, 20 steps" "$dir/out" && ! grep -q "$(printf "\001")" "$dir/out"'
+
+fresh dies
+FAKE_PLAN=exit3@5/1 run
+check "a rank that exits is started again" ended 0 2
+
+fresh segv
+FAKE_PLAN=segv@5/0 run
+check "a rank that crashes is started again" ended 0 2
+
+fresh stopped
+FAKE_PLAN=stop@5/1 run
+check "a rank that is stopped is found by its silence and started again" ended 0 2
+check "no process of the first launch is left" none_left
+
+fresh hangs
+FAKE_PLAN=hang@5/0 run
+check "a rank that hangs is started again" ended 0 2
+
+fresh usage
+FAKE_PLAN=leave2@3/0,leave2@3/1 run
+check "bad config ends at once" ended 2 1
+
+fresh same
+FAKE_PLAN=abort@5/1! run
+check "the same error at the same step ends it after the second time" ended 1 2
+check "and the error is told" said "the loss is not a number"
+
+fresh fruitless
+FAKE_PLAN='exit3@0/0,exit4@0/0,exit5@0/0,exit6@0/0' run
+check "restarts without a newer checkpoint have a limit" ended 1 3
+
+fresh progress
+FAKE_PLAN='exit3@3/0,exit3@6/0,exit3@9/0,exit3@12/0' run
+check "restarts with newer checkpoints between them have none" ended 0 5
+
+fresh flood
+FAKE_PLAN=flood@5/1 run
+check "a flood of output arrives whole" [ "$(awk '/^x+$/ && length == 65535' "$dir/out" | wc -l)" = 64 ]
+
+fresh term
+export FAKE_MS=300
+begin
+wait_for_event first_step
+kill -TERM $pid
+wait $pid
+code=$?
+check "SIGTERM stops at a checkpoint" ended 75 1
+unset FAKE_MS
+run
+check "and the next run goes on to the end" ended 0 2
+
+fresh twice
+export FAKE_MS=300 FAKE_PLAN='deaf@0/0,deaf@0/1'
+begin
+wait_for_event first_step
+sleep 0.5
+kill -INT $pid
+sleep 0.5
+kill -INT $pid
+wait $pid
+code=$?
+check "a second SIGINT ends it though the ranks do not" ended 75 1
+check "and leaves no rank" none_left
+
+fresh killed
+export FAKE_MS=300
+unset FAKE_PLAN
+begin
+wait_for_event first_step
+kill -KILL $pid
+wait $pid 2>/dev/null
+check "no rank outlives a killed supervisor" none_left
+
+fresh missing
+timeout 20 "$cairn" run "$work/no.yaml" >"$dir/out" 2>"$dir/err"
+code=$?
+check "a missing config ends with 2" [ "$code" = 2 ]
+timeout 20 "$cairn" run "$work/gpt.yaml" supervise.launcher=srun run_dir="$dir/run" >"$dir/out" 2>"$dir/err"
+code=$?
+check "srun outside a Slurm job ends with 2" [ "$code" = 2 ]
+exit $((failures > 0))

@@ -1,0 +1,114 @@
+#!/bin/sh
+# cairn run in jobs of the private cluster, on a rank program that misbehaves as told (fake_train.c): lost nodes and ranks, the
+# time limit's signal, preemption, cancelling, holding.
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+cluster=$here/cluster
+work=$(mktemp -d "${TMPDIR:-/tmp}/cairn-t-XXXXXX")
+CAIRN_CLUSTER=$work/state
+CAIRN_RANK_PROGRAM=${CAIRN_BUILD:-.}/tests/slurm/fake_train
+export CAIRN_CLUSTER CAIRN_RANK_PROGRAM
+cairn=${CAIRN:-cairn}
+unset SLURM_CONF
+count=0
+failures=0
+
+cat >"$work/gpt.yaml" <<'YAML'
+data: {path: none.h5}
+steps: 20
+supervise: {mpi: pmi2, max_restarts: 2, heartbeat_seconds: 1, silent_seconds: 3}
+YAML
+cat >"$work/job.sh" <<EOF
+#!/bin/sh
+#SBATCH --nodes=2-3 --ntasks=3 --ntasks-per-node=1 --requeue --open-mode=append
+exec $cairn run $work/gpt.yaml run_dir="\$FAKE_DIR/run"
+EOF
+
+finish() {
+    "$cluster" down >/dev/null 2>&1
+    rm -rf "$work"
+}
+trap finish EXIT
+trap 'exit 143' INT TERM HUP
+
+check() {
+    name=$1
+    shift
+    count=$((count + 1))
+    if "$@"; then
+        echo "ok $count - $name"
+    else
+        echo "not ok $count - $name"
+        { fact JobState; fact Comment; tail -n 12 "$FAKE_DIR/out" "$FAKE_DIR/run/events.jsonl"; } 2>&1 | sed 's/^/# /'
+        failures=$((failures + 1))
+    fi
+}
+
+run() { "$cluster" run "$@"; }
+
+# submit NAME [VARIABLE=VALUE ...]: sets $job.
+submit() {
+    FAKE_DIR=$work/$1
+    shift
+    mkdir "$FAKE_DIR"
+    job=$(FAKE_DIR=$FAKE_DIR run env "$@" sbatch --parsable --output="$FAKE_DIR/out" "$work/job.sh")
+}
+fact() { run scontrol show job "$job" | sed -n "s/.*[ ]$1=\([^ ]*\).*/\1/p; s/^ *$1=\(.*\)$/\1/p" | head -n 1; }
+comment_says() { run scontrol show job "$job" | grep -q "^ *Comment=.*$1"; }
+event() { grep -q "\"event\":\"$1\"" "$FAKE_DIR/run/events.jsonl" 2>/dev/null; }
+# within SECONDS COMMAND...: until it succeeds.
+within() {
+    end=$(($(date +%s) + $1))
+    shift
+    until "$@"; do
+        [ "$(date +%s)" -lt "$end" ] || return 1
+        sleep 0.2
+    done
+}
+is() { [ "$(fact "$1")" = "$2" ]; }
+pending() { is JobState PENDING; }
+completed() { within "$1" is JobState COMPLETED; }
+launches() { [ "$(grep -c '"event":"launched"' "$FAKE_DIR/run/events.jsonl")" = "$1" ]; }
+idle() { [ "$(run sinfo -h -N -p main -o %T | sort -u)" = idle ]; }
+
+"$cluster" up --nodes 4 --cpus-per-node 16 >/dev/null || { echo "Bail out! the cluster does not start"; exit 99; }
+echo 1..12
+
+submit dies FAKE_PLAN=exit3@5/1
+check "a rank that dies is started again in the same job" completed 40
+check "once" launches 2
+
+submit node FAKE_MS=500
+within 20 event first_step
+victim=$(run squeue -h -j "$job" -o %N | xargs "$cluster" run scontrol show hostnames | tail -n 1)
+"$cluster" off "$victim"
+check "a job that loses a node goes on without it" within 60 event finished
+check "and says which" grep -q "\"left_out\":\"$victim\"" "$FAKE_DIR/run/events.jsonl"
+check "training again within 20 s" awk -F'seconds_since_last_sign":' '/first_step/ { last = $2 + 0 } END { exit !(last > 0 && last <= 20) }' "$FAKE_DIR/run/events.jsonl"
+"$cluster" on "$victim"
+within 60 idle
+
+submit limit FAKE_MS=1000
+within 20 event first_step
+run scancel --batch --signal=USR1 "$job"
+check "SIGUSR1 to the script stops at a checkpoint and requeues" within 30 event requeue
+check "and the job goes on to its end in its next turn" completed 120
+
+submit urgent FAKE_MS=1000
+within 20 event first_step
+run sbatch --partition=urgent --nodes=4 --exclusive --output=/dev/null --wrap true >/dev/null
+check "a preempted job writes a checkpoint" within 20 grep -q '"event":"failed"\|"event":"stopped"\|"event":"requeue"' "$FAKE_DIR/run/events.jsonl"
+check "and goes on to its end" completed 120
+
+submit cancelled FAKE_MS=1000
+within 20 event first_step
+run scancel "$job"
+check "a cancelled job stays cancelled" within 40 is JobState CANCELLED
+within 60 idle
+
+submit held FAKE_PLAN='abort@5/1!'
+within 60 event held
+check "a job that cannot go on is held" within 60 pending
+check "with the reason in its comment" within 10 comment_says "the loss is not a number"
+run scancel "$job"
+exit $((failures > 0))

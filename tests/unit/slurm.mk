@@ -1,0 +1,4 @@
+UNIT_TESTS += tests/unit/test_decide
+tests_unit_test_decide_SOURCES = tests/unit/test_decide.c
+tests_unit_test_decide_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_decide_LDADD = $(UNIT_LDADD)

@@ -1,0 +1,110 @@
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "slurm/decide.h"
+
+/* A rank died, all else is well. */
+static struct situation usual(void)
+{
+    return (struct situation){.ending = ENDING_FAILED, .stop = STOP_NONE, .without_progress = 1, .max_restarts = 3, .same_failure = 1,
+                              .ranks_left = 4, .min_ranks = 1};
+}
+
+static enum action of(const struct situation *s)
+{
+    char reason[256] = "";
+    enum action action = decide(s, reason, sizeof reason);
+    cr_assert(reason[0], "every action has a reason");
+    return action;
+}
+
+static bool is_failure(enum ending ending)
+{
+    return ending == ENDING_FAILED || ending == ENDING_SILENT || ending == ENDING_NODE_LOST || ending == ENDING_NO_START;
+}
+
+Test(decide, a_failure_restarts)
+{
+    struct situation s = usual();
+    for (int e = 0; e < ENDING_COUNT; e++) {
+        s.ending = (enum ending)e;
+        if (is_failure(s.ending))
+            cr_expect_eq(of(&s), ACTION_RESTART, "%s", ending_name(s.ending));
+    }
+}
+
+/* Whatever else is so: an end is an end, and bad config never starts again. */
+Test(decide, the_end_and_bad_config_come_first)
+{
+    for (int stop = STOP_NONE; stop <= STOP_USER; stop++)
+        for (int fruitless = 0; fruitless < 6; fruitless++)
+            for (int left = 0; left < 3; left++) {
+                struct situation s = usual();
+                s.stop = (enum stop_cause)stop;
+                s.without_progress = fruitless;
+                s.same_failure = fruitless;
+                s.ranks_left = left;
+                s.ending = ENDING_DONE;
+                cr_expect_eq(of(&s), ACTION_FINISH);
+                s.ending = ENDING_USAGE;
+                cr_expect_eq(of(&s), ACTION_FAIL);
+            }
+}
+
+Test(decide, a_stop_never_restarts_here)
+{
+    for (int stop = STOP_TIME_LIMIT; stop <= STOP_USER; stop++)
+        for (int e = 0; e < ENDING_COUNT; e++) {
+            struct situation s = usual();
+            s.stop = (enum stop_cause)stop;
+            s.ending = (enum ending)e;
+            cr_expect_neq(of(&s), ACTION_RESTART, "%s, stop %d", ending_name(s.ending), stop);
+        }
+}
+
+Test(decide, the_time_limit_requeues_and_the_user_does_not)
+{
+    struct situation s = usual();
+    s.ending = ENDING_STOPPED;
+    s.stop = STOP_TIME_LIMIT;
+    cr_expect_eq(of(&s), ACTION_REQUEUE);
+    s.stop = STOP_USER;
+    cr_expect_eq(of(&s), ACTION_LEAVE);
+}
+
+Test(decide, restarts_without_progress_have_a_limit)
+{
+    for (int e = 0; e < ENDING_COUNT; e++) {
+        struct situation s = usual();
+        s.ending = (enum ending)e;
+        if (!is_failure(s.ending))
+            continue;
+        s.without_progress = s.max_restarts;
+        cr_expect_eq(of(&s), ACTION_RESTART, "%s", ending_name(s.ending));
+        s.without_progress = s.max_restarts + 1;
+        cr_expect_eq(of(&s), ACTION_HOLD, "%s", ending_name(s.ending));
+    }
+}
+
+Test(decide, the_same_error_at_the_same_step_is_held)
+{
+    struct situation s = usual();
+    s.same_failure = 2;
+    cr_expect_eq(of(&s), ACTION_HOLD);
+    s.ending = ENDING_NODE_LOST; /* what the survivors say when a peer is gone is always the same */
+    cr_expect_eq(of(&s), ACTION_RESTART);
+}
+
+Test(decide, too_few_ranks_are_requeued)
+{
+    struct situation s = usual();
+    s.ending = ENDING_NODE_LOST;
+    s.min_ranks = 3;
+    s.ranks_left = 3;
+    cr_expect_eq(of(&s), ACTION_RESTART);
+    s.ranks_left = 2;
+    cr_expect_eq(of(&s), ACTION_REQUEUE);
+    s.min_ranks = 0;
+    s.ranks_left = 0;
+    cr_expect_eq(of(&s), ACTION_REQUEUE);
+}
