@@ -19,8 +19,8 @@ def checksums(raw):
     return np.array([xxhash.XXH3_64bits(raw[i:i + BLOCK], len(raw[i:i + BLOCK])) for i in range(0, len(raw), BLOCK)], dtype="<u8")
 
 
-def make(path, dtype, vocabulary, **layout):
-    with h5py.File(path, "w") as f:
+def make(path, dtype, vocabulary, libver="earliest", **layout):
+    with h5py.File(path, "w", libver=libver) as f:
         f.attrs["format"] = "cairn-dataset"
         f.attrs["version"] = np.int64(1)
         f.attrs["kind"] = "tokens"
@@ -41,5 +41,5 @@ folder = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(os.p
 make(os.path.join(folder, "contiguous.h5"), "<u1", 256)
 make(os.path.join(folder, "chunked.h5"), "<u2", 5000, chunks=(128,))
 make(os.path.join(folder, "deflate.h5"), "<u4", 100000, chunks=(128,), compression="gzip", compression_opts=6)
-make(os.path.join(folder, "bigendian.h5"), ">u2", 5000, chunks=(128,))
-make(os.path.join(folder, "shuffle.h5"), "<u2", 5000, chunks=(128,), compression="gzip", shuffle=True)
+make(os.path.join(folder, "bigendian.h5"), ">u2", 5000, libver="latest", chunks=(128,))
+make(os.path.join(folder, "shuffle.h5"), "<u2", 5000, chunks=(128,), libver="latest", compression="gzip", shuffle=True)
