@@ -2,6 +2,9 @@
 #include "kernels/cpu/loops/lanes.h"
 #include "kernels/cpu/loops/parts.h"
 
+/* The tile is in registers only if the loops over it are gone, at any level of optimisation. */
+#define UNROLL _Pragma("GCC unroll 8")
+
 /* The tile of c that is kept in registers: 24 of AVX-512's 32, or 8 of the 16 that there are of half that width. */
 #ifdef __AVX512F__
 enum { TILE_ROWS = 6, TILE_COLUMNS = 4 };
@@ -15,20 +18,27 @@ INLINE void tile(const struct small_product *p, int64_t i, int64_t j, int rows, 
     lanes sum[TILE_ROWS][TILE_COLUMNS];
     const float *a = p->a + (transposed ? i : i * p->a_row), *b = p->b + j;
     float *c = p->c + i * p->ldc + j;
+    UNROLL
     for (int r = 0; r < rows; r++)
+        UNROLL
         for (int v = 0; v < columns; v++)
             sum[r][v] = p->accumulate ? lanes_load(c + r * p->ldc, v * LANES, false) : lanes_of(0);
     for (int64_t l = 0; l < p->k; l++) {
         lanes row[TILE_COLUMNS];
+        UNROLL
         for (int v = 0; v < columns; v++)
             row[v] = lanes_load(b + l * p->ldb, v * LANES, false);
+        UNROLL
         for (int r = 0; r < rows; r++) {
             float x = transposed ? a[l * p->a_column + r] : a[r * p->a_row + l];
+            UNROLL
             for (int v = 0; v < columns; v++)
                 sum[r][v] += x * row[v];
         }
     }
+    UNROLL
     for (int r = 0; r < rows; r++)
+        UNROLL
         for (int v = 0; v < columns; v++)
             lanes_store(c + r * p->ldc, v * LANES, sum[r][v], false);
 }
