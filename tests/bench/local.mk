@@ -8,3 +8,6 @@ EXTRA_PROGRAMS += tests/bench/bench_reader
 tests_bench_bench_reader_SOURCES = tests/bench/bench_reader.c
 tests_bench_bench_reader_LDADD = libcore.la
 EXTRA_DIST += tests/bench/reader.sh tests/bench/reader_h5py.py
+EXTRA_PROGRAMS += tests/bench/bench_matmul
+tests_bench_bench_matmul_SOURCES = tests/bench/bench_matmul.c
+tests_bench_bench_matmul_LDADD = $(DNNL_LIBS) -ldl
