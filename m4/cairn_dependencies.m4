@@ -15,26 +15,17 @@ AC_DEFUN([CAIRN_CHECK_DEPENDENCIES], [
   CAIRN_PKG([FYAML], [libfyaml], [libfyaml-dev], [config files])
   CAIRN_PKG([JANSSON], [jansson], [libjansson-dev], [JSON])
   CAIRN_PKG([XXHASH], [libxxhash], [libxxhash-dev], [checksums])
-  CAIRN_PKG([HWLOC], [hwloc], [libhwloc-dev], [cores and memory near a rank])
   CAIRN_PKG([ZLIB], [zlib], [zlib1g-dev], [compressed text input])
-  CAIRN_PKG([OPENBLAS], [openblas], [libopenblas-dev], [matrix products, for comparison in tests/bench])
   cairn_save_LIBS=$LIBS
   AC_CHECK_HEADER([dnnl.h], [], [AC_MSG_ERROR([dnnl.h not found (matrix products): install Debian's package libdnnl-dev])])
   AC_CHECK_LIB([dnnl], [dnnl_version], [DNNL_LIBS=-ldnnl],
     [AC_MSG_ERROR([libdnnl not found (matrix products): install Debian's package libdnnl-dev])])
   AC_SUBST([DNNL_LIBS])
-  AC_CHECK_HEADER([slurm/slurm.h], [], [AC_MSG_ERROR([slurm/slurm.h not found (job queries): install Debian's package libslurm-dev])])
-  AC_CHECK_LIB([slurm], [slurm_api_version], [SLURM_LIBS=-lslurm],
-    [AC_MSG_ERROR([libslurm not found (job queries): install Debian's package libslurm-dev])])
-  AC_SUBST([SLURM_LIBS])
   LIBS=$cairn_save_LIBS
   AC_COMPUTE_INT([cairn_dnnl_major], [DNNL_VERSION_MAJOR], [#include <dnnl_version.h>], [cairn_dnnl_major=?])
   AC_COMPUTE_INT([cairn_dnnl_minor], [DNNL_VERSION_MINOR], [#include <dnnl_version.h>], [cairn_dnnl_minor=?])
   cairn_summary="$cairn_summary
     dnnl $cairn_dnnl_major.$cairn_dnnl_minor"
-  AC_COMPUTE_INT([cairn_slurm_version], [SLURM_VERSION_NUMBER], [#include <slurm/slurm.h>], [cairn_slurm_version=0])
-  cairn_summary="$cairn_summary
-    slurm `expr $cairn_slurm_version / 65536`.`expr $cairn_slurm_version / 256 % 256`.`expr $cairn_slurm_version % 256`"
   # Criterion is for the unit tests alone: without it everything else still builds.
   PKG_CHECK_MODULES([CRITERION], [criterion], [have_criterion=yes], [have_criterion=no])
   AM_CONDITIONAL([HAVE_CRITERION], [test "x$have_criterion" = xyes])

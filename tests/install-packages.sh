@@ -22,8 +22,6 @@ slurmctld                     its controller, for the private cluster
 slurmd                        its node daemon, for the private cluster
 slurm-client                  sbatch, srun, squeue, scontrol
 slurm-wlm-basic-plugins       the PMIx, munge and scheduling plugins
-slurm-wlm-basic-plugins-dev   headers for plugins
-libslurm-dev                  headers of the Slurm library
 munge                         authentication between the daemons
 libpmix-dev                   a rank asks PMIx who it is
 mpich                         mpiexec
@@ -31,13 +29,10 @@ libmpich-dev                  MPI between ranks
 libhdf5-mpich-dev             datasets and checkpoints: parallel HDF5
 hdf5-tools                    h5ls, to look into them
 libdnnl-dev                   matrix products and bfloat16 on the CPU
-libopenblas-dev               matrix products on the CPU
 libfyaml-dev                  configs
-libhwloc-dev                  what a node has
 libxxhash-dev                 checksums
 libjansson-dev                JSON
 zlib1g-dev                    compressed text and datasets
-libnuma-dev                   memory near the CPU
 iproute2                      ip, for the private cluster
 util-linux                    unshare, nsenter, flock, setsid, for the private cluster
 procps                        ps
