@@ -7,7 +7,7 @@ planned='ckpt config data eval generate run train version'
 registered=$("$CAIRN" --help | sed -n 's/^  \([a-z][a-z]*\) .*/\1/p')
 
 # The long options in a help text's list of them.
-options_of_help() { sed -n '/^options:$/,/^$/s/^  .*--\([a-z][a-z-]*\).*/\1/p' | sort -u; }
+options_of_help() { sed -n '/^options:$/,/^$/s/^ *\(-[a-z], \)\{0,1\}--\([a-z][a-z-]*\).*/\2/p' | sort -u; }
 # Those that a page describes: tagged paragraphs of its section OPTIONS.
 options_of_page() { sed -n '/^\.SH OPTIONS/,/^\.SH [^O]/p' "$1" | sed 's/\\-/-/g' | sed -n 's/^\.B.*--\([a-z][a-z-]*\).*/\1/p' | sort -u; }
 
