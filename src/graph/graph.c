@@ -159,12 +159,25 @@ static void place_lookups(struct graph *g)
         }
 }
 
+/* A table whose uses are joined at once shares its region with the op that overwrites it; any other region has to be cleared. */
+static void mark_lookups(struct graph *g)
+{
+    for (int i = 0; i < g->op_count; i++) {
+        struct op *op = &g->ops[i];
+        op->clears_lookup = op->is_lookup;
+        for (int j = 0; j < g->op_count && op->is_lookup; j++)
+            if (j != i && g->ops[j].weight == op->weight && g->parameters[g->tensors[op->weight].parameter].lookup < 0)
+                op->clears_lookup = false;
+    }
+}
+
 cairn_err graph_finish(struct graph *g)
 {
     if (g->error)
         return FAIL(g->error, "%s", g->error_message);
     TRY(place_parameters(g));
     place_lookups(g);
+    mark_lookups(g);
     if (g->options.training)
         graph_derive_backward(g);
     if (g->error)
@@ -253,17 +266,11 @@ void graph_forward(struct graph *g, const int32_t *inputs, const int32_t *target
 /* Lookup tables' gradients are added to; where no other op overwrites the region first, it is cleared here. */
 static void clear_lookups(struct graph *g)
 {
-    for (int i = 0; i < g->op_count; i++) {
-        const struct op *op = &g->ops[i];
-        if (!op->is_lookup)
-            continue;
-        const struct parameter *p = &g->parameters[g->tensors[op->weight].parameter];
-        bool overwritten = false;
-        for (int j = 0; j < g->op_count; j++)
-            overwritten |= j != i && g->ops[j].weight == op->weight && p->lookup < 0;
-        if (!overwritten)
-            memset(parameter_gradient(g, op->weight, true), 0, (size_t)p->elements * dtype_size(g->backend->acc));
-    }
+    for (int i = 0; i < g->op_count; i++)
+        if (g->ops[i].clears_lookup) {
+            int64_t elements = g->parameters[g->tensors[g->ops[i].weight].parameter].elements;
+            memset(parameter_gradient(g, g->ops[i].weight, true), 0, (size_t)elements * dtype_size(g->backend->acc));
+        }
 }
 
 /* The dropout masks of microbatch MICROBATCH of STEP: positions follow from the op's own count of elements. */

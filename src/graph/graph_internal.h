@@ -44,6 +44,7 @@ struct op {
     float rate;
     int64_t heads;
     bool is_lookup;               /* the weight's gradient goes to its lookup region */
+    bool clears_lookup;           /* and the region must be cleared before */
     struct dropout dropout;
     struct matmul *forward_plan, *input_plan, *weight_plan;
     struct attention *attention;
