@@ -1,6 +1,7 @@
 /* The ways out. Both run under a guard: a thread that ends the process when a step of leaving takes too long, since neither a
  * finished job nor a failed one may be held up by a library that hangs at its end (UCX 1.13: openucx/ucx#8738). */
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -28,14 +29,28 @@ struct guard {
 
 static struct guard guard = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
+static void tell_launcher(const struct job *job, const char *line)
+{
+    ssize_t ignored = write(job->pmi_fd, line, strlen(line));
+    (void)ignored;
+}
+
+/* What MPI_Finalize would have said last. Waits for the answer: mpiexec must know before this process is gone. */
+static void finalize_launcher(const struct job *job)
+{
+    tell_launcher(job, "cmd=finalize\n");
+    struct pollfd answer = {.fd = job->pmi_fd, .events = POLLIN};
+    poll(&answer, 1, (int)(finalize_limit * 1000));
+}
+
 static void *finalize_pmix(void *arg)
 {
     pmix_client_finalize();
     _exit(((struct guard *)arg)->code);
 }
 
-/* Slurm kills the step of a rank that leaves without PMIx_Finalize, so that is still tried, in a thread that may hang. One rank
- * tells of it: the others have most likely met the same. */
+/* Slurm and mpiexec kill the other ranks when one leaves without a finalize of theirs, so that is still tried: PMIx's in a
+ * thread that may hang. One rank tells of it: the others have most likely met the same. */
 static _Noreturn void leave_undone(struct guard *g)
 {
     if (g->doing && g->job->rank == 0)
@@ -43,6 +58,8 @@ static _Noreturn void leave_undone(struct guard *g)
     pthread_t thread;
     if (g->doing && g->job->pmix && pthread_create(&thread, NULL, finalize_pmix, g) == 0)
         sleep((unsigned)finalize_limit);
+    if (g->job->path == LAUNCH_MPIEXEC)
+        finalize_launcher(g->job);
     _exit(g->code);
 }
 
@@ -133,9 +150,8 @@ void job_leave(struct job *job, int code)
 static void abort_launcher(const struct job *job, int code)
 {
     char line[64];
-    int length = snprintf(line, sizeof line, "cmd=abort exitcode=%d\n", code);
-    ssize_t ignored = write(job->pmi_fd, line, (size_t)length);
-    (void)ignored;
+    snprintf(line, sizeof line, "cmd=abort exitcode=%d\n", code);
+    tell_launcher(job, line);
 }
 
 void job_abort(struct job *job, int code, const char *reason)

@@ -1,6 +1,6 @@
 /* A program that ends in every way there is; tests/ranks/leave.t and tests/slurm/job.t look at how its launcher sees it.
  *   leave CODE             all ranks leave with CODE
- *   leave hang-finalize    all leave with 0, but MPI_Finalize never returns
+ *   leave hang-finalize    all leave with 0, but MPI_Finalize never returns; rank 1 is the last to go
  *   leave abort            rank 1 aborts with 3 while the others wait for it
  *   leave abort-thread     the same from another thread, while rank 1 itself waits inside the MPI library
  *   leave mpi-abort        rank 1 calls MPI_Abort with 4
@@ -22,9 +22,25 @@
 
 static bool finalize_hangs;
 
+/* Stands still for a second more than MPI_Finalize is given, so that the others are gone first. */
+static void leave_last(void)
+{
+    pid_t self = getpid();
+    if (fork() == 0) {
+        sleep(3);
+        kill(self, SIGCONT);
+        _exit(0);
+    }
+    raise(SIGSTOP);
+}
+
 /* In front of the MPI library's own. */
 int MPI_Finalize(void)
 {
+    int rank;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    if (finalize_hangs && rank == 1)
+        leave_last();
     while (finalize_hangs)
         pause();
     return PMPI_Finalize();
