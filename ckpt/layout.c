@@ -5,7 +5,9 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "ckpt/agree.h"
+#include "job/mpi_error.h"
+#include "mesh/comm.h"
+
 
 /* What names a slab, and zeros elsewhere, so that lists can be compared as bytes. */
 static struct shard describe(const struct shard *s)
@@ -83,10 +85,7 @@ cairn_err layout_open(MPI_Comm comm, const struct shard *shards, int count, stru
     for (int i = 0; i < count; i++)
         mine[i] = describe(&shards[i]);
     struct mark mark = {XXH3_64bits(mine, (size_t)count * sizeof *mine), count};
-    if (MPI_Allgather(&mark, sizeof mark, MPI_BYTE, marks, sizeof mark, MPI_BYTE, comm) != MPI_SUCCESS) {
-        err = FAIL(CAIRN_EMPI, "MPI_Allgather failed");
-        goto done;
-    }
+    TRY_GOTO(err, mpi_check(MPI_Allgather(&mark, sizeof mark, MPI_BYTE, marks, sizeof mark, MPI_BYTE, comm), "MPI_Allgather"), done);
     layout->group_count = number_groups(marks, layout);
     err = share_lists(comm, mine, layout);
 done:

@@ -1,6 +1,5 @@
 # checkpoint: sources
 libcore_la_SOURCES += \
-  ckpt/agree.c ckpt/agree.h \
   ckpt/box.c ckpt/box.h \
   ckpt/checkpoint.h \
   ckpt/folder.c ckpt/folder.h \

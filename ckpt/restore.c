@@ -5,11 +5,12 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "ckpt/agree.h"
 #include "ckpt/folder.h"
 #include "ckpt/layout.h"
 #include "ckpt/reader.h"
 #include "ckpt/state.h"
+#include "job/mpi_error.h"
+#include "mesh/comm.h"
 
 /* Shares below this are read by one rank. */
 enum { SHARE_BYTES = 1 << 20 };
@@ -74,9 +75,8 @@ static cairn_err match(struct restore *r)
             asked[r->array_of[i]] = 1;
     }
     TRY_GOTO(err, comm_agree(r->comm, err), done);
-    if (MPI_Allreduce(MPI_IN_PLACE, asked, r->table.array_count, MPI_CHAR, MPI_MAX, r->comm) != MPI_SUCCESS)
-        err = FAIL(CAIRN_EMPI, "MPI_Allreduce failed");
-    else if (!r->partial)
+    TRY_GOTO(err, mpi_check(MPI_Allreduce(MPI_IN_PLACE, asked, r->table.array_count, MPI_CHAR, MPI_MAX, r->comm), "MPI_Allreduce"), done);
+    if (!r->partial)
         err = find_extra(&r->table, asked);
 done:
     free(asked);

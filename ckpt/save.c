@@ -7,11 +7,12 @@
 #include <sys/stat.h>
 
 #include "base/clock.h"
-#include "ckpt/agree.h"
 #include "ckpt/folder.h"
 #include "ckpt/part.h"
 #include "ckpt/plan.h"
 #include "ckpt/state.h"
+#include "job/mpi_error.h"
+#include "mesh/comm.h"
 
 /* Bytes of one message to a writer: bounds the writer's memory. Whole blocks. */
 enum { MESSAGE_BYTES = 8 * CHECKPOINT_BLOCK, MESSAGE_TAG = 0x636b };
@@ -163,8 +164,7 @@ static cairn_err gather(const struct save *s, struct place *places, struct table
         starts[r] = starts[r - 1] + sizes[r - 1];
     if (status == MPI_SUCCESS)
         status = MPI_Gatherv(&s->part, s->my_part < 0 ? 0 : (int)sizeof *parts, MPI_BYTE, parts, sizes, starts, MPI_BYTE, 0, s->comm);
-    if (status != MPI_SUCCESS)
-        err = FAIL(CAIRN_EMPI, "MPI_Gatherv: code %d", status);
+    err = mpi_check(status, "MPI_Gatherv");
 done:
     free(sizes);
     free(mine);

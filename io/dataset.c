@@ -11,10 +11,10 @@
 #include <zlib.h>
 
 #include "base/hdf5_lock.h"
-#include "io/agree.h"
 #include "io/chunk_cache.h"
 #include "io/dataset_structure.h"
 #include "io/hdf5_error.h"
+#include "mesh/comm.h"
 
 /* Decoded chunks that a handle keeps: with 16 KiB chunks 1024 of them, little beside a model. */
 enum { CACHE_BYTES = 16 << 20 };
@@ -143,12 +143,12 @@ static cairn_err open_together(MPI_Comm comm, const char *path, struct dataset *
     int rank;
     int64_t file_bytes = 0;
     MPI_Comm_rank(comm, &rank);
-    TRY(ranks_agree(comm, rank == 0 ? check_file(path) : CAIRN_OK));
+    TRY(comm_agree(comm, rank == 0 ? check_file(path) : CAIRN_OK));
     cairn_err err = make_handle(path, out);
     if (err == CAIRN_OK)
         err = open_descriptor(*out, &file_bytes);
-    TRY(ranks_agree(comm, err));
-    return ranks_agree(comm, read_structure(comm, *out, file_bytes));
+    TRY(comm_agree(comm, err));
+    return comm_agree(comm, read_structure(comm, *out, file_bytes));
 }
 
 static cairn_err open_alone(const char *path, struct dataset **out)

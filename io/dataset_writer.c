@@ -13,10 +13,11 @@
 
 #include "base/hdf5_lock.h"
 #include "base/log.h"
-#include "io/agree.h"
 #include "io/dataset_structure.h"
 #include "io/hdf5_attribute.h"
 #include "io/hdf5_error.h"
+#include "job/mpi_error.h"
+#include "mesh/comm.h"
 
 enum { STRUCTURE_BYTES = 64 << 10 }; /* groups, attributes, checksums: about so much */
 
@@ -325,7 +326,7 @@ cairn_err dataset_writer_open(MPI_Comm comm, const char *path, const struct data
     *out = NULL;
     TRY(check_plan(plan));
     struct dataset_writer *w = calloc(1, sizeof *w);
-    TRY(ranks_agree(comm, w ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for a writer")));
+    TRY(comm_agree(comm, w ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for a writer")));
     w->comm = comm;
     MPI_Comm_rank(comm, &w->rank);
     MPI_Comm_size(comm, &w->size);
@@ -335,14 +336,14 @@ cairn_err dataset_writer_open(MPI_Comm comm, const char *path, const struct data
     for (int i = 0; i < SPLIT_COUNT; i++)
         w->tokens[i] = w->checksums[i] = -1;
     w->path = strdup(path);
-    cairn_err err = ranks_agree(comm, w->path ? reserve(w) : FAIL(CAIRN_ENOMEM, "no memory for a path"));
+    cairn_err err = comm_agree(comm, w->path ? reserve(w) : FAIL(CAIRN_ENOMEM, "no memory for a path"));
     if (err == CAIRN_OK)
-        err = ranks_agree(comm, w->rank == 0 ? try_space(w) : CAIRN_OK);
+        err = comm_agree(comm, w->rank == 0 ? try_space(w) : CAIRN_OK);
     if (err != CAIRN_OK) {
         free_writer(w);
         return err;
     }
-    err = ranks_agree(comm, create(w));
+    err = comm_agree(comm, create(w));
     if (err != CAIRN_OK)
         return dataset_writer_close(w, err);
     *out = w;
@@ -416,8 +417,7 @@ static cairn_err receive_chunks(struct dataset_writer *w, int from, int64_t *fir
     MPI_Status status;
     int64_t header[2];
     int bytes;
-    if (MPI_Recv(header, 2, MPI_INT64_T, from, TAG_SIZES, w->comm, MPI_STATUS_IGNORE) != MPI_SUCCESS)
-        return FAIL(CAIRN_EMPI, "receiving chunks from rank %d", from);
+    TRY_MPI(MPI_Recv(header, 2, MPI_INT64_T, from, TAG_SIZES, w->comm, MPI_STATUS_IGNORE));
     *first = header[0];
     *chunks = (int)header[1];
     if (*chunks == 0)
@@ -425,8 +425,7 @@ static cairn_err receive_chunks(struct dataset_writer *w, int from, int64_t *fir
     MPI_Recv(w->sizes, *chunks, MPI_UINT32_T, from, TAG_SIZES, w->comm, MPI_STATUS_IGNORE);
     MPI_Probe(from, TAG_CHUNKS, w->comm, &status);
     MPI_Get_count(&status, MPI_BYTE, &bytes);
-    if (MPI_Recv(w->packed, bytes, MPI_BYTE, from, TAG_CHUNKS, w->comm, MPI_STATUS_IGNORE) != MPI_SUCCESS)
-        return FAIL(CAIRN_EMPI, "receiving chunks from rank %d", from);
+    TRY_MPI(MPI_Recv(w->packed, bytes, MPI_BYTE, from, TAG_CHUNKS, w->comm, MPI_STATUS_IGNORE));
     return CAIRN_OK;
 }
 
@@ -436,12 +435,12 @@ static cairn_err send_chunks(struct dataset_writer *w, int64_t first, int chunks
     size_t bytes = 0;
     for (int i = 0; i < chunks; i++)
         bytes += w->sizes[i];
-    int result = MPI_Send(header, 2, MPI_INT64_T, 0, TAG_SIZES, w->comm);
-    if (chunks > 0 && result == MPI_SUCCESS)
-        result = MPI_Send(w->sizes, chunks, MPI_UINT32_T, 0, TAG_SIZES, w->comm);
-    if (chunks > 0 && result == MPI_SUCCESS)
-        result = MPI_Send(w->packed, (int)bytes, MPI_BYTE, 0, TAG_CHUNKS, w->comm);
-    return result == MPI_SUCCESS ? CAIRN_OK : FAIL(CAIRN_EMPI, "sending chunks to rank 0");
+    TRY_MPI(MPI_Send(header, 2, MPI_INT64_T, 0, TAG_SIZES, w->comm));
+    if (chunks == 0)
+        return CAIRN_OK;
+    TRY_MPI(MPI_Send(w->sizes, chunks, MPI_UINT32_T, 0, TAG_SIZES, w->comm));
+    TRY_MPI(MPI_Send(w->packed, (int)bytes, MPI_BYTE, 0, TAG_CHUNKS, w->comm));
+    return CAIRN_OK;
 }
 
 /* Rank 0 takes every rank's chunks in turn, also after a failure, so that no sender waits for ever. */
@@ -453,9 +452,7 @@ static cairn_err write_through_first(struct dataset_writer *w, int split, int64_
     cairn_err err = write_chunks(w, split, first, chunks);
     hdf5_unlock();
     for (int from = 1; from < w->size; from++) {
-        cairn_err received = receive_chunks(w, from, &first, &chunks);
-        if (received != CAIRN_OK)
-            return received;
+        TRY_CONTEXT(receive_chunks(w, from, &first, &chunks), "receiving chunks from rank %d", from);
         hdf5_lock();
         if (err == CAIRN_OK)
             err = write_chunks(w, split, first, chunks);
@@ -482,7 +479,7 @@ cairn_err dataset_writer_write(struct dataset_writer *w, enum dataset_split spli
         if (!w->together)
             err = compress_piece(w, (int)split, bytes_count, bytes, &chunks);
     }
-    TRY(ranks_agree(w->comm, err));
+    TRY(comm_agree(w->comm, err));
     if (!w->together)
         return write_through_first(w, (int)split, first, chunks);
     hdf5_lock();
@@ -496,8 +493,7 @@ static cairn_err write_checksums(struct dataset_writer *w)
     for (int i = 0; i < SPLIT_COUNT; i++) {
         /* Each block was summed by one rank. */
         const void *from = w->rank == 0 ? MPI_IN_PLACE : w->sums[i];
-        if (MPI_Reduce(from, w->sums[i], (int)w->sum_count[i], MPI_UINT64_T, MPI_BOR, 0, w->comm) != MPI_SUCCESS)
-            return FAIL(CAIRN_EMPI, "collecting checksums");
+        TRY_MPI(MPI_Reduce(from, w->sums[i], (int)w->sum_count[i], MPI_UINT64_T, MPI_BOR, 0, w->comm));
         if (w->sum_count[i] > 0 && w->rank == 0)
             TRY(write_by_first(w, w->checksums[i], H5T_NATIVE_UINT64, w->sums[i]));
     }
@@ -521,7 +517,7 @@ static cairn_err close_file(struct dataset_writer *w, cairn_err err)
 cairn_err dataset_writer_close(struct dataset_writer *w, cairn_err err)
 {
     MPI_Comm comm = w->comm;
-    err = ranks_agree(comm, err);
+    err = comm_agree(comm, err);
     /* A file that HDF5 cannot close for want of space makes it crash at the process's end (1.10.8, H5F__close_cb): make room. */
     if (err != CAIRN_OK && w->rank == 0 && truncate(w->path, 0) != 0)
         log_warning("cannot empty %s: %s", w->path, strerror(errno));
@@ -533,5 +529,5 @@ cairn_err dataset_writer_close(struct dataset_writer *w, cairn_err err)
         err = close_file(w, err);
     hdf5_unlock();
     free_writer(w);
-    return ranks_agree(comm, err);
+    return comm_agree(comm, err);
 }

@@ -10,11 +10,11 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "io/agree.h"
 #include "io/dataset_writer.h"
 #include "io/progress.h"
 #include "io/text_source.h"
 #include "io/text_split.h"
+#include "mesh/comm.h"
 
 enum { PATH_SIZE = 4096, BYTE_VOCABULARY = 256 };
 
@@ -112,7 +112,7 @@ static cairn_err write_dataset(struct import *import, struct dataset_plan *plan)
 {
     TRY(dataset_writer_open(import->comm, import->temporary, plan, &import->writer));
     import->piece = malloc((size_t)dataset_writer_piece(import->writer));
-    cairn_err err = ranks_agree(import->comm, import->piece ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for a piece of text"));
+    cairn_err err = comm_agree(import->comm, import->piece ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for a piece of text"));
     if (err == CAIRN_OK)
         err = write_all(import);
     err = dataset_writer_close(import->writer, err);
@@ -130,7 +130,7 @@ static cairn_err plan_and_write(struct import *import, struct import_result *res
     result->train_tokens = text_split_bytes(&import->split, SPLIT_TRAIN);
     result->validation_tokens = text_split_bytes(&import->split, SPLIT_VALIDATION);
     int64_t *sizes = calloc((size_t)o->file_count, sizeof *sizes);
-    TRY(ranks_agree(import->comm, sizes ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for %d sizes", o->file_count)));
+    TRY(comm_agree(import->comm, sizes ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for %d sizes", o->file_count)));
     for (int i = 0; i < o->file_count; i++)
         sizes[i] = text_file_bytes(import->text, i);
     struct dataset_plan plan = {
@@ -147,7 +147,7 @@ static cairn_err plan_and_write(struct import *import, struct import_result *res
 
 static cairn_err run(struct import *import, struct import_result *result)
 {
-    TRY(ranks_agree(import->comm, import->rank == 0 ? check_output(import) : CAIRN_OK));
+    TRY(comm_agree(import->comm, import->rank == 0 ? check_output(import) : CAIRN_OK));
     cairn_err err = text_open(import->comm, import->options->files, import->options->file_count, import->spool, import->options->progress,
                               &import->text);
     if (err == CAIRN_OK) {
@@ -155,7 +155,7 @@ static cairn_err run(struct import *import, struct import_result *result)
         text_close(import->text);
     }
     if (err == CAIRN_OK)
-        err = ranks_agree(import->comm, import->rank == 0 ? commit(import) : CAIRN_OK);
+        err = comm_agree(import->comm, import->rank == 0 ? commit(import) : CAIRN_OK);
     if (err != CAIRN_OK && import->rank == 0)
         unlink(import->temporary);
     return err;

@@ -1,5 +1,4 @@
 libcore_la_SOURCES += \
-  io/agree.c io/agree.h \
   io/chunk_cache.c io/chunk_cache.h \
   io/dataset.c io/dataset.h \
   io/dataset_structure.c io/dataset_structure.h \

@@ -9,9 +9,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "io/agree.h"
 #include "io/gzip_stream.h"
 #include "io/progress.h"
+#include "job/mpi_error.h"
+#include "mesh/comm.h"
 
 enum source_kind {
     SOURCE_PLAIN,
@@ -145,8 +146,7 @@ static cairn_err unpack_mine(struct text *text)
 static cairn_err share_sizes(struct text *text)
 {
     _Static_assert(sizeof(struct source) == 2 * sizeof(int64_t), "a source is two whole numbers");
-    if (MPI_Allreduce(MPI_IN_PLACE, text->source, 2 * text->count, MPI_INT64_T, MPI_MAX, text->comm) != MPI_SUCCESS)
-        return FAIL(CAIRN_EMPI, "sharing the sizes of files failed");
+    TRY_MPI(MPI_Allreduce(MPI_IN_PLACE, text->source, 2 * text->count, MPI_INT64_T, MPI_MAX, text->comm));
     for (int i = 0; i < text->count; i++)
         text->first[i + 1] = text->first[i] + text->source[i].bytes;
     return CAIRN_OK;
@@ -154,11 +154,9 @@ static cairn_err share_sizes(struct text *text)
 
 static cairn_err prepare(struct text *text)
 {
-    TRY(ranks_agree(text->comm, text->rank == 0 ? classify_all(text) : CAIRN_OK));
-    size_t bytes = (size_t)text->count * sizeof *text->source;
-    if (MPI_Bcast(text->source, (int)bytes, MPI_BYTE, 0, text->comm) != MPI_SUCCESS)
-        return FAIL(CAIRN_EMPI, "sharing the kinds of files failed");
-    TRY(ranks_agree(text->comm, unpack_mine(text)));
+    TRY(comm_agree(text->comm, text->rank == 0 ? classify_all(text) : CAIRN_OK));
+    TRY(comm_broadcast(text->comm, text->source, (size_t)text->count * sizeof *text->source, 0));
+    TRY(comm_agree(text->comm, unpack_mine(text)));
     return share_sizes(text);
 }
 
@@ -169,7 +167,7 @@ cairn_err text_open(MPI_Comm comm, char *const *files, int count, const char *sp
     int64_t *first = calloc((size_t)count + 1, sizeof *first);
     *out = NULL;
     cairn_err err = text && source && first ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for %d files", count);
-    err = ranks_agree(comm, err);
+    err = comm_agree(comm, err);
     if (err != CAIRN_OK) {
         free(first);
         free(source);

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "job/heartbeat.h"
 #include "job/launch.h"
+#include "job/mpi_error.h"
 
 /* Ranks that one rank opens connections to at the same time. */
 enum { CONNECT_AT_ONCE = 64 };
@@ -45,14 +46,6 @@ const char *job_stop_reason(const struct job *job)
     }
 }
 
-static cairn_err mpi_failed(int code, const char *what)
-{
-    char text[MPI_MAX_ERROR_STRING] = "unknown error";
-    int length;
-    MPI_Error_string(code, text, &length);
-    return FAIL(CAIRN_EMPI, "%s: %s", what, text);
-}
-
 /* An abort that the MPI library asks for (MPI_Abort, or a fatal error of its own). */
 static void abort_from_mpi(void *context, int exitcode)
 {
@@ -73,19 +66,15 @@ static cairn_err start_pmix(struct job *job)
 
 static cairn_err start_mpi(struct job *job)
 {
-    int started, provided, code;
+    int started, provided;
     MPI_Initialized(&started);
     if (!started) {
-        code = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
-        if (code)
-            return mpi_failed(code, "MPI_Init_thread");
+        TRY(mpi_check(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread"));
         job->mpi_started_here = true;
     }
     if (job->bridge)
         pmi_bridge_hide();
-    code = MPI_Comm_dup(MPI_COMM_WORLD, &job->comm);
-    if (code)
-        return mpi_failed(code, "copying MPI_COMM_WORLD");
+    TRY(mpi_check(MPI_Comm_dup(MPI_COMM_WORLD, &job->comm), "copying MPI_COMM_WORLD"));
     MPI_Comm_set_errhandler(job->comm, MPI_ERRORS_RETURN);
     MPI_Comm_rank(job->comm, &job->rank);
     MPI_Comm_size(job->comm, &job->size);
@@ -113,9 +102,8 @@ static cairn_err check_size(const struct job *job)
 static cairn_err find_nodes(struct job *job)
 {
     MPI_Comm local;
-    int code = MPI_Comm_split_type(job->comm, MPI_COMM_TYPE_SHARED, job->rank, MPI_INFO_NULL, &local);
-    if (code)
-        return mpi_failed(code, "finding the ranks of this node");
+    TRY(mpi_check(MPI_Comm_split_type(job->comm, MPI_COMM_TYPE_SHARED, job->rank, MPI_INFO_NULL, &local),
+                  "finding the ranks of this node"));
     MPI_Comm_rank(local, &job->local_rank);
     MPI_Comm_size(local, &job->local_size);
     int lowest = job->rank;
@@ -124,9 +112,7 @@ static cairn_err find_nodes(struct job *job)
     job->node_of = malloc((size_t)job->size * sizeof *job->node_of);
     if (!job->node_of)
         return FAIL(CAIRN_ENOMEM, "no memory for the nodes of %d ranks", job->size);
-    code = MPI_Allgather(&lowest, 1, MPI_INT, job->node_of, 1, MPI_INT, job->comm);
-    if (code)
-        return mpi_failed(code, "exchanging the ranks' nodes");
+    TRY(mpi_check(MPI_Allgather(&lowest, 1, MPI_INT, job->node_of, 1, MPI_INT, job->comm), "exchanging the ranks' nodes"));
     for (int r = 0; r < job->size; r++)
         job->node_of[r] = job->node_of[r] == r ? job->nodes++ : job->node_of[job->node_of[r]];
     job->node = job->node_of[job->rank];
@@ -156,17 +142,14 @@ static cairn_err connect_all(struct job *job)
     int theirs[CONNECT_AT_ONCE];
     for (int first = 1; first < job->size; first += CONNECT_AT_ONCE) {
         int last = first + CONNECT_AT_ONCE < job->size ? first + CONNECT_AT_ONCE : job->size;
-        int code = exchange_numbers(job, first, last, theirs);
-        if (code)
-            return mpi_failed(code, "connecting the ranks");
+        TRY(mpi_check(exchange_numbers(job, first, last, theirs), "connecting the ranks"));
         for (int distance = first; distance < last; distance++) {
             int from = (job->rank - distance + job->size) % job->size;
             if (theirs[distance - first] != from)
                 return FAIL(CAIRN_EMPI, "connecting the ranks: rank %d answers as rank %d", from, theirs[distance - first]);
         }
     }
-    int code = MPI_Barrier(job->comm);
-    return code ? mpi_failed(code, "connecting the ranks") : CAIRN_OK;
+    return mpi_check(MPI_Barrier(job->comm), "connecting the ranks");
 }
 
 static void log_start(struct job *job, double seconds)

@@ -1,4 +1,5 @@
 libcore_la_SOURCES += \
+  src/mesh/comm.c src/mesh/comm.h \
   src/mesh/mesh.c src/mesh/mesh.h \
   src/mesh/reduce.c src/mesh/reduce.h \
   src/mesh/tree.c src/mesh/tree.h

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "job/mpi_error.h"
+
 /* Elements exchanged at a time: bounds the scratch memory, and keeps what was received in cache for the additions. */
 enum { PIECE = 1 << 18, SCRATCH_LIMIT = 1 << 26 /* bytes */ };
 
@@ -98,16 +100,6 @@ void reducer_destroy(struct reducer *r)
     free(r->requests);
     free(r->statuses);
     free(r);
-}
-
-static cairn_err mpi_check(int code, const char *what)
-{
-    if (code == MPI_SUCCESS)
-        return CAIRN_OK;
-    char text[MPI_MAX_ERROR_STRING];
-    int length = 0;
-    MPI_Error_string(code, text, &length);
-    return FAIL(CAIRN_EMPI, "%s: %.*s", what, length, text);
 }
 
 /* The part of RANK's range that is exchanged in round ROUND. */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "job/mpi_error.h"
 #include "mesh/reduce.h"
 
 /* A chunk of one parameter, whose sum of squares is one term of the norm (kernels/backend.h: NORM_CHUNK). */
@@ -203,8 +204,8 @@ cairn_err gradient_finish(struct gradient *t, const void **sum, double *norm)
     finish_own(t);
     if (t->mesh->size > 1) {
         TRY(reduce_gather(t->reducer, t->slots[0], &t->main));
-        if (MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, t->sums, t->sum_counts, t->sum_begins, MPI_DOUBLE, t->mesh->world))
-            return FAIL(CAIRN_EMPI, "gathering the gradient's norm failed");
+        TRY(mpi_check(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, t->sums, t->sum_counts, t->sum_begins, MPI_DOUBLE, t->mesh->world),
+                      "gathering the gradient's norm"));
     }
     double squares = 0;
     for (int64_t i = 0; i < t->chunk_count; i++)

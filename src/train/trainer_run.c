@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "base/clock.h"
+#include "job/mpi_error.h"
 #include "train/learning_rate.h"
 #include "train/optimizer.h"
 #include "train/trainer.h"
@@ -27,8 +28,8 @@ static cairn_err run_microbatches(struct trainer *t, double *own)
 /* Every rank learns all losses and whether any was asked to stop. The mean is taken in the microbatches' order. */
 static cairn_err share_losses(struct trainer *t, double *loss, bool *stop)
 {
-    if (MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, t->losses, t->loss_counts, t->loss_begins, MPI_DOUBLE, t->mesh->world))
-        return FAIL(CAIRN_EMPI, "gathering losses failed");
+    TRY(mpi_check(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, t->losses, t->loss_counts, t->loss_begins, MPI_DOUBLE, t->mesh->world),
+                  "gathering losses"));
     double sum = 0;
     *stop = false;
     for (int r = 0; r < t->mesh->size; r++) {

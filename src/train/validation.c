@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "job/mpi_error.h"
+
 struct job_of_rank {
     struct dataset *dataset;
     struct graph *graph;
@@ -48,8 +50,9 @@ cairn_err validation_loss(struct mesh *mesh, struct dataset *dataset, struct gra
     }
     err = mesh_agree(mesh, err);
     /* Each loss is on one rank and zero on the others: their sum is exact in any order. */
-    if (!err && MPI_Allreduce(MPI_IN_PLACE, losses, (int)microbatches, MPI_DOUBLE, MPI_SUM, mesh->world))
-        err = FAIL(CAIRN_EMPI, "gathering validation losses failed");
+    if (!err)
+        err = mpi_check(MPI_Allreduce(MPI_IN_PLACE, losses, (int)microbatches, MPI_DOUBLE, MPI_SUM, mesh->world),
+                        "gathering validation losses");
     *loss = 0;
     for (int64_t i = 0; i < microbatches && !err; i++)
         *loss += losses[i] / (double)microbatches;

@@ -8,12 +8,12 @@
 #include <xxhash.h>
 #include <zlib.h>
 
-#include "io/agree.h"
 #include "io/dataset.h"
 #include "io/dataset_verify.h"
 #include "io/import_text.h"
 #include "io/text_split.h"
 #include "job/job.h"
+#include "mesh/comm.h"
 
 /* More than two pieces of 4 MiB, and more than 1024 chunks of 4 KiB; odd sizes, so that nothing is aligned by luck. */
 enum { RANKS = 3, PLAIN_BYTES = 5000011, GZIP_BYTES = 3000017, TEXT_BYTES = 2 * PLAIN_BYTES + GZIP_BYTES, PATH = 256 };
@@ -78,7 +78,7 @@ static cairn_err import_by(int size, const struct import_options *options)
         err = import_text(comm, options, &result);
         MPI_Comm_free(&comm);
     }
-    return ranks_agree(world, err);
+    return comm_agree(world, err);
 }
 
 /* The whole file's hash, 0 when it cannot be read. */

@@ -89,6 +89,8 @@ static void check_agreement(struct mesh *mesh)
     err = mesh_agree(mesh, FAIL(mesh->rank == 0 ? CAIRN_EFORMAT : CAIRN_ENOMEM, "rank 0 is %s", mesh->rank == 0 ? "wrong" : "not I"));
     tap_ok(mesh->world, err == CAIRN_EFORMAT && strcmp(cairn_err_message(), "rank 0 is wrong") == 0,
            "of several errors the lowest rank's is told, rank 0's without a mark");
+    err = mesh_agree(mesh, mesh->rank == 0 ? FAIL(CAIRN_ECORRUPT, "damaged") : FAIL(CAIRN_ESYS, "cannot be read"));
+    tap_ok(mesh->world, err == (mesh->size == 1 ? CAIRN_ECORRUPT : CAIRN_ESYS), "damage yields to what could not be read");
 }
 
 static void check_broadcast(struct mesh *mesh)
