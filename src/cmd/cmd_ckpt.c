@@ -7,25 +7,15 @@
 #include <time.h>
 
 #include "base/exit_code.h"
-#include "base/log.h"
 #include "ckpt/folder.h"
 #include "ckpt/inspect.h"
 #include "ckpt/state.h"
 #include "cmd/command.h"
 
-static int usage_failed(const struct command_spec *spec, const char *what)
-{
-    log_error("%s; usage: %s", what, spec->usage);
-    return EXIT_CODE_USAGE;
-}
-
-/* Prints and releases. */
-static void print_json(json_t *object)
-{
-    json_dumpf(object, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII);
-    putchar('\n');
-    json_decref(object);
-}
+static const char list_usage[] = "cairn ckpt list DIR [--hash] [--json]";
+static const char info_usage[] = "cairn ckpt info CKPT [--json]";
+static const char verify_usage[] = "cairn ckpt verify CKPT... [--json]";
+static const char diff_usage[] = "cairn ckpt diff A B [--json]";
 
 static const char *state_name(const struct checkpoint_entry *e)
 {
@@ -89,14 +79,14 @@ static int list_main(int argc, char **argv)
         {0, "json", OPTION_FLAG, &json, NULL, "print as JSON"},
         {0, NULL, OPTION_FLAG, NULL, NULL, NULL},
     };
-    const struct command_spec spec = {"cairn ckpt list DIR [--hash] [--json]",
+    const struct command_spec spec = {list_usage,
         "Lists the checkpoints in a run's folder or in its folder checkpoints/: step, size, state, date.", options, NULL};
     int exit_code, count;
     struct checkpoint_entry *entries;
     if (!command_begin(&spec, &argc, argv, &exit_code))
         return exit_code;
     if (argc != 2)
-        return usage_failed(&spec, "expected one folder");
+        return command_usage_failed(&spec, "expected one folder");
     cairn_err err = list_folder(argv[1], &entries, &count);
     json_t *array = json ? json_array() : NULL;
     if (err == CAIRN_OK && !json)
@@ -105,9 +95,7 @@ static int list_main(int argc, char **argv)
         err = list_one(&entries[i], hash, array);
     if (err == CAIRN_OK) {
         free(entries);
-        if (json)
-            print_json(array);
-        return EXIT_CODE_DONE;
+        return json ? command_print_json(array) : EXIT_CODE_DONE;
     }
     json_decref(array);
     return command_failed(err);
@@ -169,7 +157,7 @@ static int info_main(int argc, char **argv)
         {0, "json", OPTION_FLAG, &json, NULL, "print as JSON"},
         {0, NULL, OPTION_FLAG, NULL, NULL, NULL},
     };
-    const struct command_spec spec = {"cairn ckpt info CKPT [--json]",
+    const struct command_spec spec = {info_usage,
         "Tells what a checkpoint holds: facts, arrays with their shapes, and the hash of the weights. CKPT may be a run's folder: its "
         "newest checkpoint.", options, NULL};
     int exit_code;
@@ -178,7 +166,7 @@ static int info_main(int argc, char **argv)
     if (!command_begin(&spec, &argc, argv, &exit_code))
         return exit_code;
     if (argc != 2)
-        return usage_failed(&spec, "expected one checkpoint");
+        return command_usage_failed(&spec, "expected one checkpoint");
     cairn_err err = checkpoint_find(argv[1], path, sizeof path);
     if (err == CAIRN_OK)
         err = checkpoint_hash(path, "weights/", hash);
@@ -186,12 +174,13 @@ static int info_main(int argc, char **argv)
         err = state_read(path, &t);
     if (err != CAIRN_OK)
         return command_failed(err);
+    exit_code = EXIT_CODE_DONE;
     if (json)
-        print_json(info_json(path, &t, hash));
+        exit_code = command_print_json(info_json(path, &t, hash));
     else
         info_text(path, &t, hash);
     table_free(&t);
-    return EXIT_CODE_DONE;
+    return exit_code;
 }
 
 /* ---- verify ---- */
@@ -217,14 +206,14 @@ static int verify_main(int argc, char **argv)
         {0, "json", OPTION_FLAG, &json, NULL, "print the verdicts as JSON"},
         {0, NULL, OPTION_FLAG, NULL, NULL, NULL},
     };
-    const struct command_spec spec = {"cairn ckpt verify CKPT... [--json]",
+    const struct command_spec spec = {verify_usage,
         "Reads checkpoints whole and compares every byte with its checksum. Exit code 0: all sound; 1: one is damaged, with the first "
         "fault. Nothing is renamed.", options, NULL};
     int exit_code;
     if (!command_begin(&spec, &argc, argv, &exit_code))
         return exit_code;
     if (argc < 2)
-        return usage_failed(&spec, "expected a checkpoint");
+        return command_usage_failed(&spec, "expected a checkpoint");
     json_t *array = json ? json_array() : NULL;
     for (int i = 1; i < argc; i++) {
         bool sound = false;
@@ -235,8 +224,8 @@ static int verify_main(int argc, char **argv)
         else if (i == 1)
             exit_code = EXIT_CODE_DONE;
     }
-    if (json)
-        print_json(array);
+    if (json && command_print_json(array) != EXIT_CODE_DONE)
+        exit_code = EXIT_CODE_FAILED;
     return exit_code;
 }
 
@@ -281,7 +270,7 @@ static int diff_main(int argc, char **argv)
         {0, "json", OPTION_FLAG, &json, NULL, "print the differences as JSON"},
         {0, NULL, OPTION_FLAG, NULL, NULL, NULL},
     };
-    const struct command_spec spec = {"cairn ckpt diff A B [--json]",
+    const struct command_spec spec = {diff_usage,
         "Compares the arrays of two checkpoints, bit by bit, whatever layouts wrote them. Exit code 0: equal; 1: different.", options, NULL};
     int exit_code, count;
     char a[FOLDER_PATH_SIZE], b[FOLDER_PATH_SIZE];
@@ -289,7 +278,7 @@ static int diff_main(int argc, char **argv)
     if (!command_begin(&spec, &argc, argv, &exit_code))
         return exit_code;
     if (argc != 3)
-        return usage_failed(&spec, "expected two checkpoints");
+        return command_usage_failed(&spec, "expected two checkpoints");
     cairn_err err = checkpoint_find(argv[1], a, sizeof a);
     if (err == CAIRN_OK)
         err = checkpoint_find(argv[2], b, sizeof b);
@@ -303,39 +292,25 @@ static int diff_main(int argc, char **argv)
             json_array_append_new(array, difference_json(&found[i]));
         else
             print_difference(&found[i]);
+    exit_code = EXIT_CODE_DONE;
     if (json)
-        print_json(json_pack("{s:s, s:s, s:b, s:o}", "a", a, "b", b, "equal", count == 0, "differences", array));
+        exit_code = command_print_json(json_pack("{s:s, s:s, s:b, s:o}", "a", a, "b", b, "equal", count == 0, "differences", array));
     else if (count == 0)
         printf("all arrays are equal\n");
     free(found);
-    return count == 0 ? EXIT_CODE_DONE : EXIT_CODE_FAILED;
+    return count == 0 ? exit_code : EXIT_CODE_FAILED;
 }
 
 /* ---- the command ---- */
 
-static const char usage[] = "usage: cairn ckpt list DIR [--hash] [--json]\n"
-                            "       cairn ckpt info CKPT [--json]\n"
-                            "       cairn ckpt verify CKPT... [--json]\n"
-                            "       cairn ckpt diff A B [--json]\n\n"
-                            "Looks at checkpoints; a run's folder stands for its newest one. Each subcommand tells more with --help.\n";
-
 int cmd_ckpt(int argc, char **argv)
 {
-    static const struct {
-        const char *name;
-        command_main *run;
-    } subcommands[] = {{"list", list_main}, {"info", info_main}, {"verify", verify_main}, {"diff", diff_main}};
-    if (argc < 2) {
-        fputs(usage, stderr);
-        return EXIT_CODE_USAGE;
-    }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
-        fputs(usage, stdout);
-        return EXIT_CODE_DONE;
-    }
-    for (size_t i = 0; i < sizeof subcommands / sizeof subcommands[0]; i++)
-        if (strcmp(argv[1], subcommands[i].name) == 0)
-            return subcommands[i].run(argc - 1, argv + 1);
-    log_error("unknown subcommand 'ckpt %s'; there are list, info, verify and diff", argv[1]);
-    return EXIT_CODE_USAGE;
+    static const struct subcommand subcommands[] = {
+        {"list", list_usage, list_main},
+        {"info", info_usage, info_main},
+        {"verify", verify_usage, verify_main},
+        {"diff", diff_usage, diff_main},
+    };
+    return command_dispatch("ckpt", "Looks at checkpoints; a run's folder stands for its newest one. Each subcommand tells more with --help.",
+                            subcommands, sizeof subcommands / sizeof subcommands[0], argc, argv);
 }

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "base/exit_code.h"
-#include "base/log.h"
 #include "cmd/command.h"
 #include "io/dataset.h"
 #include "io/dataset_structure.h"
@@ -13,11 +12,9 @@
 #include "io/import_text.h"
 #include "job/job.h"
 
-static int usage_failed(const struct command_spec *spec, const char *what)
-{
-    log_error("%s; usage: %s", what, spec->usage);
-    return EXIT_CODE_USAGE;
-}
+static const char import_usage[] = "cairn data import text FILE... -o X.h5 [options]";
+static const char info_usage[] = "cairn data info FILE [--json]";
+static const char verify_usage[] = "cairn data verify FILE [--json]";
 
 /* ---- import ---- */
 
@@ -69,7 +66,7 @@ static int import_main(int argc, char **argv)
         {0, NULL, OPTION_FLAG, NULL, NULL, NULL},
     };
     const struct command_spec spec = {
-        "cairn data import text FILE... -o X.h5 [options]",
+        import_usage,
         "Makes a dataset of text files, each byte a token. FILE may be - (standard input), and gzip files are unpacked.\n"
         "Under mpiexec or srun the ranks share the work; the file is the same whatever their number.", options,
         "What cannot be read at any place (standard input, pipes, gzip) is first unpacked beside the output: leave room for it."};
@@ -77,11 +74,11 @@ static int import_main(int argc, char **argv)
     if (!command_begin(&spec, &argc, argv, &exit_code))
         return exit_code;
     if (argc < 2 || strcmp(argv[1], "text") != 0)
-        return usage_failed(&spec, argc < 2 ? "the kind of input is missing" : "the only kind of input is 'text'");
+        return command_usage_failed(&spec, argc < 2 ? "the kind of input is missing" : "the only kind of input is 'text'");
     if (argc < 3)
-        return usage_failed(&spec, "no input file");
+        return command_usage_failed(&spec, "no input file");
     if (!output)
-        return usage_failed(&spec, "no output file: give -o X.h5");
+        return command_usage_failed(&spec, "no output file: give -o X.h5");
     const struct import_options import = {.files = argv + 2, .file_count = argc - 2, .output = output, .validation = validation,
         .compress = (int)compress, .chunk_bytes = chunk, .force = force, .progress = true};
     struct job *job;
@@ -141,38 +138,40 @@ static void print_facts(const struct dataset *dataset)
            dataset_fingerprint(dataset));
 }
 
-static int print_json(json_t *facts)
+static int show_facts(struct dataset *dataset, bool json)
 {
-    int failed = !facts || json_dumpf(facts, stdout, JSON_INDENT(2)) != 0;
-    json_decref(facts);
-    putchar('\n');
-    return failed ? EXIT_CODE_FAILED : EXIT_CODE_DONE;
+    if (json)
+        return command_print_json(facts_of(dataset));
+    print_facts(dataset);
+    return EXIT_CODE_DONE;
 }
 
-static int info_main(int argc, char **argv)
+/* What info and verify share: one dataset, opened alone. */
+static int look_at_file(int argc, char **argv, const char *usage, const char *summary, int (*look)(struct dataset *dataset, bool json))
 {
     bool json = false;
     const struct option_spec options[] = {
-        {0, "json", OPTION_FLAG, &json, NULL, "print the facts as JSON"},
+        {0, "json", OPTION_FLAG, &json, NULL, "print as JSON"},
         {0, NULL, OPTION_FLAG, NULL, NULL, NULL},
     };
-    const struct command_spec spec = {"cairn data info FILE [--json]", "Prints what a dataset holds.", options, NULL};
+    const struct command_spec spec = {usage, summary, options, NULL};
     int exit_code;
     if (!command_begin(&spec, &argc, argv, &exit_code))
         return exit_code;
     if (argc != 2)
-        return usage_failed(&spec, "expected one file");
+        return command_usage_failed(&spec, "expected one file");
     struct dataset *dataset;
     cairn_err err = dataset_open_alone(argv[1], &dataset);
     if (err != CAIRN_OK)
         return command_failed(err);
-    exit_code = EXIT_CODE_DONE;
-    if (json)
-        exit_code = print_json(facts_of(dataset));
-    else
-        print_facts(dataset);
+    exit_code = look(dataset, json);
     dataset_close(dataset);
     return exit_code;
+}
+
+static int info_main(int argc, char **argv)
+{
+    return look_at_file(argc, argv, info_usage, "Prints what a dataset holds.", show_facts);
 }
 
 /* ---- verify ---- */
@@ -194,7 +193,7 @@ static void collect_damage(const struct dataset_damage *d, void *context)
                           (json_int_t)d->file_begin, "file_end", (json_int_t)d->file_end, "message", d->message));
 }
 
-static int verify_open(struct dataset *dataset, bool json)
+static int verify(struct dataset *dataset, bool json)
 {
     struct dataset_verdict verdict;
     json_t *damages = json ? json_array() : NULL;
@@ -203,64 +202,34 @@ static int verify_open(struct dataset *dataset, bool json)
         json_decref(damages);
         return command_failed(err);
     }
+    int exit_code = EXIT_CODE_DONE;
     if (json)
-        print_json(json_pack("{s:s, s:I, s:I, s:b, s:o}", "path", dataset_path(dataset), "blocks", (json_int_t)verdict.blocks,
-                             "damaged", (json_int_t)verdict.damaged, "checksums", verdict.checksums, "damages", damages));
+        exit_code = command_print_json(json_pack("{s:s, s:I, s:I, s:b, s:o}", "path", dataset_path(dataset), "blocks",
+                                                 (json_int_t)verdict.blocks, "damaged", (json_int_t)verdict.damaged, "checksums",
+                                                 verdict.checksums, "damages", damages));
     else if (verdict.damaged > 0)
         printf("%s: %" PRId64 " of %" PRId64 " blocks are damaged\n", dataset_path(dataset), verdict.damaged, verdict.blocks);
     else
         printf("%s: %" PRId64 " blocks are sound%s\n", dataset_path(dataset), verdict.blocks,
                verdict.checksums ? "" : " as far as can be told: the file has no checksums");
-    return verdict.damaged > 0 ? EXIT_CODE_FAILED : EXIT_CODE_DONE;
+    return verdict.damaged > 0 ? EXIT_CODE_FAILED : exit_code;
 }
 
 static int verify_main(int argc, char **argv)
 {
-    bool json = false;
-    const struct option_spec options[] = {
-        {0, "json", OPTION_FLAG, &json, NULL, "print the verdict as JSON"},
-        {0, NULL, OPTION_FLAG, NULL, NULL, NULL},
-    };
-    const struct command_spec spec = {"cairn data verify FILE [--json]",
-        "Reads all of a dataset and compares it with its checksums. Exit code 0: sound; 1: damaged, each block with its place.", options, NULL};
-    int exit_code;
-    if (!command_begin(&spec, &argc, argv, &exit_code))
-        return exit_code;
-    if (argc != 2)
-        return usage_failed(&spec, "expected one file");
-    struct dataset *dataset;
-    cairn_err err = dataset_open_alone(argv[1], &dataset);
-    if (err != CAIRN_OK)
-        return command_failed(err);
-    exit_code = verify_open(dataset, json);
-    dataset_close(dataset);
-    return exit_code;
+    return look_at_file(argc, argv, verify_usage,
+        "Reads all of a dataset and compares it with its checksums. Exit code 0: sound; 1: damaged, each block with its place.", verify);
 }
 
 /* ---- the command ---- */
 
-static const char usage[] = "usage: cairn data import text FILE... -o X.h5 [options]\n"
-                            "       cairn data info FILE [--json]\n"
-                            "       cairn data verify FILE [--json]\n\n"
-                            "Makes and inspects datasets; each subcommand tells more with --help.\n";
-
 int cmd_data(int argc, char **argv)
 {
-    static const struct {
-        const char *name;
-        command_main *run;
-    } subcommands[] = {{"import", import_main}, {"info", info_main}, {"verify", verify_main}};
-    if (argc < 2) {
-        fputs(usage, stderr);
-        return EXIT_CODE_USAGE;
-    }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
-        fputs(usage, stdout);
-        return EXIT_CODE_DONE;
-    }
-    for (size_t i = 0; i < sizeof subcommands / sizeof subcommands[0]; i++)
-        if (strcmp(argv[1], subcommands[i].name) == 0)
-            return subcommands[i].run(argc - 1, argv + 1);
-    log_error("unknown subcommand 'data %s'; there are import, info and verify", argv[1]);
-    return EXIT_CODE_USAGE;
+    static const struct subcommand subcommands[] = {
+        {"import", import_usage, import_main},
+        {"info", info_usage, info_main},
+        {"verify", verify_usage, verify_main},
+    };
+    return command_dispatch("data", "Makes and inspects datasets; each subcommand tells more with --help.", subcommands,
+                            sizeof subcommands / sizeof subcommands[0], argc, argv);
 }

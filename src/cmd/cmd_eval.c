@@ -67,7 +67,7 @@ int cmd_eval(int argc, char **argv)
     if (!command_begin(&spec, &argc, argv, &exit_code))
         return exit_code;
     if (argc < 2)
-        return command_failed(FAIL(CAIRN_ECONFIG, "no checkpoint given; usage: %s", spec.usage));
+        return command_usage_failed(&spec, "no checkpoint given");
     struct job *job;
     struct mesh *mesh;
     struct result result;

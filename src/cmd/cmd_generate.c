@@ -106,7 +106,7 @@ int cmd_generate(int argc, char **argv)
     if (!command_begin(&spec, &argc, argv, &exit_code))
         return exit_code;
     if (argc < 2)
-        return command_failed(FAIL(CAIRN_ECONFIG, "no checkpoint given; usage: %s", spec.usage));
+        return command_usage_failed(&spec, "no checkpoint given");
     if (tokens < 0 || top_k < 0 || temperature < 0)
         return command_failed(FAIL(CAIRN_ECONFIG, "--tokens, --top-k and --temperature cannot be negative"));
     struct job *job;

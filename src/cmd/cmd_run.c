@@ -58,7 +58,7 @@ int cmd_run(int argc, char **argv)
     if (sweep)
         return sweep_kill(sweep, sweep_seconds) == 0 ? EXIT_CODE_DONE : EXIT_CODE_FAILED;
     if (argc < 2)
-        return command_failed(FAIL(CAIRN_ECONFIG, "no config given; usage: %s", spec.usage));
+        return command_usage_failed(&spec, "no config given");
     struct config config;
     cairn_err err = config_load(&config, argv[1], NULL, argc - 2, argv + 2);
     if (err)

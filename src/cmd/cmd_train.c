@@ -82,7 +82,7 @@ int cmd_train(int argc, char **argv)
     if (!command_begin(&spec, &argc, argv, &exit_code))
         return exit_code;
     if (argc < 2)
-        return command_failed(FAIL(CAIRN_ECONFIG, "no config given; usage: %s", spec.usage));
+        return command_usage_failed(&spec, "no config given");
     struct job *job;
     struct mesh *mesh;
     cairn_err err = job_open(&job);

@@ -3,6 +3,7 @@
 #ifndef CMD_COMMAND_H
 #define CMD_COMMAND_H
 
+#include <jansson.h>
 #include <stdbool.h>
 
 #include "base/options.h"
@@ -24,5 +25,21 @@ bool command_begin(const struct command_spec *spec, int *argc, char **argv, int 
 
 /* Prints this thread's error message and returns the exit code that fits ERR: usage for CAIRN_ECONFIG, else failed. */
 int command_failed(cairn_err err);
+
+/* Prints WHAT is wrong with the arguments, and the usage; returns the exit code for it. */
+int command_usage_failed(const struct command_spec *spec, const char *what);
+
+/* Prints and releases OBJECT; the exit code: failed, with a message, when it is NULL or standard output does not take it. */
+int command_print_json(json_t *object);
+
+/* A command of a command, as "list" of "cairn ckpt". */
+struct subcommand {
+    const char *name, *usage;
+    command_main *run;
+};
+
+/* Runs the one of the COUNT SUBCOMMANDS of "cairn COMMAND" that ARGV[1] names. Without one, or with --help, prints their usage
+ * lines and SUMMARY. */
+int command_dispatch(const char *command, const char *summary, const struct subcommand *subcommands, int count, int argc, char **argv);
 
 #endif

@@ -16,6 +16,7 @@ check 'list: three complete' test "$(grep -c complete "$scratch/got.out")" -eq 3
 check 'list: the hash of the weights' test "$(grep -c "$hash" "$scratch/got.out")" -eq 2
 expect 'list --json' 0 "$CAIRN" ckpt list "$dir" --json
 check 'list --json: steps in order' sh -c "grep '\"step\"' '$scratch/got.out' | tr -dc '0-9\n' | tr '\n' ' ' | grep -qx '10 20 30 '"
+expect 'list --json to a full device' 1 sh -c "'$CAIRN' ckpt list '$dir' --json >/dev/full"
 
 expect 'info' 0 "$CAIRN" ckpt info "$dir/step-00000020"
 check 'info: the hash' grep -qx "weights $hash" "$scratch/got.out"
