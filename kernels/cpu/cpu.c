@@ -13,15 +13,31 @@
 static const struct instruction_set {
     const char *name;
     void (*fill)(struct cpu_loops *);
+    dnnl_cpu_isa_t products; /* the highest that oneDNN may use with it */
 } instruction_sets[] = {
-    {"baseline", loops_baseline_fill},
+    {"baseline", loops_baseline_fill, dnnl_cpu_isa_sse41},
 #ifdef HAVE_ISA_V3
-    {"v3", loops_v3_fill},
+    {"v3", loops_v3_fill, dnnl_cpu_isa_avx2},
 #endif
 #ifdef HAVE_ISA_V4
-    {"v4", loops_v4_fill},
+    {"v4", loops_v4_fill, dnnl_cpu_isa_avx512_core},
 #endif
 };
+
+static const struct {
+    dnnl_cpu_isa_t isa;
+    const char *name;
+} product_sets[] = {
+    {dnnl_cpu_isa_sse41, "sse4.1"},           {dnnl_cpu_isa_avx, "avx"},
+    {dnnl_cpu_isa_avx2, "avx2"},              {dnnl_cpu_isa_avx2_vnni, "avx2-vnni"},
+    {dnnl_cpu_isa_avx512_core, "avx512"},     {dnnl_cpu_isa_avx512_core_vnni, "avx512-vnni"},
+    {dnnl_cpu_isa_avx512_core_bf16, "avx512-bf16"}, {dnnl_cpu_isa_avx512_core_amx, "amx"},
+};
+
+static bool automatic(const char *limit)
+{
+    return limit == NULL || strcmp(limit, "auto") == 0;
+}
 
 static bool machine_has(const char *name)
 {
@@ -39,7 +55,7 @@ static bool machine_has(const char *name)
 static cairn_err choose_instruction_set(const char *limit, const struct instruction_set **chosen)
 {
     size_t count = sizeof instruction_sets / sizeof *instruction_sets, last = count;
-    if (limit == NULL || strcmp(limit, "auto") == 0)
+    if (automatic(limit))
         last = count - 1;
     for (size_t i = 0; i < count && last == count; i++)
         if (strcmp(limit, instruction_sets[i].name) == 0)
@@ -50,6 +66,25 @@ static cairn_err choose_instruction_set(const char *limit, const struct instruct
     while (last > 0 && !machine_has(instruction_sets[last].name))
         last--;
     *chosen = &instruction_sets[last];
+    return CAIRN_OK;
+}
+
+static const char *product_set_name(dnnl_cpu_isa_t isa)
+{
+    for (size_t i = 0; i < sizeof product_sets / sizeof *product_sets; i++)
+        if (product_sets[i].isa == isa)
+            return product_sets[i].name;
+    return "unknown";
+}
+
+/* oneDNN takes a limit once a process, before its first use. */
+static cairn_err limit_products(const struct instruction_set *set)
+{
+    dnnl_set_max_cpu_isa(set->products);
+    dnnl_cpu_isa_t got = dnnl_get_effective_cpu_isa();
+    if (got & ~set->products)
+        return FAIL(CAIRN_EUNSUPPORTED, "instruction set \"%s\": oneDNN has begun with %s in this process already", set->name,
+                    product_set_name(got));
     return CAIRN_OK;
 }
 
@@ -106,8 +141,9 @@ static void fill_table(void)
 static void write_signature(struct cpu *cpu, const char *instruction_set)
 {
     const dnnl_version_t *v = dnnl_version();
-    snprintf(cpu->signature, sizeof cpu->signature, "cpu %s %s oneDNN %d.%d.%d%s threads %d", dtype_name(cpu->base.act),
-             instruction_set, v->major, v->minor, v->patch, cpu->widen ? " widened" : "", cpu->base.threads);
+    snprintf(cpu->signature, sizeof cpu->signature, "cpu %s %s oneDNN %d.%d.%d %s%s threads %d", dtype_name(cpu->base.act),
+             instruction_set, v->major, v->minor, v->patch, product_set_name(dnnl_get_effective_cpu_isa()),
+             cpu->widen ? " widened" : "", cpu->base.threads);
 }
 
 cairn_err cpu_open(const struct backend_options *options, struct backend **backend)
@@ -116,6 +152,8 @@ cairn_err cpu_open(const struct backend_options *options, struct backend **backe
         return FAIL(CAIRN_EUNSUPPORTED, "the cpu backend computes in float32 and bfloat16, not in %s", dtype_name(options->act));
     const struct instruction_set *set = NULL;
     TRY(choose_instruction_set(options->instruction_set, &set));
+    if (!automatic(options->instruction_set))
+        TRY(limit_products(set));
     struct cpu *cpu = calloc(1, sizeof *cpu);
     if (cpu == NULL)
         return FAIL(CAIRN_ENOMEM, "no memory for the cpu backend");
@@ -129,7 +167,7 @@ cairn_err cpu_open(const struct backend_options *options, struct backend **backe
     };
     cpu->half = options->act == DTYPE_BF16;
     cpu->act = &cpu->loops.act[cpu->half];
-    cpu->widen = cpu->half && !__builtin_cpu_supports("avx512bf16");
+    cpu->widen = cpu->half && (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) != dnnl_cpu_isa_avx512_core_bf16;
     omp_set_num_threads(cpu->base.threads); /* oneDNN plans for as many as OpenMP has */
     cairn_err err;
     TRY_GOTO(err, cpu_check_dnnl(dnnl_engine_create(&cpu->engine, dnnl_cpu, 0), "open its engine"), failed);

@@ -45,7 +45,7 @@ const struct config_key config_keys[] = {
     {TOP(precision), CHOICE("float32", precisions), .help = "of activations and matrix products; master weights are float32 or wider"},
     {TOP(threads), INT("0", 0, 4096), .help = "threads of a rank; 0: the cores it is bound to, else its share of the node"},
     {TOP(instruction_set), .kind = CONFIG_STRING, .standard = "auto", .choices = instruction_sets,
-     .help = "highest x86-64 level the CPU kernels use"},
+     .help = "highest x86-64 level the CPU kernels and their products use"},
 
     {FIELD(data, path), .kind = CONFIG_STRING, .help = "dataset file made by cairn data import; must be given"},
     {FIELD(data, prefetch), INT("4", 1, 4096), .help = "microbatches read ahead by each rank"},

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/cpu/cpu.h"
 #include "kernels_ops.h"
 #include "kernels_support.h"
 
@@ -58,6 +59,25 @@ Test(cpu, float32_auto) { compare_set("auto", DTYPE_F32, 1e-5); }
 Test(cpu, bfloat16_baseline) { compare_set("baseline", DTYPE_BF16, 1e-2); }
 Test(cpu, bfloat16_v3) { compare_set("v3", DTYPE_BF16, 1e-2); }
 Test(cpu, bfloat16_auto) { compare_set("auto", DTYPE_BF16, 1e-2); }
+
+/* oneDNN's own products of bfloat16, which it also has, slowly, for a processor without such instructions. */
+Test(cpu, bfloat16_not_widened)
+{
+    struct backend *cpu = open_backend("cpu", DTYPE_BF16, 2, "auto");
+    if (!(dnnl_get_effective_cpu_isa() & (dnnl_cpu_isa_avx512_core & ~dnnl_cpu_isa_avx512_mic)))
+        cr_skip_test("no AVX-512: oneDNN has no products of bfloat16 here");
+    cpu_of(cpu)->widen = false;
+    compare_all(cpu, 1e-2);
+}
+
+Test(cpu, instruction_set_holds_for_products)
+{
+    struct backend *cpu = open_backend("cpu", DTYPE_F32, 1, "v3"), *second;
+    cr_expect(dnnl_get_effective_cpu_isa() <= dnnl_cpu_isa_avx2);
+    cr_expect(strstr(cpu->table->signature(cpu), "avx512") == NULL, "%s", cpu->table->signature(cpu));
+    cr_expect_eq(backend_open("cpu", &(struct backend_options){.act = DTYPE_F32, .instruction_set = "baseline"}, &second),
+                 CAIRN_EUNSUPPORTED);
+}
 
 Test(reference, float32_is_near_float64)
 {
