@@ -1,14 +1,16 @@
-/* Arrays of all kinds in all layouts, with contents that are a function of name and position: what tests of checkpoints save and
- * compare. */
+/* Arrays of all kinds in all layouts, with contents that are a function of name and position: what tests of checkpoints save,
+ * restore and compare. */
 #ifndef TESTS_CHECKPOINT_ARRAYS_H
 #define TESTS_CHECKPOINT_ARRAYS_H
 
+#include <mpi.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "ckpt/box.h"
+#include "ckpt/checkpoint.h"
 
 enum { ARRAY_COUNT = 8 };
 
@@ -115,6 +117,49 @@ static inline int64_t visit_shards(struct shard *shards, int count, uint64_t see
     for (int i = 0; i < count; i++)
         wrong += visit_shard(&shards[i], seed, compare);
     return wrong;
+}
+
+/* The nodes of the ranks of a test. */
+enum { ONE_NODE, NODE_A_RANK, TWO_NODES, NODE_MAP_COUNT };
+static const int node_maps[NODE_MAP_COUNT][4] = {{0, 0, 0, 0}, {0, 1, 2, 3}, {0, 0, 1, 1}};
+
+static inline struct checkpoint_facts facts_of(int64_t step)
+{
+    return (struct checkpoint_facts){.step = step, .config = "name: test\n", .signature = "cpu\n", .extra = "{\"position\": 12}"};
+}
+
+static inline cairn_err save_arrays(MPI_Comm comm, const int *node_of, const char *dir, enum layout_kind kind, int64_t step, uint64_t seed)
+{
+    struct shard shards[ARRAY_COUNT];
+    struct checkpoint_group group = {comm, node_of};
+    struct checkpoint_facts facts = facts_of(step);
+    int rank, size;
+    MPI_Comm_rank(comm, &rank);
+    MPI_Comm_size(comm, &size);
+    int count = make_shards(shards, kind, rank, size);
+    visit_shards(shards, count, seed, false);
+    cairn_err err = checkpoint_save(&group, dir, &facts, shards, count);
+    free_shards(shards, count);
+    return err;
+}
+
+/* Restores and compares; *STEP tells which one was restored. */
+static inline cairn_err restore_arrays(MPI_Comm comm, const char *dir, enum layout_kind kind, uint64_t seed_less_step, int64_t *step,
+                                       int64_t *wrong)
+{
+    struct shard shards[ARRAY_COUNT];
+    struct checkpoint_group group = {comm, node_maps[NODE_A_RANK]};
+    struct checkpoint_facts facts;
+    int rank, size;
+    MPI_Comm_rank(comm, &rank);
+    MPI_Comm_size(comm, &size);
+    int count = make_shards(shards, kind, rank, size);
+    cairn_err err = checkpoint_restore(&group, dir, &facts, shards, count);
+    *step = facts.step;
+    *wrong = err == CAIRN_OK ? visit_shards(shards, count, seed_less_step + (uint64_t)facts.step, true) : 0;
+    checkpoint_facts_free(&facts);
+    free_shards(shards, count);
+    return err;
 }
 
 #endif

@@ -1,9 +1,7 @@
 /* ranks: 2. No damage passes: of two checkpoints the newer is damaged in every way, and the older must be what is loaded; damage in
  * many single bits is found or harmless. */
-#include <dirent.h>
 #include <fcntl.h>
 #include <mpi.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -12,77 +10,27 @@
 #include "ckpt/checkpoint.h"
 #include "ckpt/folder.h"
 #include "tests/ranks/checkpoint_arrays.h"
+#include "tests/ranks/tap.h"
 
-static int rank, size, tests, failures;
+enum { RANKS = 2 };
+
+static int rank;
 static char base[200], dir[256], newer[300], older[300];
-static const int node_of[2] = {0, 1};
-
-static void check(bool good, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void check(bool good, const char *format, ...)
-{
-    char name[512];
-    int all, mine = good;
-    va_list args;
-    va_start(args, format);
-    vsnprintf(name, sizeof name, format, args);
-    va_end(args);
-    MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
-    if (!good)
-        fprintf(stderr, "# rank %d: %s: %s\n", rank, name, cairn_err_message());
-    tests++;
-    failures += !all;
-    if (rank == 0) {
-        printf("%sok %d - %s\n", all ? "" : "not ", tests, name);
-        fflush(stdout);
-    }
-}
-
-static void run(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-/* A shell command, by rank 0 alone. */
-static void run(const char *format, ...)
-{
-    char command[2048];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(command, sizeof command, format, args);
-    va_end(args);
-    if (rank == 0 && system(command) != 0)
-        fprintf(stderr, "# failed: %s\n", command);
-    MPI_Barrier(MPI_COMM_WORLD);
-}
 
 static cairn_err save(int64_t step, enum layout_kind kind)
 {
-    struct shard shards[ARRAY_COUNT];
-    struct checkpoint_group group = {MPI_COMM_WORLD, node_of};
-    struct checkpoint_facts facts = {.step = step, .config = "a: b\n", .signature = "cpu", .extra = "{}"};
-    int count = make_shards(shards, kind, rank, size);
-    visit_shards(shards, count, (uint64_t)step, false);
-    cairn_err err = checkpoint_save(&group, dir, &facts, shards, count);
-    free_shards(shards, count);
-    return err;
+    return save_arrays(MPI_COMM_WORLD, node_maps[NODE_A_RANK], dir, kind, step, (uint64_t)step);
 }
 
 static cairn_err restore(int64_t *step, int64_t *wrong)
 {
-    struct shard shards[ARRAY_COUNT];
-    struct checkpoint_group group = {MPI_COMM_WORLD, node_of};
-    struct checkpoint_facts facts;
-    int count = make_shards(shards, LAYOUT_REPLICATED, rank, size);
-    cairn_err err = checkpoint_restore(&group, dir, &facts, shards, count);
-    *step = facts.step;
-    *wrong = err == CAIRN_OK ? visit_shards(shards, count, (uint64_t)facts.step, true) : 0;
-    checkpoint_facts_free(&facts);
-    free_shards(shards, count);
-    return err;
+    return restore_arrays(MPI_COMM_WORLD, dir, LAYOUT_REPLICATED, 0, step, wrong);
 }
 
 /* Two sound checkpoints, from copies kept beside them. */
 static void renew(void)
 {
-    run("rm -rf %s && cp -r %s.sound %s", dir, dir, dir);
+    tap_shell("rm -rf %s && cp -r %s.sound %s", dir, dir, dir);
 }
 
 static bool reason_is_told(void)
@@ -107,7 +55,7 @@ static void expect_older(const char *what)
     MPI_Barrier(MPI_COMM_WORLD);
     err = restore(&step, &wrong);
     MPI_Barrier(MPI_COMM_WORLD);
-    check(seen && err == CAIRN_OK && step == 1 && wrong == 0 && access(newer, F_OK) != 0 && reason_is_told(), "%s", what);
+    tap_ok(seen && err == CAIRN_OK && step == 1 && wrong == 0 && access(newer, F_OK) != 0 && reason_is_told(), "%s", what);
     renew();
 }
 
@@ -115,7 +63,7 @@ static void test_truncation(const char *file, const char *bytes)
 {
     char what[128];
     snprintf(what, sizeof what, "%s cut off at %s", file, bytes);
-    run("truncate -s %s %s/%s", bytes, newer, file);
+    tap_shell("truncate -s %s %s/%s", bytes, newer, file);
     expect_older(what);
 }
 
@@ -128,10 +76,10 @@ static void test_kinds(void)
         for (size_t c = 0; c < sizeof cuts / sizeof cuts[0]; c++)
             if (f > 0 || strcmp(cuts[c], "100000") != 0)
                 test_truncation(files[f], cuts[c]);
-        run("rm %s/%s", newer, files[f]);
+        tap_shell("rm %s/%s", newer, files[f]);
         snprintf(what, sizeof what, "%s is missing", files[f]);
         expect_older(what);
-        run("cp %s/%s %s/%s", older, files[f], newer, files[f]);
+        tap_shell("cp %s/%s %s/%s", older, files[f], newer, files[f]);
         if (f > 0) { /* a whole state of another checkpoint is caught by its parts */
             snprintf(what, sizeof what, "%s is that of another checkpoint", files[f]);
             expect_older(what);
@@ -139,36 +87,36 @@ static void test_kinds(void)
             expect_older("state.h5 is that of another checkpoint");
         }
     }
-    run("cd %s && mv part-0000.h5 x && mv part-0001.h5 part-0000.h5 && mv x part-0001.h5", newer);
+    tap_shell("cd %s && mv part-0000.h5 x && mv part-0001.h5 part-0000.h5 && mv x part-0001.h5", newer);
     expect_older("two parts are exchanged");
-    run("cd %s && cat /dev/zero | head -c $(stat -c %%s part-0000.h5) > x && mv x part-0000.h5", newer);
+    tap_shell("cd %s && cat /dev/zero | head -c $(stat -c %%s part-0000.h5) > x && mv x part-0000.h5", newer);
     expect_older("a part is all zeros");
-    run("rm %s/*", newer);
+    tap_shell("rm %s/*", newer);
     expect_older("an empty folder");
 }
 
 static void test_unfinished(void)
 {
     int64_t step, wrong;
-    run("mv %s %s.tmp", newer, newer);
+    tap_shell("mv %s %s.tmp", newer, newer);
     cairn_err err = restore(&step, &wrong);
-    check(err == CAIRN_OK && step == 1 && wrong == 0, "a .tmp folder is never loaded");
+    tap_ok(err == CAIRN_OK && step == 1 && wrong == 0, "a .tmp folder is never loaded");
     char path[400];
     snprintf(path, sizeof path, "%s.tmp", newer);
-    check(access(path, F_OK) == 0, "a .tmp folder is left alone by loading");
+    tap_ok(access(path, F_OK) == 0, "a .tmp folder is left alone by loading");
     err = save(3, LAYOUT_ROWS);
-    check(err == CAIRN_OK && access(path, F_OK) != 0, "a .tmp folder is removed by the next save");
+    tap_ok(err == CAIRN_OK && access(path, F_OK) != 0, "a .tmp folder is removed by the next save");
     renew();
 }
 
 static void test_all_broken(void)
 {
     int64_t step, wrong;
-    run("truncate -s 100 %s/state.h5; truncate -s 100 %s/state.h5", newer, older);
+    tap_shell("truncate -s 100 %s/state.h5; truncate -s 100 %s/state.h5", newer, older);
     cairn_err err = restore(&step, &wrong);
-    check(err == CAIRN_ECORRUPT, "all broken is an error, not a fresh start: %s", cairn_err_message());
+    tap_ok(err == CAIRN_ECORRUPT, "all broken is an error, not a fresh start: %s", cairn_err_message());
     err = restore(&step, &wrong);
-    check(err == CAIRN_ENOTFOUND, "then there is none");
+    tap_ok(err == CAIRN_ENOTFOUND, "then there is none");
     renew();
 }
 
@@ -177,12 +125,12 @@ static void test_no_permission(void)
 {
     int64_t step, wrong;
     if (geteuid() == 0) { /* root reads all: a part that is a folder stands for what cannot be read */
-        run("cd %s && rm part-0001.h5 && mkdir part-0001.h5", newer);
+        tap_shell("cd %s && rm part-0001.h5 && mkdir part-0001.h5", newer);
     } else {
-        run("chmod 000 %s/part-0001.h5", newer);
+        tap_shell("chmod 000 %s/part-0001.h5", newer);
     }
     cairn_err err = restore(&step, &wrong);
-    check(err != CAIRN_OK && access(newer, F_OK) == 0, "what cannot be read is not set aside: %s", cairn_err_message());
+    tap_ok(err != CAIRN_OK && access(newer, F_OK) == 0, "what cannot be read is not set aside: %s", cairn_err_message());
     renew();
 }
 
@@ -222,7 +170,7 @@ static void test_bits(int rounds)
         free(fault);
         flip(path, bit);
     }
-    check(missed == 0 && (rank != 0 || found == rounds), "%d single bits are all found", rounds);
+    tap_ok(missed == 0 && (rank != 0 || found == rounds), "%d single bits are all found", rounds);
     for (int i = 0; i < 12; i++) {
         char path[400], what[128];
         struct stat st;
@@ -242,33 +190,20 @@ static void test_bits(int rounds)
 
 int main(int argc, char **argv)
 {
-    if (argc > 1 && strcmp(argv[1], "--ranks") == 0) {
-        puts("2");
+    if (tap_asked_for_ranks(argc, argv, RANKS))
         return 0;
-    }
-    MPI_Init(&argc, &argv);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-    const char *tmp = getenv("TMPDIR");
-    snprintf(base, sizeof base, "%s/cairn-damage-XXXXXX", tmp ? tmp : "/tmp");
-    if (rank == 0 && (size != 2 || !mkdtemp(base)))
-        puts("Bail out! needs 2 ranks and a temporary folder");
-    MPI_Bcast(base, sizeof base, MPI_BYTE, 0, MPI_COMM_WORLD);
+    rank = tap_begin(argc, argv, RANKS);
+    tap_folder("damage", base, sizeof base);
     snprintf(dir, sizeof dir, "%s/checkpoints", base);
     snprintf(older, sizeof older, "%s/step-00000001", dir);
     snprintf(newer, sizeof newer, "%s/step-00000002", dir);
-    check(save(1, LAYOUT_REPLICATED) == CAIRN_OK && save(2, LAYOUT_REPLICATED) == CAIRN_OK, "two checkpoints");
-    run("cp -r %s %s.sound", dir, dir);
+    tap_ok(save(1, LAYOUT_REPLICATED) == CAIRN_OK && save(2, LAYOUT_REPLICATED) == CAIRN_OK, "two checkpoints");
+    tap_shell("cp -r %s %s.sound", dir, dir);
     test_kinds();
     test_unfinished();
     test_all_broken();
     test_no_permission();
     test_bits(300);
-    if (rank == 0)
-        printf("1..%d\n", tests);
-    run("rm -rf %s", base);
-    fflush(stdout);
-    MPI_Barrier(MPI_COMM_WORLD);
-    MPI_Finalize();
-    return failures > 0;
+    tap_shell("rm -rf %s", base);
+    return tap_end();
 }

@@ -9,6 +9,7 @@
 
 #include "mesh/tree.h"
 #include "model/gpt.h"
+#include "tests/ranks/tap.h"
 #include "train/gradient.h"
 #include "train/optimizer.h"
 
@@ -21,14 +22,9 @@ struct golden {
     int32_t *tokens, *targets; /* [steps, microbatches, batch, context] */
 };
 
-static int rank, checks, failures;
-
-static void check(bool ok, const char *what, double worst, double bound)
+static void check(const char *what, double worst, double bound)
 {
-    MPI_Bcast(&ok, 1, MPI_C_BOOL, 0, MPI_COMM_WORLD);
-    failures += !ok;
-    if (rank == 0)
-        printf("%s %d - %s: %.2e, bound %.0e\n", ok ? "ok" : "not ok", ++checks, what, worst, bound);
+    tap_ok(worst <= bound, "%s: %.2e, bound %.0e", what, worst, bound);
 }
 
 static int64_t integer(hid_t file, const char *name)
@@ -162,7 +158,7 @@ static void compare(struct run *r, const char *group, const void *vector)
     char name[SHARD_NAME_SIZE] = "", text[512];
     double worst = worst_error(r->golden, &r->weights, group, vector, name);
     snprintf(text, sizeof text, "%s: %s (worst %s)", r->label, group, name);
-    check(worst <= r->bound, text, worst, r->bound);
+    check(text, worst, r->bound);
 }
 
 static void train(struct run *r)
@@ -194,9 +190,9 @@ static void train(struct run *r)
     }
     char text[160];
     snprintf(text, sizeof text, "%s: losses of ten steps", r->label);
-    check(worst_loss <= r->bound, text, worst_loss, r->bound);
+    check(text, worst_loss, r->bound);
     snprintf(text, sizeof text, "%s: gradient norms of ten steps", r->label);
-    check(worst_norm <= r->bound, text, worst_norm, r->bound);
+    check(text, worst_norm, r->bound);
     compare(r, "final/weights", r->weights.master);
     compare(r, "final/moment1", r->weights.moment1);
     compare(r, "final/moment2", r->weights.moment2);
@@ -246,15 +242,10 @@ static void run(const char *folder, const char *file, const char *backend, enum 
 int main(int argc, char **argv)
 {
     static const char *const files[] = {"gpt_tied.h5", "gpt_untied.h5", "gpt_accumulate.h5"};
-    if (argc > 1 && strcmp(argv[1], "--ranks") == 0) {
-        printf("%d\n", RANKS);
+    if (tap_asked_for_ranks(argc, argv, RANKS))
         return 0;
-    }
-    MPI_Init(&argc, &argv);
-    int size, nodes[RANKS] = {0};
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-    struct mesh all = {.world = MPI_COMM_WORLD, .rank = rank, .size = size, .nodes = 1, .node_of = nodes};
+    int nodes[RANKS] = {0}, rank = tap_begin(argc, argv, RANKS);
+    struct mesh all = {.world = MPI_COMM_WORLD, .rank = rank, .size = RANKS, .nodes = 1, .node_of = nodes};
     struct mesh alone = {.world = MPI_COMM_SELF, .rank = 0, .size = 1, .nodes = 1, .node_of = nodes};
     const char *source = getenv("CAIRN_SOURCE");
     char folder[4000];
@@ -266,8 +257,5 @@ int main(int argc, char **argv)
     }
     run(folder, files[2], "cpu", DTYPE_F32, 1e-5, &all);
     run(folder, files[2], "reference", DTYPE_F64, 1e-10, &all);
-    if (rank == 0)
-        printf("1..%d\n", checks);
-    MPI_Finalize();
-    return failures != 0;
+    return tap_end();
 }

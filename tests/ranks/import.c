@@ -14,24 +14,14 @@
 #include "io/text_split.h"
 #include "job/job.h"
 #include "mesh/comm.h"
+#include "tests/ranks/tap.h"
 
 /* More than two pieces of 4 MiB, and more than 1024 chunks of 4 KiB; odd sizes, so that nothing is aligned by luck. */
 enum { RANKS = 3, PLAIN_BYTES = 5000011, GZIP_BYTES = 3000017, TEXT_BYTES = 2 * PLAIN_BYTES + GZIP_BYTES, PATH = 256 };
 
 static MPI_Comm world;
-static int rank, checks, failures;
-static char folder[64], *text;
-
-static void check(bool ok, const char *what)
-{
-    int all = ok;
-    MPI_Allreduce(MPI_IN_PLACE, &all, 1, MPI_INT, MPI_MIN, world);
-    failures += !all;
-    if (rank == 0)
-        printf("%s %d - %s\n", all ? "ok" : "not ok", ++checks, what);
-    if (!ok)
-        fprintf(stderr, "rank %d: %s: %s\n", rank, what, cairn_err_message());
-}
+static int rank;
+static char folder[128], *text;
 
 static void in_folder(char path[PATH], const char *name)
 {
@@ -120,10 +110,10 @@ static void test_reading(const char *path, const char *what)
     struct dataset *dataset;
     struct text_split split = text_split_make(TEXT_BYTES, 0.02);
     cairn_err err = dataset_open(world, path, &dataset);
-    check(err == CAIRN_OK, what);
+    tap_ok(err == CAIRN_OK, "%s", what);
     if (err != CAIRN_OK)
         return;
-    check(same_tokens(dataset, &split, SPLIT_TRAIN) && same_tokens(dataset, &split, SPLIT_VALIDATION), "... and every rank reads the text's bytes");
+    tap_ok(same_tokens(dataset, &split, SPLIT_TRAIN) && same_tokens(dataset, &split, SPLIT_VALIDATION), "... and every rank reads the text's bytes");
     dataset_close(dataset);
 }
 
@@ -140,12 +130,10 @@ static void test_layout(const char *name, int compress, int64_t chunk)
         snprintf(output, sizeof output, "%s/%s.h5", folder, name);
         const struct import_options options = {.files = inputs, .file_count = 4, .output = output, .validation = 0.02,
             .compress = compress, .chunk_bytes = chunk, .force = true};
-        snprintf(what, sizeof what, "%s, imported by %d", name, size);
-        check(import_by(size, &options) == CAIRN_OK, what);
+        tap_ok(import_by(size, &options) == CAIRN_OK, "%s, imported by %d", name, size);
         hash[size] = hash_file(output);
     }
-    snprintf(what, sizeof what, "%s: the same bytes from 1, 2 and 3 ranks", name);
-    check(hash[1] != 0 && hash[1] == hash[2] && hash[2] == hash[3], what);
+    tap_ok(hash[1] != 0 && hash[1] == hash[2] && hash[2] == hash[3], "%s: the same bytes from 1, 2 and 3 ranks", name);
     snprintf(what, sizeof what, "%s: all ranks open it", name);
     test_reading(output, what);
 }
@@ -221,7 +209,7 @@ static void test_damage(int compress, const char *what)
     bool made = import_text(world, &options, &result) == CAIRN_OK;
     snprintf(copy, sizeof copy, "%s.%d", output, rank);
     snprintf(command, sizeof command, "cp %s %s", output, copy);
-    check(made && system(command) == 0 && flip_every_byte(copy) == 0, what);
+    tap_ok(made && system(command) == 0 && flip_every_byte(copy) == 0, "%s", what);
 }
 
 /* ---- failures ---- */
@@ -249,7 +237,7 @@ static void test_failure(char *const *inputs, int count, cairn_err code, const c
     cairn_err err = import_text(world, &options, &result);
     bool told = err == code && strstr(cairn_err_message(), message);
     MPI_Barrier(world);
-    check(told && !leftovers(output), what);
+    tap_ok(told && !leftovers(output), "%s", what);
 }
 
 static void test_failures(void)
@@ -267,21 +255,19 @@ static void test_failures(void)
     MPI_Barrier(world);
     test_failure((char *const[]){a, b}, 2, CAIRN_EFORMAT, "b.gz: the gzip data is cut off", "a cut off gzip input is named");
     in_folder(path, "nowhere.h5");
-    check(dataset_open(world, path, &dataset) == CAIRN_ENOTFOUND && strstr(cairn_err_message(), "nowhere.h5"), "a missing dataset fails on all ranks");
-    check(dataset_open(world, a, &dataset) == CAIRN_EFORMAT && strstr(cairn_err_message(), "not an HDF5 file"), "a text is no dataset, on all ranks");
+    tap_ok(dataset_open(world, path, &dataset) == CAIRN_ENOTFOUND && strstr(cairn_err_message(), "nowhere.h5"), "a missing dataset fails on all ranks");
+    tap_ok(dataset_open(world, a, &dataset) == CAIRN_EFORMAT && strstr(cairn_err_message(), "not an HDF5 file"), "a text is no dataset, on all ranks");
     in_folder(path, "contiguous.h5");
     if (rank == 0 && truncate(path, 9000000) != 0)
         perror(path);
     MPI_Barrier(world);
-    check(dataset_open(world, path, &dataset) == CAIRN_EFORMAT && strstr(cairn_err_message(), "cut off"), "a cut off dataset fails on all ranks");
+    tap_ok(dataset_open(world, path, &dataset) == CAIRN_EFORMAT && strstr(cairn_err_message(), "cut off"), "a cut off dataset fails on all ranks");
 }
 
 int main(int argc, char **argv)
 {
-    if (argc > 1 && strcmp(argv[1], "--ranks") == 0) {
-        printf("%d\n", RANKS);
+    if (tap_asked_for_ranks(argc, argv, RANKS))
         return 0;
-    }
     struct job *job;
     if (job_open(&job)) {
         fprintf(stderr, "%s\n", cairn_err_message());
@@ -289,11 +275,7 @@ int main(int argc, char **argv)
     }
     world = job_comm(job);
     rank = job_rank(job);
-    int pid = (int)getpid();
-    MPI_Bcast(&pid, 1, MPI_INT, 0, world);
-    snprintf(folder, sizeof folder, "/tmp/cairn-test-import.%d", pid);
-    if (rank == 0 && mkdir(folder, 0700) != 0)
-        perror(folder);
+    tap_folder("import", folder, sizeof folder);
     make_inputs();
     MPI_Barrier(world);
     test_layout("contiguous", 0, 0);
@@ -302,15 +284,6 @@ int main(int argc, char **argv)
     test_damage(0, "no changed byte of an imported file goes unnoticed");
     test_damage(6, "... nor of a compressed one");
     test_failures();
-    if (rank == 0) {
-        char command[128];
-        snprintf(command, sizeof command, "rm -rf %s", folder);
-        check(true, "done");
-        if (system(command) != 0)
-            perror(folder);
-        printf("1..%d\n", checks);
-    } else {
-        check(true, "done");
-    }
-    job_leave(job, failures != 0);
+    tap_shell("rm -rf %s", folder);
+    job_leave(job, tap_done());
 }

@@ -30,10 +30,10 @@ static void check_place(struct job *job)
     MPI_Comm_rank(comm, &rank);
     MPI_Comm_size(comm, &size);
     const char *want = getenv("CAIRN_TEST_RANKS"), *path = getenv("CAIRN_EXPECT_PATH");
-    tap_ok(comm, rank == job_rank(job) && size == job_size(job), "rank and size are MPI's");
-    tap_ok(comm, !want || atoi(want) == size, "as many ranks as were started");
-    tap_ok(comm, !path || strcmp(path, launch_path_name(job_launch_path(job))) == 0, "started by the path expected");
-    tap_ok(comm, nodes_as_expected(job), "every rank on the node expected");
+    tap_ok(rank == job_rank(job) && size == job_size(job), "rank and size are MPI's");
+    tap_ok(!want || atoi(want) == size, "as many ranks as were started");
+    tap_ok(!path || strcmp(path, launch_path_name(job_launch_path(job))) == 0, "started by the path expected");
+    tap_ok(nodes_as_expected(job), "every rank on the node expected");
     int local = 0, before = 0, highest = -1;
     bool ordered = true;
     for (int r = 0; r < size; r++) {
@@ -42,9 +42,9 @@ static void check_place(struct job *job)
         local += job_node_of(job, r) == job_node(job);
         before += r < rank && job_node_of(job, r) == job_node(job);
     }
-    tap_ok(comm, ordered && highest + 1 == job_nodes(job), "nodes are numbered in the order of their lowest ranks");
-    tap_ok(comm, local == job_local_size(job) && before == job_local_rank(job), "local rank and size fit the node map");
-    tap_ok(comm, *job_host(job) != '\0' && !strchr(job_host(job), ' '), "the host has a name");
+    tap_ok(ordered && highest + 1 == job_nodes(job), "nodes are numbered in the order of their lowest ranks");
+    tap_ok(local == job_local_size(job) && before == job_local_rank(job), "local rank and size fit the node map");
+    tap_ok(*job_host(job) != '\0' && !strchr(job_host(job), ' '), "the host has a name");
 }
 
 /* Ranks that the job puts on one node really see each other's memory, and the others' values never. */
@@ -57,7 +57,7 @@ static void check_shared_memory(struct job *job)
     MPI_Comm_rank(local, &rank);
     MPI_Comm_size(local, &size);
     bool good = MPI_Win_allocate_shared(sizeof *mine, sizeof *mine, MPI_INFO_NULL, local, &mine, &window) == MPI_SUCCESS;
-    if (tap_ok(comm, good, "ranks of a node share a window")) {
+    if (tap_ok(good, "ranks of a node share a window")) {
         *mine = 1000 + job_rank(job);
         MPI_Win_fence(0, window);
         MPI_Barrier(local);
@@ -71,7 +71,7 @@ static void check_shared_memory(struct job *job)
             expected += *theirs == 1000 + r;
         }
         MPI_Win_fence(0, window);
-        tap_ok(comm, expected == size, "and read what the others of the node wrote there");
+        tap_ok(expected == size, "and read what the others of the node wrote there");
         MPI_Win_free(&window);
     }
     MPI_Comm_free(&local);
@@ -79,18 +79,18 @@ static void check_shared_memory(struct job *job)
 
 static void check_agreement(struct mesh *mesh)
 {
-    tap_ok(mesh->world, mesh_agree(mesh, CAIRN_OK) == CAIRN_OK, "no error agrees on none");
+    tap_ok(mesh_agree(mesh, CAIRN_OK) == CAIRN_OK, "no error agrees on none");
     cairn_err err = mesh->rank == mesh->size - 1 ? FAIL(CAIRN_ENOSPACE, "the disk of %d is full", mesh->rank) : CAIRN_OK;
     err = mesh_agree(mesh, err);
     char want[128];
     snprintf(want, sizeof want, "the disk of %d is full", mesh->size - 1);
-    tap_ok(mesh->world, err == CAIRN_ENOSPACE && strstr(cairn_err_message(), want), "the last rank's error is everybody's");
-    tap_ok(mesh->world, mesh->size == 1 || strstr(cairn_err_message(), "rank ") == cairn_err_message(), "and names the rank");
+    tap_ok(err == CAIRN_ENOSPACE && strstr(cairn_err_message(), want), "the last rank's error is everybody's");
+    tap_ok(mesh->size == 1 || strstr(cairn_err_message(), "rank ") == cairn_err_message(), "and names the rank");
     err = mesh_agree(mesh, FAIL(mesh->rank == 0 ? CAIRN_EFORMAT : CAIRN_ENOMEM, "rank 0 is %s", mesh->rank == 0 ? "wrong" : "not I"));
-    tap_ok(mesh->world, err == CAIRN_EFORMAT && strcmp(cairn_err_message(), "rank 0 is wrong") == 0,
+    tap_ok(err == CAIRN_EFORMAT && strcmp(cairn_err_message(), "rank 0 is wrong") == 0,
            "of several errors the lowest rank's is told, rank 0's without a mark");
     err = mesh_agree(mesh, mesh->rank == 0 ? FAIL(CAIRN_ECORRUPT, "damaged") : FAIL(CAIRN_ESYS, "cannot be read"));
-    tap_ok(mesh->world, err == (mesh->size == 1 ? CAIRN_ECORRUPT : CAIRN_ESYS), "damage yields to what could not be read");
+    tap_ok(err == (mesh->size == 1 ? CAIRN_ECORRUPT : CAIRN_ESYS), "damage yields to what could not be read");
 }
 
 static void check_broadcast(struct mesh *mesh)
@@ -101,8 +101,8 @@ static void check_broadcast(struct mesh *mesh)
     size_t same = 0;
     while (same < sizeof text && text[same] == 'x')
         same++;
-    tap_ok(mesh->world, err == CAIRN_OK && same == sizeof text, "a broadcast reaches all");
-    tap_ok(mesh->world, mesh_barrier(mesh) == CAIRN_OK, "a barrier returns");
+    tap_ok(err == CAIRN_OK && same == sizeof text, "a broadcast reaches all");
+    tap_ok(mesh_barrier(mesh) == CAIRN_OK, "a barrier returns");
 }
 
 int main(int argc, char **argv)
@@ -127,10 +127,10 @@ int main(int argc, char **argv)
     }
     check_place(job);
     check_shared_memory(job);
-    if (tap_ok(job_comm(job), mesh_open(job, &mesh) == CAIRN_OK, "the mesh opens")) {
+    if (tap_ok(mesh_open(job, &mesh) == CAIRN_OK, "the mesh opens")) {
         check_agreement(mesh);
         check_broadcast(mesh);
         mesh_close(mesh);
     }
-    job_leave(job, tap_done(job_rank(job)));
+    job_leave(job, tap_done());
 }

@@ -1,6 +1,6 @@
 # Programs of several ranks: each test tests/ranks/X.ranks is built from tests/ranks/X.c.
 RANKS_TESTS =
-EXTRA_DIST += tests/ranks/tap.h
+EXTRA_DIST += tests/ranks/tap.h tests/ranks/checkpoint_arrays.h
 
 RANKS_TESTS += tests/ranks/golden.ranks
 tests_ranks_golden_ranks_SOURCES = tests/ranks/golden.c
@@ -17,11 +17,11 @@ TESTS += tests/ranks/leave.t
 EXTRA_DIST += tests/ranks/leave.t
 
 RANKS_TESTS += tests/ranks/checkpoint.ranks
-tests_ranks_checkpoint_ranks_SOURCES = tests/ranks/checkpoint.c tests/ranks/checkpoint_arrays.h
+tests_ranks_checkpoint_ranks_SOURCES = tests/ranks/checkpoint.c
 tests_ranks_checkpoint_ranks_LDADD = libcore.la
 
 RANKS_TESTS += tests/ranks/checkpoint_damage.ranks
-tests_ranks_checkpoint_damage_ranks_SOURCES = tests/ranks/checkpoint_damage.c tests/ranks/checkpoint_arrays.h
+tests_ranks_checkpoint_damage_ranks_SOURCES = tests/ranks/checkpoint_damage.c
 tests_ranks_checkpoint_damage_ranks_LDADD = libcore.la
 
 RANKS_TESTS += tests/ranks/import.ranks
