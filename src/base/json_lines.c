@@ -30,7 +30,8 @@ static cairn_err append(int fd, const char *path, const char *text, size_t lengt
     return CAIRN_OK;
 }
 
-/* Ends a last line that has no newline. */
+/* Ends a last line that has no newline. Another writer may be in the middle of its line: then the newline comes after that
+ * one's own, and the line between them is empty. */
 static cairn_err heal(int fd, const char *path)
 {
     struct stat status;
@@ -114,6 +115,8 @@ cairn_err json_lines_read(const char *path, void (*each)(json_t *object, void *c
     int bad = 0;
     ssize_t length;
     while ((length = getline(&line, &size, in)) >= 0) {
+        if (strcmp(line, "\n") == 0)
+            continue;
         json_t *object = json_loadb(line, (size_t)length, JSON_REJECT_DUPLICATES, NULL);
         if (json_is_object(object))
             each(object, context);

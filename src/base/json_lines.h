@@ -17,8 +17,8 @@ cairn_err json_lines_write(struct json_lines *file, json_t *object);
 
 void json_lines_close(struct json_lines *file);
 
-/* Calls EACH for every line of PATH that is a JSON object, in order; lines that are not are passed over and counted in
- * *BROKEN (may be NULL). A missing file is CAIRN_ENOTFOUND. */
+/* Calls EACH for every line of PATH that is a JSON object, in order; lines that are not are passed over and, unless
+ * empty, counted in *BROKEN (may be NULL). A missing file is CAIRN_ENOTFOUND. */
 cairn_err json_lines_read(const char *path, void (*each)(json_t *object, void *context), void *context, int *broken);
 
 #endif
