@@ -13,6 +13,9 @@
 /* srun gives up on a node that does not answer after 3 s (--immediate); a healthy one needs a tenth of one. */
 static const double probe_seconds = 4.5, controller_seconds = 3, lost_rest = 30, sweep_seconds = 3;
 
+/* A busy slurmctld answers late; before a launch there is time (srun itself waits 10 s, Slurm's MessageTimeout). */
+static const double controller_patience = 10;
+
 /* slurmctld answers within milliseconds where it is up; where it is down the job goes on as it is. */
 static const double shrink_seconds = 2;
 
@@ -86,10 +89,15 @@ void allocation_free(struct allocation *a)
 }
 
 /* Whether slurmctld answers. */
-static bool controller_answers(void)
+static bool controller_answers(double seconds)
 {
     char text[4096];
-    return child_run((char *[]){"scontrol", "ping", NULL}, controller_seconds, text, sizeof text) >= 0 && strstr(text, "is UP");
+    return child_run((char *[]){"scontrol", "ping", NULL}, seconds, text, sizeof text) >= 0 && strstr(text, "is UP");
+}
+
+bool allocation_has_controller(const struct allocation *a)
+{
+    return !a->slurm || controller_answers(controller_patience);
 }
 
 enum { PROBE_WORDS = 20 };
@@ -112,7 +120,7 @@ static int note_answers(struct allocation *a, const int *asked, const int *statu
     int lost = 0, failed = 0;
     for (int i = 0; i < count; i++)
         failed += status[i] != 0;
-    if (failed > 0 && !controller_answers())
+    if (failed > 0 && !controller_answers(controller_seconds))
         return -1;
     for (int i = 0; i < count; i++) {
         struct allocation_node *node = &a->nodes[asked[i]];
@@ -123,6 +131,14 @@ static int note_answers(struct allocation *a, const int *asked, const int *statu
             node->lost_at = clock_seconds();
     }
     return lost;
+}
+
+static bool none_answered(const int *status, int count)
+{
+    int failed = 0;
+    for (int i = 0; i < count; i++)
+        failed += status[i] != 0;
+    return failed == count && count > 0;
 }
 
 static int ask_nodes(struct allocation *a, char *const *task)
@@ -141,6 +157,9 @@ static int ask_nodes(struct allocation *a, char *const *task)
             asked[count++] = i;
         }
         child_run_all(pointers, count, probe_seconds, status);
+        /* This one's own node is alive: that none answers comes of a slurmctld that was away and may be back by now. */
+        if (none_answered(status, count) && controller_answers(controller_seconds))
+            child_run_all(pointers, count, probe_seconds, status);
         lost = note_answers(a, asked, status, count);
     }
     free(argvs);

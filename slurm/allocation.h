@@ -27,6 +27,9 @@ struct allocation {
 cairn_err allocation_find(const struct config *config, struct allocation *out);
 void allocation_free(struct allocation *allocation);
 
+/* Whether slurmctld answers, within some seconds; true without Slurm. */
+bool allocation_has_controller(const struct allocation *allocation);
+
 /* Asks all nodes at once whether a step can run on them, and notes who is healthy; a few seconds at most. Nodes found lost within
  * the last half minute are not asked again. Returns how many nodes that were healthy are not any more, or -1, nothing noted, when
  * slurmctld does not answer, without which no node can be asked. */

@@ -8,7 +8,8 @@ enum { SAME_FAILURE_LIMIT = 2 };
 const char *ending_name(enum ending ending)
 {
     static const char *const names[] = {"done", "stopped at a checkpoint", "bad usage or config", "failed", "a rank fell silent",
-                                        "a node is gone", "the launcher could not start the ranks"};
+                                        "a node is gone", "the launcher could not start the ranks",
+                                        "slurmctld was away"};
     return (unsigned)ending < ENDING_COUNT ? names[ending] : "unknown";
 }
 
@@ -45,12 +46,16 @@ enum action decide(const struct situation *s, char *reason, size_t size)
         return ACTION_FAIL;
     if (s->stop != STOP_NONE || s->ending == ENDING_STOPPED)
         return after_stop(s, reason, size);
-    bool node_lost = s->ending == ENDING_NODE_LOST;
-    if (!node_lost && s->same_failure >= SAME_FAILURE_LIMIT) {
+    if (s->controller_lost) {
+        snprintf(reason, size, "slurmctld does not come back");
+        return ACTION_REQUEUE;
+    }
+    bool no_controller = s->ending == ENDING_NO_CONTROLLER; /* says nothing of the ranks */
+    if (!no_controller && s->ending != ENDING_NODE_LOST && s->same_failure >= SAME_FAILURE_LIMIT) {
         snprintf(reason, size, "the same error at the same step, %d times", s->same_failure);
         return ACTION_HOLD;
     }
-    if (s->without_progress > s->max_restarts) {
+    if (!no_controller && s->without_progress > s->max_restarts) {
         snprintf(reason, size, "%ld restarts without a newer checkpoint", s->max_restarts);
         return ACTION_HOLD;
     }

@@ -13,6 +13,7 @@ enum ending {
     ENDING_SILENT,     /* a rank said nothing for too long, its node is fine */
     ENDING_NODE_LOST,  /* a node does not answer */
     ENDING_NO_START,   /* the launcher could not start the ranks */
+    ENDING_NO_CONTROLLER, /* the same, since slurmctld was away */
     ENDING_COUNT
 };
 
@@ -38,6 +39,7 @@ struct situation {
     long max_restarts;
     int same_failure;             /* launches in a row that failed at the same step with the same text, this one included */
     long ranks_left, min_ranks;   /* that healthy nodes can hold */
+    bool controller_lost;         /* slurmctld was waited for in vain */
 };
 
 /* The action, and its reason as a sentence for people in REASON. */

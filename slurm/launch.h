@@ -54,6 +54,9 @@ cairn_err launch_start(const struct config *config, const struct allocation *all
 enum ending launch_watch(struct launch *launch, const struct config *config, struct allocation *allocation,
                          enum stop_cause (*stop)(void *context, bool *at_once), const struct launch_observer *observer, int *status);
 
+/* How many ranks have been heard. */
+int launch_heard(const struct launch *launch);
+
 /* Makes sure that nothing of it is left, whatever state it is in. */
 void launch_end(struct launch *launch, const struct allocation *allocation);
 

@@ -1,5 +1,6 @@
 #include "slurm/supervisor.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,11 +17,15 @@
 #include "slurm/launch.h"
 #include "slurm/sweep.h"
 
+/* slurmctld is back within minutes after a restart or a fail-over; the nodes of a job that waits longer are better used by others. */
+static const double controller_limit = 30 * 60, controller_pause = 2;
+
 struct supervisor {
     const struct config *config;
     struct allocation allocation;
     struct history history;
     double trouble; /* when the launch before showed its last sign of life; 0: none was in trouble */
+    bool controller_lost; /* slurmctld was waited for in vain */
 };
 
 /* ---- signals ---- */
@@ -126,6 +131,11 @@ static void describe_failure(const struct launch *l, enum ending ending, int sta
         text[0] = 0;
 }
 
+static bool is_failure(enum ending ending)
+{
+    return ending != ENDING_DONE && ending != ENDING_STOPPED && ending != ENDING_USAGE;
+}
+
 static enum ending launch_once(struct supervisor *s, char *const *rank_program, char *failure, size_t size)
 {
     static const int no_status;
@@ -148,8 +158,10 @@ static enum ending launch_once(struct supervisor *s, char *const *rank_program, 
         return ENDING_NO_START;
     }
     enum ending ending = launch_watch(&l, s->config, &s->allocation, asked_to_stop, &observer, &status);
+    if (is_failure(ending) && launch_heard(&l) == 0 && !allocation_has_controller(&s->allocation))
+        ending = ENDING_NO_CONTROLLER;
     describe_failure(&l, ending, status, failure, size);
-    if (ending != ENDING_DONE && ending != ENDING_STOPPED && ending != ENDING_USAGE) {
+    if (is_failure(ending) && ending != ENDING_NO_CONTROLLER) {
         s->trouble = last_sign(&l);
         history_failed(&s->history, l.step, l.aborted ? failure : "");
         history_write(&s->history, "failed", json_pack("{s:s, s:b, s:I, s:I, s:s}", "how", ending_name(ending), "aborted", (int)l.aborted, "step", (json_int_t)l.step,
@@ -222,16 +234,33 @@ static void restart(struct supervisor *s, const char *reason, const char *failur
              (long long)(s->history.committed < 0 ? 0 : s->history.committed));
 }
 
+/* While slurmctld is away nothing can be started: an srun fails after ten seconds. False if it does not come back in time, or a stop
+ * is asked for before. */
+static bool await_controller(struct supervisor *s)
+{
+    double begun = clock_seconds(), waited = 0;
+    if (s->controller_lost || allocation_has_controller(&s->allocation))
+        return !s->controller_lost;
+    log_warning("slurmctld does not answer; waiting for it, %.0f minutes at most", controller_limit / 60);
+    history_write(&s->history, "controller_away", NULL);
+    while (!stop_asked && (waited = clock_seconds() - begun) < controller_limit) {
+        poll(NULL, 0, (int)(controller_pause * 1000)); /* a signal ends it early */
+        if (allocation_has_controller(&s->allocation)) {
+            history_write(&s->history, "controller_back", json_pack("{s:f}", "seconds", waited));
+            log_info("slurmctld answers again");
+            return true;
+        }
+    }
+    s->controller_lost = !stop_asked;
+    return false;
+}
+
 /* Before ranks are started again: who is healthy (a node may have died without a rank on it falling silent, or come back), and is
- * nothing left of earlier ranks, who would write to the same folder? While slurmctld is away nothing can be started, so it is
- * waited for. Returns how many nodes were lost. */
+ * nothing left of earlier ranks, who would write to the same folder? Returns how many nodes were lost. */
 static int clear_nodes(struct supervisor *s)
 {
-    int lost, told = 0;
-    while ((lost = allocation_sweep(&s->allocation)) < 0 && !stop_asked) {
-        if (!told++)
-            log_warning("slurmctld does not answer; waiting for it");
-        child_run((char *[]){"sleep", "2", NULL}, 3, NULL, 0);
+    int lost;
+    while ((lost = allocation_sweep(&s->allocation)) < 0 && await_controller(s)) {
     }
     return lost;
 }
@@ -263,18 +292,20 @@ static enum ending look_around(struct supervisor *s, enum ending ending)
 
 static int act(struct supervisor *s, enum ending ending, const char *failure, bool *again)
 {
-    if (!stop_asked && ending != ENDING_DONE && ending != ENDING_STOPPED && ending != ENDING_USAGE)
+    if (!stop_asked && !s->controller_lost && is_failure(ending))
         ending = look_around(s, ending);
     struct situation now = {.ending = ending, .stop = (enum stop_cause)stop_asked, .without_progress = s->history.without_progress,
                             .max_restarts = s->config->supervise.max_restarts, .same_failure = s->history.same_failure,
-                            .ranks_left = ranks_that_fit(s), .min_ranks = s->config->supervise.min_ranks};
+                            .ranks_left = ranks_that_fit(s), .min_ranks = s->config->supervise.min_ranks,
+                            .controller_lost = s->controller_lost};
     char reason[256];
     enum action action = decide(&now, reason, sizeof reason);
     *again = action == ACTION_RESTART;
     switch (action) {
     case ACTION_FINISH: return finish(s);
     case ACTION_RESTART:
-        restart(s, reason, failure);
+        if (ending != ENDING_NO_CONTROLLER) /* nothing had begun */
+            restart(s, reason, failure);
         allocation_shrink(&s->allocation);
         return 0;
     case ACTION_REQUEUE: return requeue(s, reason);
@@ -320,7 +351,7 @@ int supervisor_run(const struct config *config, const char *file, char *const *r
     bool again = true;
     while (again) {
         char failure[512] = "";
-        enum ending ending = launch_once(&s, rank_program, failure, sizeof failure);
+        enum ending ending = await_controller(&s) ? launch_once(&s, rank_program, failure, sizeof failure) : ENDING_NO_CONTROLLER;
         code = act(&s, ending, failure, &again);
     }
     history_close(&s.history);

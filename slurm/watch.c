@@ -201,7 +201,7 @@ static bool check_silence(struct watch *w, enum ending *ending)
     return true;
 }
 
-static int ranks_heard(const struct launch *l)
+int launch_heard(const struct launch *l)
 {
     int heard = 0;
     for (int r = 0; r < l->ranks; r++)
@@ -220,7 +220,7 @@ static enum ending ending_of(const struct launch *l, int status)
     case EXIT_CODE_DONE: return ENDING_DONE;
     case EXIT_CODE_RESTART: return ENDING_STOPPED;
     case EXIT_CODE_USAGE: return ENDING_USAGE;
-    default: return ranks_heard(l) > 0 ? ENDING_FAILED : ENDING_NO_START;
+    default: return launch_heard(l) > 0 ? ENDING_FAILED : ENDING_NO_START;
     }
 }
 
@@ -256,7 +256,7 @@ enum ending launch_watch(struct launch *l, const struct config *config, struct a
             return ending_of(l, *status);
         }
         /* Before all ranks listen, the signal would kill those that do not. */
-        if (stop(observer->context, &at_once) != STOP_NONE && !w.stop_sent && ranks_heard(l) == l->ranks)
+        if (stop(observer->context, &at_once) != STOP_NONE && !w.stop_sent && launch_heard(l) == l->ranks)
             ask_to_stop(&w);
         if (ends_too_slowly(l))
             return ending_of(l, W_EXITCODE(EXIT_CODE_FAILED, 0));

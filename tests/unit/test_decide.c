@@ -95,6 +95,18 @@ Test(decide, the_same_error_at_the_same_step_is_held)
     cr_expect_eq(of(&s), ACTION_RESTART);
 }
 
+/* That slurmctld was away says nothing of the run: whatever the counts, it is tried again, and left to Slurm if it stays away. */
+Test(decide, a_controller_that_was_away_is_no_failure)
+{
+    struct situation s = usual();
+    s.ending = ENDING_NO_CONTROLLER;
+    s.without_progress = s.max_restarts + 1;
+    s.same_failure = 2;
+    cr_expect_eq(of(&s), ACTION_RESTART);
+    s.controller_lost = true;
+    cr_expect_eq(of(&s), ACTION_REQUEUE);
+}
+
 Test(decide, too_few_ranks_are_requeued)
 {
     struct situation s = usual();

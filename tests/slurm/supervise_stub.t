@@ -1,0 +1,112 @@
+#!/bin/sh
+# cairn run under a Slurm that is only played (an srun, scontrol and squeue of a few lines): what is hard to time on a real one.
+. "$CAIRN_SOURCE/tests/cmd/tap.sh"
+cairn=${CAIRN:-cairn}
+fake_train=${CAIRN_BUILD:-.}/tests/slurm/fake_train
+export CAIRN_RANK_PROGRAM="$fake_train" SLURM_JOB_ID="900$$" SLURM_JOB_NODELIST=stub SLURM_NTASKS=1
+unset SLURM_RESTART_COUNT SLURM_CPUS_PER_TASK SLURM_NTASKS_PER_NODE
+pid=
+
+cat >"$scratch/gpt.yaml" <<'YAML'
+data: {path: none.h5}
+steps: 20
+supervise: {heartbeat_seconds: 0.5, silent_seconds: 5}
+YAML
+
+mkdir "$scratch/bin"
+PATH=$scratch/bin:$PATH
+
+# While the file "away" is there, slurmctld is; "falls" takes it away in the midst of a launch.
+cat >"$scratch/bin/srun" <<'STUB'
+#!/bin/sh
+[ ! -e "$FAKE_DIR/falls" ] || mv "$FAKE_DIR/falls" "$FAKE_DIR/away"
+[ ! -e "$FAKE_DIR/away" ] || { echo "srun: error: Unable to contact slurm controller" >&2; exit 1; }
+# "blinks": back again before anybody asks why the sweep failed.
+case "$*" in *--sweep*) if rm "$FAKE_DIR/blinks" 2>/dev/null; then exit 1; fi ;; esac
+while :; do
+    case $1 in
+        --nodelist) shift 2 ;;
+        --*) shift ;;
+        *) break ;;
+    esac
+done
+SLURM_PROCID=0 SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=1 exec "$@"
+STUB
+
+# A requeued job's batch script is killed.
+cat >"$scratch/bin/scontrol" <<'STUB'
+#!/bin/sh
+case $1 in
+    ping) if [ -e "$FAKE_DIR/away" ]; then echo "Slurmctld(primary) at stub is DOWN"; else echo "Slurmctld(primary) at stub is UP"; fi ;;
+    show) echo "$3" ;;
+    requeue) : >"$FAKE_DIR/requeued"; kill -KILL $PPID ;;
+esac
+STUB
+
+# Minutes and seconds that are left are in the file "left".
+cat >"$scratch/bin/squeue" <<'STUB'
+#!/bin/sh
+cat "$FAKE_DIR/left" 2>/dev/null || echo UNLIMITED
+STUB
+printf '#!/bin/sh\n' >"$scratch/bin/scancel"
+chmod +x "$scratch"/bin/*
+
+# begin NAME [VARIABLE=VALUE ...]: a run in the folder $FAKE_DIR, in the background. FILES are made there first.
+begin() {
+    FAKE_DIR=$scratch/$1
+    shift
+    export FAKE_DIR
+    mkdir -p "$FAKE_DIR"
+    for file in $FILES; do : >"$FAKE_DIR/$file"; done
+    env "$@" timeout -k 5 60 "$cairn" run "$scratch/gpt.yaml" run_dir="$FAKE_DIR/run" supervise.max_restarts=${RESTARTS:-0} \
+        >"$FAKE_DIR/out" 2>"$FAKE_DIR/err" &
+    pid=$!
+}
+event() { grep -q "\"event\":\"$1\"" "$FAKE_DIR/run/events.jsonl" 2>/dev/null; }
+wait_for() {
+    for try in $(seq 100); do
+        event "$1" && return 0
+        sleep 0.1
+    done
+    return 1
+}
+# ended STATUS LAUNCHES
+ended() {
+    wait "$pid"
+    status=$?
+    pid=
+    launches=$(grep -c '"event":"launched"' "$FAKE_DIR/run/events.jsonl")
+    cat "$FAKE_DIR/err" "$FAKE_DIR/run/events.jsonl"
+    echo "ended with $status after $launches launches"
+    [ "$status" = "$1" ] && [ "$launches" = "$2" ]
+}
+not() { ! "$@"; }
+told_once() { [ "$(grep -c "$1" "$FAKE_DIR/err")" = 1 ]; }
+clean_up() {
+    [ -z "$pid" ] || kill "$pid" 2>/dev/null
+    rm -rf "$scratch"
+}
+trap clean_up EXIT
+
+FILES=away begin away
+check "a first launch waits while slurmctld is away" wait_for controller_away
+rm "$FAKE_DIR/away"
+check "and goes on when it is back" ended 0 1
+check "which is told once" told_once 'slurmctld does not answer'
+
+FILES=falls begin falls
+check "slurmctld goes away in the midst of a launch" wait_for controller_away
+rm "$FAKE_DIR/away"
+check "the launch is tried again though no restart is allowed" ended 0 2
+check "and is no failure" not event failed
+check "nor a lost node" not event node_lost
+
+RESTARTS=1 FILES=blinks begin blinks FAKE_PLAN=exit3@5/0
+check "slurmctld is back before it is asked for: the run goes on" ended 0 2
+check "and no node is lost" not event node_lost
+
+FILES=away begin stopped
+wait_for controller_away
+kill -TERM "$pid" # timeout passes it on
+check "who waits for slurmctld can be stopped" ended 75 0
+finish
