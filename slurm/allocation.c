@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/exit_code.h"
+#include "job/time_left.h"
 #include "slurm/child.h"
 #include "slurm/sweep.h"
 
@@ -98,6 +99,19 @@ static bool controller_answers(double seconds)
 bool allocation_has_controller(const struct allocation *a)
 {
     return !a->slurm || controller_answers(controller_patience);
+}
+
+double allocation_seconds_left(const struct allocation *a)
+{
+    char text[128] = "";
+    char *const words[] = {"squeue", "--noheader", "--jobs", (char *)a->job_id, "--format=%L", NULL};
+    double left = -1;
+    if (a->slurm && child_run(words, controller_seconds, text, sizeof text) == 0)
+        left = time_left_parse(text);
+    const char *end = a->slurm ? getenv("SLURM_JOB_END_TIME") : NULL; /* newer Slurm tells it at the begin */
+    if (left < 0 && end)
+        left = strtod(end, NULL) - clock_wall();
+    return left > 0 ? left : -1;
 }
 
 enum { PROBE_WORDS = 20 };

@@ -30,6 +30,9 @@ void allocation_free(struct allocation *allocation);
 /* Whether slurmctld answers, within some seconds; true without Slurm. */
 bool allocation_has_controller(const struct allocation *allocation);
 
+/* Seconds until Slurm ends the allocation; negative when that is not known, or never. Takes a few seconds at most. */
+double allocation_seconds_left(const struct allocation *allocation);
+
 /* Asks all nodes at once whether a step can run on them, and notes who is healthy; a few seconds at most. Nodes found lost within
  * the last half minute are not asked again. Returns how many nodes that were healthy are not any more, or -1, nothing noted, when
  * slurmctld does not answer, without which no node can be asked. */

@@ -5,6 +5,18 @@
 /* An error that comes back at the same step with the same words is not bad luck: two tries are enough to know. */
 enum { SAME_FAILURE_LIMIT = 2 };
 
+/* Seconds: for a checkpoint where time is not short, and for ending the ranks and requeueing (5 s of Slurm commands at most where
+ * slurmctld is well). */
+static const double stop_limit = 600, requeue_reserve = 15;
+
+double decide_stop_seconds(double left)
+{
+    if (left < 0)
+        return stop_limit;
+    double limit = left > 2 * requeue_reserve ? left - requeue_reserve : left / 2;
+    return limit < stop_limit ? limit : stop_limit;
+}
+
 const char *ending_name(enum ending ending)
 {
     static const char *const names[] = {"done", "stopped at a checkpoint", "bad usage or config", "failed", "a rank fell silent",

@@ -42,6 +42,10 @@ struct situation {
     bool controller_lost;         /* slurmctld was waited for in vain */
 };
 
+/* How many seconds ranks that are asked to stop may take for their checkpoint, in an allocation that ends in LEFT seconds (negative:
+ * not known): what follows, the requeue above all, is to be done before Slurm kills the job. */
+double decide_stop_seconds(double left);
+
 /* The action, and its reason as a sentence for people in REASON. */
 enum action decide(const struct situation *situation, char *reason, size_t size);
 

@@ -15,9 +15,8 @@
 #include "slurm/launch.h"
 
 /* In seconds. A launcher may take START_LIMIT until its ranks are heard; a silent rank on a healthy node is given up after SILENT_TIMES
- * supervise.silent_seconds; ranks that were asked to stop may take STOP_LIMIT to write their checkpoint. From a rank's word that it
- * ends the step, the launcher has ABORT_LIMIT, and from the first that leaves in order LEAVE_LIMIT (closing MPI may take 10 s). */
-static const double start_limit = 60, stop_limit = 600, probe_pause = 5, abort_limit = 4, leave_limit = 20;
+ * supervise.silent_seconds. From a rank's word that it ends the step, the launcher has ABORT_LIMIT, and from the first that leaves in order LEAVE_LIMIT (closing MPI may take 10 s). */
+static const double start_limit = 60, probe_pause = 5, abort_limit = 4, leave_limit = 20;
 enum { SILENT_TIMES = 3 };
 
 struct watch {
@@ -26,7 +25,9 @@ struct watch {
     struct allocation *a;
     const struct launch_observer *o;
     double probed;        /* when nodes were last asked */
-    double stop_sent;     /* 0: not asked to stop */
+    bool stop_sent;       /* to the ranks */
+    double stop_noted;    /* when a stop was first asked for; 0: none was */
+    double stop_seconds;  /* that it may take */
     bool told_silent;
     int asked_for;        /* 1 + the rank whose process was last asked for */
 };
@@ -230,11 +231,27 @@ static bool ends_too_slowly(const struct launch *l)
     return l->ending_since > 0 && clock_seconds() - l->ending_since > (l->failure[0] ? abort_limit : leave_limit);
 }
 
-/* Asks the ranks to stop at a checkpoint. srun and mpiexec pass SIGUSR1 on. */
+/* Asks the ranks to stop at a checkpoint. srun and mpiexec pass SIGUSR1 on; before all ranks listen, it would kill those that
+ * do not. */
 static void ask_to_stop(struct watch *w)
 {
-    w->stop_sent = clock_seconds();
-    kill(w->l->pid, SIGUSR1);
+    if (!w->stop_sent && launch_heard(w->l) == w->l->ranks) {
+        w->stop_sent = true;
+        kill(w->l->pid, SIGUSR1);
+    }
+    if (w->stop_noted > 0)
+        return;
+    w->stop_noted = clock_seconds();
+    w->stop_seconds = decide_stop_seconds(allocation_seconds_left(w->a));
+}
+
+static bool stops_too_slowly(struct watch *w)
+{
+    if (w->stop_noted <= 0 || clock_seconds() - w->stop_noted <= w->stop_seconds)
+        return false;
+    snprintf(w->l->failure, sizeof w->l->failure, "the ranks have not stopped at a checkpoint within %.0f s", w->stop_seconds);
+    log_warning("%s and are ended", w->l->failure);
+    return true;
 }
 
 enum ending launch_watch(struct launch *l, const struct config *config, struct allocation *a,
@@ -255,12 +272,11 @@ enum ending launch_watch(struct launch *l, const struct config *config, struct a
                 read_output(&w);
             return ending_of(l, *status);
         }
-        /* Before all ranks listen, the signal would kill those that do not. */
-        if (stop(observer->context, &at_once) != STOP_NONE && !w.stop_sent && launch_heard(l) == l->ranks)
+        if (stop(observer->context, &at_once) != STOP_NONE)
             ask_to_stop(&w);
         if (ends_too_slowly(l))
             return ending_of(l, W_EXITCODE(EXIT_CODE_FAILED, 0));
-        if (at_once || (w.stop_sent && clock_seconds() - w.stop_sent > stop_limit))
+        if (at_once || stops_too_slowly(&w))
             return ENDING_FAILED;
         if (check_silence(&w, &ending))
             return ending;

@@ -95,6 +95,19 @@ Test(decide, the_same_error_at_the_same_step_is_held)
     cr_expect_eq(of(&s), ACTION_RESTART);
 }
 
+/* Whatever is left, some of it is the ranks' and some is the supervisor's. */
+Test(decide, a_stop_ends_before_the_allocation)
+{
+    cr_expect_eq(decide_stop_seconds(-1), 600);
+    cr_expect_eq(decide_stop_seconds(100000), 600);
+    for (int left = 1; left < 1000; left++) {
+        double seconds = decide_stop_seconds(left);
+        cr_expect(seconds > 0 && seconds < left && seconds <= 600, "%d s left: %g", left, seconds);
+        cr_expect(left < 60 || seconds >= left - 20 || seconds == 600, "%d s left: %g", left, seconds);
+    }
+    cr_expect_eq(decide_stop_seconds(120), 105);
+}
+
 /* That slurmctld was away says nothing of the run: whatever the counts, it is tried again, and left to Slurm if it stays away. */
 Test(decide, a_controller_that_was_away_is_no_failure)
 {
