@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/exit_code.h"
+#include "job/threads.h"
 #include "job/time_left.h"
 #include "slurm/child.h"
 #include "slurm/sweep.h"
@@ -55,6 +56,19 @@ static cairn_err list_nodes(struct allocation *a)
     return err;
 }
 
+long allocation_fewest_cpus(const char *list)
+{
+    long fewest = 0;
+    for (char *end; list && *list; list = *end == ',' ? end + 1 : "") {
+        long cpus = strtol(list, &end, 10);
+        if (end == list || cpus < 1)
+            return 0;
+        fewest = fewest == 0 || cpus < fewest ? cpus : fewest;
+        end += strcspn(end, ",");
+    }
+    return fewest;
+}
+
 cairn_err allocation_find(const struct config *config, struct allocation *a)
 {
     *a = (struct allocation){0};
@@ -65,6 +79,7 @@ cairn_err allocation_find(const struct config *config, struct allocation *a)
         gethostname(host, sizeof host - 1);
         snprintf(a->job_id, sizeof a->job_id, "%s-%d", host, (int)getpid());
         a->tasks = a->tasks_per_node = config->supervise.ranks > 0 ? config->supervise.ranks : 1;
+        a->cpus_per_node = threads_bound();
         return add_node(a, host);
     }
     if (!job)
@@ -78,6 +93,7 @@ cairn_err allocation_find(const struct config *config, struct allocation *a)
     if (a->tasks < 1)
         a->tasks = a->tasks_per_node * a->count;
     a->cpus_per_task = number_of("SLURM_CPUS_PER_TASK");
+    a->cpus_per_node = allocation_fewest_cpus(getenv("SLURM_JOB_CPUS_PER_NODE"));
     return CAIRN_OK;
 }
 

@@ -21,11 +21,15 @@ struct allocation {
     char *given_back;              /* names by commas of nodes that are not the job's any more; NULL: none */
     long tasks;                    /* on all nodes */
     long tasks_per_node, cpus_per_task; /* cpus_per_task 0: not given */
+    long cpus_per_node;            /* that the job may use, on the node with the fewest; 0: not known */
 };
 
 /* Reads the environment of a batch script, and asks scontrol for the list of nodes. */
 cairn_err allocation_find(const struct config *config, struct allocation *out);
 void allocation_free(struct allocation *allocation);
+
+/* The fewest CPUs that a node has in Slurm's list of them, "8(x2),4" for instance; 0 if it is none. */
+long allocation_fewest_cpus(const char *list);
 
 /* Whether slurmctld answers, within some seconds; true without Slurm. */
 bool allocation_has_controller(const struct allocation *allocation);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "job/threads.h"
 #include "slurm/child.h"
 #include "slurm/sweep.h"
 
@@ -64,6 +65,31 @@ static bool launcher_words(const struct config *config, const struct allocation 
     return ok;
 }
 
+/* Under Slurm the ranks' own binding is not known here; where this process, the batch script's, is bound, they are taken to be too. */
+bool launch_is_crowded(const struct config *config, const struct allocation *a, int ranks)
+{
+    int nodes = allocation_healthy(a);
+    if (nodes < 1 || a->cpus_per_node < 1)
+        return false;
+    int local = (ranks + nodes - 1) / nodes, bound = threads_bound(), online = threads_online();
+    long threads = config->threads;
+    if (threads == 0 && a->slurm && bound < online && a->cpus_per_task == 0)
+        return false; /* each takes the cores it is bound to */
+    if (threads == 0)
+        threads = threads_of_rank((int)a->cpus_per_task, bound, online, local);
+    return threads > 1 && threads * local > a->cpus_per_node;
+}
+
+/* The threads of libgomp that wait for work keep their core busy for a while, which those that have work then lack: a step
+ * was seen to take 19 s. OMP_WAIT_POLICY=passive makes them sleep. libgomp reads it when it is loaded, so it has to be in the
+ * environment of the ranks; it changes no order of sums. A user's own word counts more. */
+static bool calm_threads(const struct config *config, const struct allocation *a, int ranks)
+{
+    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || !launch_is_crowded(config, a, ranks))
+        return false;
+    return setenv("OMP_WAIT_POLICY", "passive", 1) == 0;
+}
+
 cairn_err launch_start(const struct config *config, const struct allocation *a, int ranks, char *const *rank_program,
                        struct launch *l)
 {
@@ -79,7 +105,10 @@ cairn_err launch_start(const struct config *config, const struct allocation *a, 
     if (!err && argv) {
         memcpy(argv, w.word, (size_t)w.count * sizeof *argv);
         memcpy(argv + w.count, rank_program, (size_t)own * sizeof *argv);
+        bool calmed = calm_threads(config, a, ranks);
         err = child_start(argv, &l->output, false, &l->pid);
+        if (calmed)
+            unsetenv("OMP_WAIT_POLICY"); /* the next launch may have other ranks */
     }
     free(argv);
     release(&w);

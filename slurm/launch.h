@@ -45,6 +45,9 @@ struct launch_observer {
     void (*node_lost)(void *context, const struct launch *launch, const char *node);
 };
 
+/* Whether RANKS ranks have more threads on a node than it has cores for them, as far as can be told. */
+bool launch_is_crowded(const struct config *config, const struct allocation *allocation, int ranks);
+
 /* Starts RANK_PROGRAM (ends with NULL) on the healthy nodes, RANKS ranks. */
 cairn_err launch_start(const struct config *config, const struct allocation *allocation, int ranks, char *const *rank_program,
                        struct launch *out);

@@ -8,5 +8,6 @@ libcore_la_SOURCES += \
   src/job/pmi_session.c src/job/pmi_session.h \
   src/job/pmi_wire.c src/job/pmi_wire.h \
   src/job/pmix_client.c src/job/pmix_client.h \
+  src/job/threads.c src/job/threads.h \
   src/job/time_left.c src/job/time_left.h \
   src/job/watchdog.c src/job/watchdog.h

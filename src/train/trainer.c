@@ -1,39 +1,25 @@
 #include "train/trainer.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/make_folders.h"
 #include "base/log.h"
+#include "job/threads.h"
 #include "model/gpt.h"
 
 static const char *const device_backends[] = {"cpu", "cpu", "reference"}; /* by enum config_device */
 static const enum dtype precision_types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F64}; /* by enum config_precision */
 
-/* A rank's threads where the config leaves them open: what Slurm gave its task, the cores it is bound to, or its share of a node
- * whose ranks are not bound. */
-static int threads_of_rank(int local_ranks)
-{
-    const char *given = getenv("SLURM_CPUS_PER_TASK");
-    if (given && atoi(given) > 0)
-        return atoi(given);
-    cpu_set_t cores;
-    int online = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    int bound = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : online;
-    int mine = bound < online ? bound : online / local_ranks;
-    return mine > 0 ? mine : 1;
-}
-
 cairn_err trainer_backend(const struct config *config, int local_ranks, struct backend **out)
 {
     struct backend_options options = {.act = precision_types[config->precision], .threads = (int)config->threads,
                                       .instruction_set = config->instruction_set};
+    const char *given = getenv("SLURM_CPUS_PER_TASK");
     if (options.threads == 0)
-        options.threads = threads_of_rank(local_ranks);
+        options.threads = threads_of_rank(given ? atoi(given) : 0, threads_bound(), threads_online(), local_ranks);
     return backend_open(device_backends[config->device], &options, out);
 }
 

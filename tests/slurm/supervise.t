@@ -73,7 +73,7 @@ finish() {
 trap finish EXIT
 trap 'exit 143' INT TERM HUP
 
-echo 1..20
+echo 1..23
 
 fresh plain
 run
@@ -151,6 +151,24 @@ wait_for_event first_step
 kill -KILL $pid
 wait $pid 2>/dev/null
 check "no rank outlives a killed supervisor" none_left
+
+# What the ranks see of the policy, with THREADS each and two of them.
+policy() {
+    fresh "policy$count"
+    printf '#!/bin/sh\necho "${OMP_WAIT_POLICY-unset}" >>"$FAKE_DIR/policy"\nexec "%s" "$@"\n' "$CAIRN_RANK_PROGRAM" >"$dir/program"
+    chmod +x "$dir/program"
+    CAIRN_RANK_PROGRAM=$dir/program FAKE_STEPS=2 run threads="$1"
+    seen=$(sort -u "$dir/policy")
+}
+unset OMP_WAIT_POLICY GOMP_SPINCOUNT FAKE_MS
+policy "$(nproc)"
+check "more threads than cores: those that wait sleep" [ "$seen" = passive ]
+policy 1
+check "one thread a rank needs no policy" [ "$seen" = unset ]
+export GOMP_SPINCOUNT=100
+policy "$(nproc)"
+check "the user's own word counts" [ "$seen" = unset ]
+unset GOMP_SPINCOUNT
 
 fresh missing
 timeout 20 "$cairn" run "$work/no.yaml" >"$dir/out" 2>"$dir/err"

@@ -1,7 +1,9 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "job/threads.h"
 #include "slurm/decide.h"
+#include "slurm/launch.h"
 
 /* A rank died, all else is well. */
 static struct situation usual(void)
@@ -132,4 +134,44 @@ Test(decide, too_few_ranks_are_requeued)
     s.min_ranks = 0;
     s.ranks_left = 0;
     cr_expect_eq(of(&s), ACTION_REQUEUE);
+}
+
+/* ---- threads and cores ---- */
+
+Test(crowd, slurm_lists_of_cpus_are_read)
+{
+    cr_expect_eq(allocation_fewest_cpus("8(x2),4"), 4);
+    cr_expect_eq(allocation_fewest_cpus("2,16(x10)"), 2);
+    cr_expect_eq(allocation_fewest_cpus("72"), 72);
+    cr_expect_eq(allocation_fewest_cpus("8,none"), 0);
+    cr_expect_eq(allocation_fewest_cpus(""), 0);
+    cr_expect_eq(allocation_fewest_cpus(NULL), 0);
+}
+
+Test(crowd, a_rank_takes_what_it_is_given_then_what_it_is_bound_to_then_its_share)
+{
+    cr_expect_eq(threads_of_rank(3, 8, 8, 4), 3);
+    cr_expect_eq(threads_of_rank(0, 2, 8, 4), 2);
+    cr_expect_eq(threads_of_rank(0, 8, 8, 4), 2);
+    cr_expect_eq(threads_of_rank(0, 2, 2, 4), 1);
+}
+
+Test(crowd, a_node_is_crowded_when_its_ranks_have_more_threads_than_cores)
+{
+    struct allocation_node nodes[2] = {{.name = "a", .healthy = true}, {.name = "b", .healthy = true}};
+    struct allocation a = {.slurm = true, .nodes = nodes, .count = 2, .cpus_per_node = 8};
+    struct config config = {.threads = 4};
+    cr_expect_not(launch_is_crowded(&config, &a, 4));
+    cr_expect(launch_is_crowded(&config, &a, 5), "three ranks on one node");
+    nodes[1].healthy = false;
+    cr_expect(launch_is_crowded(&config, &a, 4), "four ranks on the node that is left");
+    config.threads = 0;
+    a.cpus_per_task = 2;
+    cr_expect_not(launch_is_crowded(&config, &a, 4));
+    cr_expect(launch_is_crowded(&config, &a, 5), "what Slurm gives a task counts");
+    config.threads = 1;
+    cr_expect_not(launch_is_crowded(&config, &a, 9), "one thread waits for none");
+    config.threads = 4;
+    a.cpus_per_node = 0;
+    cr_expect_not(launch_is_crowded(&config, &a, 9), "not known");
 }
