@@ -1,7 +1,6 @@
 #include "io/loader.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/permutation.h"
+#include "base/thread.h"
 
 enum { MESSAGE_BYTES = 4096 };
 
@@ -106,17 +106,6 @@ static cairn_err check_options(struct dataset *dataset, const struct loader_opti
     return CAIRN_OK;
 }
 
-/* Signals are the main thread's business: the thread starts with all of them blocked. */
-static int start_thread(struct loader *loader)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int result = pthread_create(&loader->thread, NULL, prefetch, loader);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return result;
-}
-
 static void free_loader(struct loader *loader)
 {
     pthread_cond_destroy(&loader->emptied);
@@ -149,7 +138,7 @@ cairn_err loader_open(struct dataset *dataset, const struct loader_options *opti
     cairn_err err = CAIRN_OK;
     if (!loader->inputs || !loader->targets || !loader->sample)
         err = FAIL(CAIRN_ENOMEM, "no memory for %lld microbatches read ahead", (long long)options->prefetch);
-    else if (start_thread(loader) != 0)
+    else if (thread_start(&loader->thread, prefetch, loader) != 0)
         err = FAIL(CAIRN_ESYS, "the loader's thread cannot be started");
     if (err != CAIRN_OK) {
         free_loader(loader);

@@ -12,4 +12,5 @@ libcore_la_SOURCES += \
   src/base/options.c src/base/options.h \
   src/base/permutation.c src/base/permutation.h \
   src/base/philox.h \
+  src/base/thread.c src/base/thread.h \
   src/base/utf8.h

@@ -1,9 +1,7 @@
 /* The ways out. Both run under a guard: a thread that ends the process when a step of leaving takes too long, since neither a
  * finished job nor a failed one may be held up by a library that hangs at its end (UCX 1.13: openucx/ucx#8738). */
-#include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "job/heartbeat.h"
 #include "job/job_private.h"
 
@@ -56,7 +55,7 @@ static _Noreturn void leave_undone(struct guard *g)
     if (g->doing && g->job->rank == 0)
         log_info("%s took too long; left without it", g->doing);
     pthread_t thread;
-    if (g->doing && g->job->pmix && pthread_create(&thread, NULL, finalize_pmix, g) == 0)
+    if (g->doing && g->job->pmix && thread_start(&thread, finalize_pmix, g) == 0)
         sleep((unsigned)finalize_limit);
     if (g->job->path == LAUNCH_MPIEXEC)
         finalize_launcher(g->job);
@@ -67,10 +66,8 @@ static void *stand_guard(void *arg)
 {
     struct guard *g = arg;
     pthread_mutex_lock(&g->lock);
-    while (clock_seconds() < g->deadline) {
-        struct timespec until = {(time_t)g->deadline, (long)((g->deadline - (double)(time_t)g->deadline) * 1e9)};
-        pthread_cond_timedwait(&g->changed, &g->lock, &until);
-    }
+    while (clock_seconds() < g->deadline)
+        condition_wait_until(&g->changed, &g->lock, g->deadline);
     leave_undone(g);
 }
 
@@ -86,22 +83,13 @@ static void guard_limit(const char *doing, double seconds)
 /* False if there can be no guard. */
 static bool guard_start(struct job *job, int code, const char *doing, double seconds)
 {
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&guard.changed, &attributes);
-    pthread_condattr_destroy(&attributes);
+    condition_init(&guard.changed);
     guard.job = job;
     guard.code = code;
     guard.doing = doing;
     guard.deadline = clock_seconds() + seconds;
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &old);
     pthread_t thread;
-    bool started = pthread_create(&thread, NULL, stand_guard, &guard) == 0;
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return started;
+    return thread_start(&thread, stand_guard, &guard) == 0;
 }
 
 /* One way out is enough: a second thread that wants to leave waits for the first. */

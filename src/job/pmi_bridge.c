@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/thread.h"
 
 struct pmi_bridge {
     struct pmi_session *session;
@@ -117,17 +117,6 @@ static cairn_err export_place(int fd, int rank, int size)
     return export_number("PMI_SIZE", size);
 }
 
-/* The thread takes no signals: those are for the thread that trains. */
-static int start_thread(struct pmi_bridge *b)
-{
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &old);
-    int code = pthread_create(&b->thread, NULL, serve, b);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return code;
-}
-
 cairn_err pmi_bridge_open(const char *name, int rank, int size, const int *node_of, const struct pmi_exchange *exchange,
                           void (*abort)(void *context, int exitcode), struct pmi_bridge **out)
 {
@@ -145,7 +134,7 @@ cairn_err pmi_bridge_open(const char *name, int rank, int size, const int *node_
     }
     b->fd = pair[0];
     TRY_GOTO(err, export_place(pair[1], rank, size), no_thread);
-    int code = start_thread(b);
+    int code = thread_start(&b->thread, serve, b);
     if (code) {
         err = FAIL(CAIRN_ESYS, "PMI bridge: cannot start its thread: %s", strerror(code));
         goto no_thread;

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <math.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -13,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/thread.h"
 #include "job/job_private.h"
 #include "job/time_left.h"
 
@@ -131,12 +131,8 @@ static void *ask(void *arg)
 static void start_asking(struct time_left *t)
 {
     pthread_t thread;
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &old);
     t->asked = clock_seconds();
-    t->asking = pthread_create(&thread, NULL, ask, t) == 0;
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    t->asking = thread_start(&thread, ask, t) == 0;
     if (t->asking)
         pthread_detach(thread);
 }

@@ -1,14 +1,13 @@
 #include "job/watchdog.h"
 
-#include <errno.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "job/heartbeat.h"
 #include "job/job_private.h"
 
@@ -91,15 +90,8 @@ void phase_watch_describe(const struct phase_watch *w, struct hang_rule rule, in
 /* Waits until SECONDS from now or the stop; the lock is held. */
 static void wait_seconds(struct watchdog *w, double seconds)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += (time_t)seconds;
-    until.tv_nsec += (long)((seconds - floor(seconds)) * 1e9);
-    if (until.tv_nsec >= 1000000000L) {
-        until.tv_nsec -= 1000000000L;
-        until.tv_sec++;
-    }
-    while (!w->stopping && pthread_cond_timedwait(&w->wake, &w->lock, &until) != ETIMEDOUT)
+    double until = clock_seconds() + seconds;
+    while (!w->stopping && condition_wait_until(&w->wake, &w->lock, until))
         ;
 }
 
@@ -145,18 +137,10 @@ cairn_err watchdog_start(struct watchdog *w, struct job *job, double heartbeat_s
     w->job = job;
     w->heartbeat_seconds = heartbeat_seconds;
     w->rule = rule;
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_mutex_init(&w->lock, NULL);
-    pthread_cond_init(&w->wake, &attributes);
-    pthread_condattr_destroy(&attributes);
+    condition_init(&w->wake);
     w->running = true;
-    sigset_t all, old; /* signals are for the thread that trains */
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &old);
-    int code = pthread_create(&w->thread, NULL, watch, w);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    int code = thread_start(&w->thread, watch, w);
     w->running = code == 0;
     return code ? FAIL(CAIRN_ESYS, "cannot start the watchdog: %s", strerror(code)) : CAIRN_OK;
 }
