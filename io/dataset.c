@@ -391,8 +391,8 @@ cairn_err dataset_read_bytes(struct dataset *dataset, enum dataset_split split, 
     return CAIRN_OK;
 }
 
-/* Stored bytes to int32; returns the largest token. The file's bytes are little-endian, as every machine Cairn is built for. */
-static uint32_t widen(const void *bytes, int width, int64_t count, int32_t *tokens)
+/* The file's bytes are little-endian, as every machine Cairn is built for. */
+uint32_t tokens_widen(const void *bytes, int width, int64_t count, int32_t *tokens)
 {
     uint32_t largest = 0;
     const uint8_t *byte = bytes;
@@ -400,7 +400,8 @@ static uint32_t widen(const void *bytes, int width, int64_t count, int32_t *toke
     const uint32_t *word = bytes;
     for (int64_t i = 0; i < count; i++) {
         uint32_t token = width == 1 ? byte[i] : width == 2 ? half[i] : word[i];
-        tokens[i] = (int32_t)token;
+        if (tokens)
+            tokens[i] = (int32_t)token;
         largest = token > largest ? token : largest;
     }
     return largest;
@@ -412,7 +413,7 @@ cairn_err dataset_read(struct dataset *dataset, enum dataset_split split, int64_
     TRY(check_request(dataset, split, first, count));
     TRY(buffer_reserve(&dataset->raw, (size_t)count * (size_t)s->token_bytes));
     TRY(dataset_read_bytes(dataset, split, first, count, dataset->raw.bytes));
-    uint32_t largest = widen(dataset->raw.bytes, s->token_bytes, count, tokens);
+    uint32_t largest = tokens_widen(dataset->raw.bytes, s->token_bytes, count, tokens);
     if (count > 0 && largest >= dataset->structure.vocabulary)
         return FAIL(CAIRN_EFORMAT, "dataset %s: %s/tokens: token %u among tokens %lld to %lld; the vocabulary has %lld", dataset->path,
                     split_name(split), largest, (long long)first, (long long)(first + count - 1), (long long)dataset->structure.vocabulary);

@@ -52,4 +52,7 @@ bool dataset_file_range(const struct dataset *dataset, enum dataset_split split,
 /* Tokens [FIRST, FIRST + COUNT) as little-endian bytes of the stored width, as the checksums cover them. */
 cairn_err dataset_read_bytes(struct dataset *dataset, enum dataset_split split, int64_t first, int64_t count, void *bytes);
 
+/* Tokens of WIDTH bytes, 1, 2 or 4, as they are stored, to int32, where TOKENS is not NULL; returns the largest. */
+uint32_t tokens_widen(const void *bytes, int width, int64_t count, int32_t *tokens);
+
 #endif

@@ -21,19 +21,6 @@ struct verification {
     void *bytes;
 };
 
-static uint32_t largest_token(const void *bytes, int width, int64_t count)
-{
-    uint32_t largest = 0;
-    const uint8_t *byte = bytes;
-    const uint16_t *half = bytes;
-    const uint32_t *word = bytes;
-    for (int64_t i = 0; i < count; i++) {
-        uint32_t token = width == 1 ? byte[i] : width == 2 ? half[i] : word[i];
-        largest = token > largest ? token : largest;
-    }
-    return largest;
-}
-
 static void report(struct verification *v, enum dataset_split split, int64_t block, int64_t first, int64_t count, const char *message)
 {
     struct dataset_damage damage = {split, block, first, count, -1, -1, message};
@@ -56,7 +43,7 @@ static cairn_err verify_block(struct verification *v, enum dataset_split split, 
     }
     TRY(err);
     size_t bytes = (size_t)count * (size_t)s->token_bytes;
-    uint32_t largest = largest_token(v->bytes, s->token_bytes, count);
+    uint32_t largest = tokens_widen(v->bytes, s->token_bytes, count, NULL);
     uint64_t sum = s->checksums ? XXH3_64bits(v->bytes, bytes) : 0;
     if (s->checksums && sum != s->checksums[block]) {
         snprintf(text, sizeof text, "checksum differs: stored %016llx, read %016llx", (unsigned long long)s->checksums[block],
