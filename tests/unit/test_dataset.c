@@ -288,6 +288,19 @@ Test(dataset, verify_finds_damaged_chunk, .init = make_path, .fini = remove_path
     dataset_close(dataset);
 }
 
+Test(dataset, verify_finds_a_token_outside_the_vocabulary, .init = make_path, .fini = remove_path)
+{
+    struct dataset *dataset;
+    struct found found = {0};
+    struct dataset_verdict verdict;
+    dataset_file_make(path, &(struct dataset_file){.tokens = {1000, 100}, .token_bytes = 2, .vocabulary = 300, .bad_token = 500});
+    cr_assert_eq(dataset_open_alone(path, &dataset), CAIRN_OK);
+    cr_assert_eq(dataset_verify(dataset, false, note, &found, &verdict), CAIRN_OK);
+    cr_assert_eq(found.count, 1);
+    cr_assert(found.last.split == SPLIT_TRAIN && found.last.first_token <= 500 && 500 < found.last.first_token + found.last.tokens);
+    dataset_close(dataset);
+}
+
 Test(dataset, fingerprint_tells_datasets_apart, .init = make_path, .fini = remove_path)
 {
     struct dataset *a, *b, *c;
