@@ -1,38 +1,24 @@
 #!/bin/sh
 # The command line of 'cairn data': what it prints and the codes it ends with.
 set -u
-dir=$(mktemp -d "${TMPDIR:-/tmp}/cairn-test-data.XXXXXX") || exit 99
-trap 'rm -rf "$dir"' EXIT
-trap 'exit 99' INT TERM HUP
-cd "$dir" || exit 99
-number=0
+. "$CAIRN_SOURCE/tests/cmd/tap.sh"
+cd "$scratch" || exit 99
 
-# result STATUS NAME: one line of TAP, with the command's output when it failed.
-result() {
-    number=$((number + 1))
-    if [ "$1" -eq 0 ]; then
-        echo "ok $number - $2"
-    else
-        echo "not ok $number - $2"
-        sed 's/^/# /' out
-    fi
-}
-
-# expect CODE TEXT NAME COMMAND...: the command ends with CODE and prints TEXT.
-expect() {
-    code=$1 text=$2 name=$3
+# tells STATUS TEXT NAME COMMAND...: the command ends with STATUS and prints TEXT.
+tells() {
+    wanted=$1 text=$2 name=$3
     shift 3
     timeout -k 5 60 "$@" >out 2>&1 </dev/null
     got=$?
-    [ "$got" -eq "$code" ] && grep -qF -e "$text" out
-    result $? "$name (exit code $got)"
+    if [ $got -eq "$wanted" ] && grep -qF -e "$text" out; then
+        pass "$name"
+    else
+        echo "exit status $got, expected $wanted and: $text" >>out
+        fail "$name" out
+    fi
 }
 
-nothing_left() {
-    left=$(ls | grep -E 'tmp|spool')
-    [ -z "$left" ]
-    result $? "$1 leaves nothing behind"
-}
+nothing_left() { check "$1 leaves nothing behind" sh -c '! ls | grep -E "tmp|spool"'; }
 
 i=0
 while [ $i -lt 4000 ]; do
@@ -43,65 +29,60 @@ gzip -c text.txt >text.gz
 : >empty.txt
 bytes=$(wc -c <text.txt)
 
-expect 0 'usage' '--help' "$CAIRN" data --help
-expect 2 'usage' 'no subcommand' "$CAIRN" data
-expect 2 "there are import, info and verify" 'unknown subcommand' "$CAIRN" data frobnicate
-expect 2 "no input file" 'no input' "$CAIRN" data import text -o x.h5
-expect 2 "give -o" 'no output' "$CAIRN" data import text text.txt
-expect 2 "the only kind" 'unknown kind' "$CAIRN" data import images text.txt -o x.h5
-expect 2 "fraction" 'fraction out of range' "$CAIRN" data import text text.txt -o x.h5 --validation 1.5
-expect 2 "power of two" 'odd chunk' "$CAIRN" data import text text.txt -o x.h5 --chunk 5000
-expect 2 "compression level" 'level out of range' "$CAIRN" data import text text.txt -o x.h5 --compress 12
-expect 1 "missing.txt: No such file" 'missing input' "$CAIRN" data import text text.txt missing.txt -o x.h5
-expect 1 "empty" 'empty input' "$CAIRN" data import text empty.txt -o x.h5
-expect 1 "a folder" 'folder as input' "$CAIRN" data import text . -o x.h5
-expect 1 "cannot write" 'output in a folder that is not there' "$CAIRN" data import text text.txt -o nowhere/x.h5
-expect 1 "empty" 'empty standard input' "$CAIRN" data import text - -o x.h5
+tells 0 'usage' '--help' "$CAIRN" data --help
+tells 2 'usage' 'no subcommand' "$CAIRN" data
+tells 2 "there are import, info and verify" 'unknown subcommand' "$CAIRN" data frobnicate
+tells 2 "no input file" 'no input' "$CAIRN" data import text -o x.h5
+tells 2 "give -o" 'no output' "$CAIRN" data import text text.txt
+tells 2 "the only kind" 'unknown kind' "$CAIRN" data import images text.txt -o x.h5
+tells 2 "fraction" 'fraction out of range' "$CAIRN" data import text text.txt -o x.h5 --validation 1.5
+tells 2 "power of two" 'odd chunk' "$CAIRN" data import text text.txt -o x.h5 --chunk 5000
+tells 2 "compression level" 'level out of range' "$CAIRN" data import text text.txt -o x.h5 --compress 12
+tells 1 "missing.txt: No such file" 'missing input' "$CAIRN" data import text text.txt missing.txt -o x.h5
+tells 1 "empty" 'empty input' "$CAIRN" data import text empty.txt -o x.h5
+tells 1 "a folder" 'folder as input' "$CAIRN" data import text . -o x.h5
+tells 1 "cannot write" 'output in a folder that is not there' "$CAIRN" data import text text.txt -o nowhere/x.h5
+tells 1 "empty" 'empty standard input' "$CAIRN" data import text - -o x.h5
 head -c 1000 text.gz >cut.gz
-expect 1 "cut.gz: the gzip data is cut off" 'cut off gzip' "$CAIRN" data import text cut.gz -o x.h5
+tells 1 "cut.gz: the gzip data is cut off" 'cut off gzip' "$CAIRN" data import text cut.gz -o x.h5
 cp text.txt fake.gz
-expect 1 "not gzip data" 'a .gz that is none' "$CAIRN" data import text fake.gz -o x.h5
+tells 1 "not gzip data" 'a .gz that is none' "$CAIRN" data import text fake.gz -o x.h5
 nothing_left 'a failed import'
 
-expect 0 "train tokens" 'import' "$CAIRN" data import text text.txt -o x.h5
-expect 1 "x.h5 is there already; --force replaces it" 'existing output' "$CAIRN" data import text text.txt -o x.h5
-expect 0 "train tokens" 'existing output with --force' "$CAIRN" data import text text.txt -o x.h5 --force
-expect 0 "train tokens" 'import of gzip' "$CAIRN" data import text text.gz -o z.h5 --compress 9
-"$CAIRN" data import text - -o s.h5 <text.txt >out 2>&1
-result $? 'import of standard input'
-"$CAIRN" data import text - -o sz.h5 <text.gz >out 2>&1
-result $? 'import of gzip on standard input'
-cmp s.h5 sz.h5 >out 2>&1
-result $? '... makes the same file'
+tells 0 "train tokens" 'import' "$CAIRN" data import text text.txt -o x.h5
+tells 1 "x.h5 is there already; --force replaces it" 'existing output' "$CAIRN" data import text text.txt -o x.h5
+tells 0 "train tokens" 'existing output with --force' "$CAIRN" data import text text.txt -o x.h5 --force
+tells 0 "train tokens" 'import of gzip' "$CAIRN" data import text text.gz -o z.h5 --compress 9
+check 'import of standard input' "$CAIRN" data import text - -o s.h5 <text.txt
+check 'import of gzip on standard input' "$CAIRN" data import text - -o sz.h5 <text.gz
+check '... makes the same file' cmp s.h5 sz.h5
 mkfifo pipe
 cat text.txt >pipe &
-expect 0 "train tokens" 'import of a pipe' "$CAIRN" data import text pipe -o p.h5
+tells 0 "train tokens" 'import of a pipe' "$CAIRN" data import text pipe -o p.h5
 wait
 nothing_left 'an import'
 
-expect 0 "tokens (bytes, vocabulary 256)" 'info' "$CAIRN" data info x.h5
-expect 0 '"vocabulary": 256' 'info --json' "$CAIRN" data info --json x.h5
-expect 0 "\"source_bytes\": $bytes" 'info of the source' "$CAIRN" data info --json z.h5
-expect 1 "not an HDF5 file" 'info of a text' "$CAIRN" data info text.txt
-expect 2 "expected one file" 'info of nothing' "$CAIRN" data info
+tells 0 "tokens (bytes, vocabulary 256)" 'info' "$CAIRN" data info x.h5
+tells 0 '"vocabulary": 256' 'info --json' "$CAIRN" data info --json x.h5
+tells 0 "\"source_bytes\": $bytes" 'info of the source' "$CAIRN" data info --json z.h5
+tells 1 "not an HDF5 file" 'info of a text' "$CAIRN" data info text.txt
+tells 2 "expected one file" 'info of nothing' "$CAIRN" data info
 for f in x z s p; do
-    expect 0 "are sound" "verify $f.h5" "$CAIRN" data verify $f.h5
+    tells 0 "are sound" "verify $f.h5" "$CAIRN" data verify $f.h5
 done
 fingerprints=$(for f in x z s p; do "$CAIRN" data info --json $f.h5 | grep fingerprint; done | sort -u | wc -l)
-[ "$fingerprints" -eq 1 ]
-result $? 'one text has one fingerprint, whatever the layout'
+check 'one text has one fingerprint, whatever the layout' test "$fingerprints" -eq 1
 
 # A byte of the text itself, somewhere in the file.
 at=$(grep -abo 'line 2000 of' x.h5 | head -1 | cut -d: -f1)
 cp x.h5 flipped.h5
 printf 'L' | dd of=flipped.h5 bs=1 seek="$at" conv=notrunc 2>out
-expect 1 "/train/tokens block 0" 'verify names the damaged block' "$CAIRN" data verify flipped.h5
-expect 1 '"damaged": 1' 'verify --json' "$CAIRN" data verify --json flipped.h5
+tells 1 "/train/tokens block 0" 'verify names the damaged block' "$CAIRN" data verify flipped.h5
+tells 1 '"damaged": 1' 'verify --json' "$CAIRN" data verify --json flipped.h5
 range=$("$CAIRN" data verify flipped.h5 | sed -n 's/.*bytes \([0-9]*\) to \([0-9]*\) of the file.*/\1 \2/p')
-[ -n "$range" ] && [ "$at" -ge "${range% *}" ] && [ "$at" -le "${range#* }" ]
-result $? "verify names the place: byte $at in $range"
+check "verify names the place: byte $at in $range" test -n "$range" -a "$at" -ge "${range% *}" -a "$at" -le "${range#* }"
 head -c 100000 x.h5 >cut.h5
-expect 1 "cut off" 'verify of a cut off file' "$CAIRN" data verify cut.h5
+tells 1 "cut off" 'verify of a cut off file' "$CAIRN" data verify cut.h5
 
 # Ended while it waits for its input.
 mkfifo never
@@ -110,8 +91,7 @@ import=$!
 exec 9>never # opens when the import has opened its side
 kill -TERM $import
 wait $import
-[ $? -eq 143 ]
-result $? 'SIGTERM ends an import'
+check 'SIGTERM ends an import' test $? -eq 143
 exec 9>&-
 nothing_left 'an ended import'
 
@@ -120,13 +100,11 @@ head -c 2000000 /dev/urandom >long.txt # does not compress
 mkdir small
 if unshare -m true 2>/dev/null; then
     for how in "" "--compress 1 --chunk 4096"; do
-        expect 1 "No space left on device" "full disk ($how)" unshare -m sh -c "mount -t tmpfs -o size=300k none small &&
+        tells 1 "No space left on device" "full disk ($how)" unshare -m sh -c "mount -t tmpfs -o size=300k none small &&
             { $CAIRN data import text long.txt -o small/x.h5 --validation 0.1 $how; code=\$?; ls small; exit \$code; }"
-        ! grep -q 'x.h5.tmp$' out
-        result $? '... leaves nothing behind'
+        check '... leaves nothing behind' sh -c '! grep "x.h5.tmp$" out'
     done
 else
-    number=$((number + 1))
-    echo "ok $number - full disk # SKIP needs the right to mount"
+    skip 'full disk' 'needs the right to mount'
 fi
-echo "1..$number"
+finish

@@ -13,11 +13,17 @@ fail() {
     [ -z "${2:-}" ] || sed 's/^/#   /' "$2"
 }
 
-# check NAME COMMAND...: passes if COMMAND succeeds; its output is shown if not.
+# check NAME COMMAND...: passes if COMMAND succeeds; its output is shown if not, and that of explain, which a test may define anew.
+explain() { :; }
 check() {
     check_name=$1
     shift
-    if "$@" >"$scratch/check" 2>&1; then pass "$check_name"; else fail "$check_name" "$scratch/check"; fi
+    if "$@" >"$scratch/check" 2>&1; then
+        pass "$check_name"
+    else
+        explain >>"$scratch/check" 2>&1
+        fail "$check_name" "$scratch/check"
+    fi
 }
 
 # expect NAME STATUS COMMAND...: runs COMMAND and compares its exit status, its standard output with the file

@@ -1,33 +1,8 @@
 #!/bin/sh
 # The private cluster itself: it starts, loses a node and slurmctld, gets them back, and leaves nothing.
 set -u
-cluster=$(cd "$(dirname "$0")" && pwd)/cluster
-CAIRN_CLUSTER=$(mktemp -d "${TMPDIR:-/tmp}/cairn-t-XXXXXX")/state
-export CAIRN_CLUSTER
-unset SLURM_CONF
-count=0
-failures=0
-
-# check NAME COMMAND...: one TAP line; a failed command's output as comments.
-check() {
-    name=$1
-    shift
-    count=$((count + 1))
-    if output=$("$@" 2>&1); then
-        echo "ok $count - $name"
-    else
-        echo "not ok $count - $name"
-        printf '%s\n' "$output" | sed 's/^/# /'
-        failures=$((failures + 1))
-    fi
-}
-
-finish() {
-    "$cluster" down >/dev/null 2>&1
-    rm -rf "$(dirname "$CAIRN_CLUSTER")"
-}
-trap finish EXIT
-trap 'exit 143' INT TERM HUP
+. "$CAIRN_SOURCE/tests/cmd/tap.sh"
+. "$CAIRN_SOURCE/tests/slurm/tap_cluster.sh"
 
 fails() { ! "$@"; }
 
@@ -146,5 +121,4 @@ check 'all nodes become idle after it' idle_again
 check 'down' "$cluster" down
 check 'nothing is left' "$cluster" check-clean
 check 'down again does nothing' "$cluster" down
-echo "1..$count"
-[ "$failures" = 0 ]
+finish

@@ -1,18 +1,9 @@
 #!/bin/sh
 # The job on a real Slurm: PMIx with the bridge, PMI-2, no launcher that MPI understands, and every way a step can end.
 . "$CAIRN_SOURCE/tests/cmd/tap.sh"
-cluster=$CAIRN_SOURCE/tests/slurm/cluster
-CAIRN_CLUSTER=$(mktemp -d "${TMPDIR:-/tmp}/cairn-t-XXXXXX")/state
-export CAIRN_CLUSTER
-unset SLURM_CONF
+. "$CAIRN_SOURCE/tests/slurm/tap_cluster.sh"
 job=$CAIRN_BUILD/tests/ranks/job.ranks
 leave=$CAIRN_BUILD/tests/ranks/leave
-
-finish_all() {
-    "$cluster" down >/dev/null 2>&1
-    rm -rf "$(dirname "$CAIRN_CLUSTER")" "$scratch"
-}
-trap finish_all EXIT
 
 srun() { timeout -k 5 100 "$cluster" run srun "$@" </dev/null; }
 

@@ -1,50 +1,36 @@
 #!/bin/sh
 # cairn run over mpiexec, on a rank program that misbehaves as told (fake_train.c).
 set -u
-work=$(mktemp -d "${TMPDIR:-/tmp}/cairn-t-XXXXXX")
-cairn=${CAIRN:-cairn}
+. "$CAIRN_SOURCE/tests/cmd/tap.sh"
 unset SLURM_JOB_ID
-export CAIRN_RANK_PROGRAM="${CAIRN_BUILD:-.}/tests/slurm/fake_train" CAIRN_MPIEXEC="${MPIEXEC:-mpiexec}"
-count=0
-failures=0
+export CAIRN_RANK_PROGRAM="$CAIRN_BUILD/tests/slurm/fake_train" CAIRN_MPIEXEC="$MPIEXEC"
 
-cat >"$work/gpt.yaml" <<'YAML'
+cat >"$scratch/gpt.yaml" <<'YAML'
 data: {path: none.h5}
 steps: 20
 supervise: {launcher: mpiexec, ranks: 2, max_restarts: 2, heartbeat_seconds: 0.5, silent_seconds: 2}
 YAML
 
-# check NAME COMMAND...: one TAP line; what the last run said as comments if it failed.
-check() {
-    name=$1
-    shift
-    count=$((count + 1))
-    if "$@"; then
-        echo "ok $count - $name"
-    else
-        echo "not ok $count - $name"
-        tail -n 20 "$dir/err" "$dir/run/events.jsonl" 2>/dev/null | sed 's/^/# /'
-        failures=$((failures + 1))
-    fi
-}
+# What the last run said.
+explain() { tail -n 20 "$dir/err" "$dir/run/events.jsonl"; }
 
 # fresh NAME: a new folder for a run, in $dir.
 fresh() {
-    dir=$work/$1
+    dir=$scratch/$1
     mkdir "$dir"
     export FAKE_DIR="$dir"
     unset FAKE_PLAN FAKE_STEPS FAKE_MS
 }
 
 run() {
-    timeout -k 5 60 "$cairn" run "$work/gpt.yaml" run_dir="$dir/run" "$@" >"$dir/out" 2>"$dir/err"
+    timeout -k 5 60 "$CAIRN" run "$scratch/gpt.yaml" run_dir="$dir/run" "$@" >"$dir/out" 2>"$dir/err"
     code=$?
 }
 
 launches() { grep -c '"event":"launched"' "$dir/run/events.jsonl"; }
 ended() { [ "$code" = "$1" ] && [ "$(launches)" = "$2" ]; }
 said() { grep -q -- "$1" "$dir/err"; }
-ranks_left() { pgrep -f "$CAIRN_RANK_PROGRAM train $work/gpt.yaml run_dir=$dir/run"; }
+ranks_left() { pgrep -f "$CAIRN_RANK_PROGRAM train $scratch/gpt.yaml run_dir=$dir/run"; }
 none_left() {
     for try in $(seq 50); do
         [ -n "$(ranks_left)" ] || return 0
@@ -61,19 +47,16 @@ wait_for_event() {
 }
 # begin ARGUMENT...: in the background; $pid.
 begin() {
-    "$cairn" run "$work/gpt.yaml" run_dir="$dir/run" "$@" >"$dir/out" 2>"$dir/err" &
+    "$CAIRN" run "$scratch/gpt.yaml" run_dir="$dir/run" "$@" >"$dir/out" 2>"$dir/err" &
     pid=$!
 }
-finish() {
-    for victim in $(pgrep -f "train $work/gpt.yaml run_dir="); do
+clean_up() {
+    for victim in $(pgrep -f "train $scratch/gpt.yaml run_dir="); do
         kill -KILL "$victim" 2>/dev/null
     done
-    rm -rf "$work"
+    rm -rf "$scratch"
 }
-trap finish EXIT
-trap 'exit 143' INT TERM HUP
-
-echo 1..23
+trap clean_up EXIT
 
 fresh plain
 run
@@ -154,7 +137,7 @@ check "no rank outlives a killed supervisor" none_left
 
 # What the ranks see of the policy, with THREADS each and two of them.
 policy() {
-    fresh "policy$count"
+    fresh "policy$cases"
     printf '#!/bin/sh\necho "${OMP_WAIT_POLICY-unset}" >>"$FAKE_DIR/policy"\nexec "%s" "$@"\n' "$CAIRN_RANK_PROGRAM" >"$dir/program"
     chmod +x "$dir/program"
     CAIRN_RANK_PROGRAM=$dir/program FAKE_STEPS=2 run threads="$1"
@@ -171,10 +154,10 @@ check "the user's own word counts" [ "$seen" = unset ]
 unset GOMP_SPINCOUNT
 
 fresh missing
-timeout 20 "$cairn" run "$work/no.yaml" >"$dir/out" 2>"$dir/err"
+timeout 20 "$CAIRN" run "$scratch/no.yaml" >"$dir/out" 2>"$dir/err"
 code=$?
 check "a missing config ends with 2" [ "$code" = 2 ]
-timeout 20 "$cairn" run "$work/gpt.yaml" supervise.launcher=srun run_dir="$dir/run" >"$dir/out" 2>"$dir/err"
+timeout 20 "$CAIRN" run "$scratch/gpt.yaml" supervise.launcher=srun run_dir="$dir/run" >"$dir/out" 2>"$dir/err"
 code=$?
 check "srun outside a Slurm job ends with 2" [ "$code" = 2 ]
-exit $((failures > 0))
+finish
