@@ -195,6 +195,7 @@ metric() { # metric FILE first|last KEY: a key of the first or last step's line
 # The first record whose step is not beyond the one before it: the run came back there.
 came_back=$(grep '"kind": *"step"' "$disturbed/metrics.jsonl" | sed 's/.*"time": *\([0-9.]*\).*"step": *\([0-9]*\),.*/\1 \2/' |
     awk -v cut="$cut_at" '$2 <= last && !found { found = 1; printf "%d %.1f", last - $2 + 1, $1 - cut } { last = $2 }')
+[ -n "$came_back" ] || die "the power cut hit nothing: no step was done again; the job's output is in $runs/disturbed.out"
 hash_a=$(hash_of "$disturbed") hash_b=$(hash_of "$undisturbed")
 sample=$(cairn generate "$disturbed" --prompt "Light" --tokens 240 --seed 3 2>/dev/null || echo "(none)")
 report=$runs/report.txt

@@ -55,6 +55,18 @@ step_without() {
         --exclude="$1" -N3 -n3 true
 }
 
+# A step on node2 alone; the length of its sleep is its name.
+task=$((100000 + $$))
+task_runs() { pgrep -x -f "([^ ]*/)?sleep $task" >/dev/null; } # not the srun that waits for it
+task_starts() {
+    "$cluster" run srun --jobid="$(cat "$CAIRN_CLUSTER.job")" --overlap --mpi=none -N1 -n1 -w node2 sleep $task >/dev/null 2>&1 &
+    for try in $(seq 100); do
+        task_runs && return 0
+        sleep 0.1
+    done
+    return 1
+}
+
 give_back() { "$cluster" run scancel "$(cat "$CAIRN_CLUSTER.job")"; }
 
 sixty_four_ranks() {
@@ -106,7 +118,9 @@ check '64 tasks start' sixty_four_ranks
 check 'a node gets a file in its memory' leave_file
 check 'an allocation of four nodes' allocate
 check 'the probe passes on a healthy node' probe node2
+check 'a task starts on it' task_starts
 check 'off' "$cluster" off node2
+check 'the task is gone with it' fails task_runs
 check 'off refuses a second time' says 'off already' "$cluster" off node2
 check 'an unknown node is refused' says "no node 'node9'" "$cluster" off node9
 check 'the probe fails on the dead node' fails probe node2

@@ -84,14 +84,27 @@ node_cut_host() {
     rm -f "$state/run/$1.pid"
 }
 
-# Tasks do not carry our mark, but are children of step daemons, which do.
+# The node's slurmd carries our mark; step daemons have written their title over it; tasks are their children.
 node_cut_ports() {
     victims=$(marked "CAIRN_CLUSTER_NODE=$state:$1")
     kill -STOP $victims 2>/dev/null
+    victims="$victims $(step_daemons "$1")"
     victims="$victims $(descendants $victims)"
     kill -KILL $victims 2>/dev/null
     kill_marked "CAIRN_CLUSTER_NODE=$state:$1"
     rm -f "$state/run/$1.pid"
+}
+
+# step_daemons NODE: stopped. Each listens on a socket in its node's spool folder.
+step_daemons() {
+    sockets=$(awk -v spool="$state/local/$1/spool/" 'index($8, spool) == 1 { print "socket:[" $7 "]" }' /proc/net/unix)
+    [ -n "$sockets" ] || return 0
+    for process in /proc/[0-9]*; do
+        [ "$(cat "$process/comm" 2>/dev/null)" = slurmstepd ] || continue
+        readlink "$process/fd/"* 2>/dev/null | grep -qxF -e "$sockets" || continue
+        kill -STOP "${process#/proc/}" 2>/dev/null
+        echo "${process#/proc/}"
+    done
 }
 
 # descendants PID...: stopped on the way down, so that none slips away.
