@@ -21,7 +21,7 @@
 
 enum { STRUCTURE_BYTES = 64 << 10 }; /* groups, attributes, checksums: about so much */
 
-/* What a rank holds at a time; large enough that collective writes and messages are not dominated by their start. */
+/* What a rank holds at a time; large enough that writes and messages are not dominated by their start. */
 enum { PIECE_BYTES = 4 << 20, TAG_SIZES = 71, TAG_CHUNKS = 72 };
 
 /* Tokens begin at a page of the file, so that no page is written by two ranks. */
@@ -33,7 +33,7 @@ struct dataset_writer {
     struct dataset_plan plan;
     bool together; /* the file is open on all ranks by MPI-IO; else on rank 0 alone */
     char *path;
-    hid_t file, tokens[SPLIT_COUNT], checksums[SPLIT_COUNT], transfer;
+    hid_t file, tokens[SPLIT_COUNT], checksums[SPLIT_COUNT];
     int64_t chunk_bytes[SPLIT_COUNT]; /* as planned, or the whole split if that is smaller: HDF5 takes no larger chunk */
     int64_t piece_bytes;
     uint64_t *sums[SPLIT_COUNT]; /* this rank's checksums, 0 for blocks of others */
@@ -143,12 +143,14 @@ static cairn_err create_split(struct dataset_writer *w, int i)
     return err;
 }
 
-/* Made by all ranks, as every object is; written by one. */
+/* Made by all ranks, as every object is; written by one, whose failure is that of all who have the file: the next object is made by all
+ * of them or by none. */
 static cairn_err write_by_first(struct dataset_writer *w, hid_t set, hid_t type, const void *values)
 {
+    cairn_err err = CAIRN_OK;
     if (w->rank == 0 && H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) < 0)
-        return hdf5_fail(CAIRN_ELIBRARY, "writing facts");
-    return CAIRN_OK;
+        err = hdf5_fail(CAIRN_ELIBRARY, "writing facts");
+    return w->together ? comm_agree(w->comm, err) : err;
 }
 
 static cairn_err write_names(struct dataset_writer *w, hid_t group)
@@ -286,9 +288,6 @@ static void close_handles(struct dataset_writer *w)
             H5Dclose(w->checksums[i]);
         w->tokens[i] = w->checksums[i] = -1;
     }
-    if (w->transfer >= 0)
-        H5Pclose(w->transfer);
-    w->transfer = -1;
 }
 
 /* Asks the file system for all the space there will be need of, where that is known and it can be asked: a disk too small is told before
@@ -314,9 +313,6 @@ static cairn_err create(struct dataset_writer *w)
     hdf5_lock();
     hdf5_quiet();
     cairn_err err = create_structure(w, w->path);
-    w->transfer = H5Pcreate(H5P_DATASET_XFER);
-    if (w->together)
-        H5Pset_dxpl_mpio(w->transfer, H5FD_MPIO_COLLECTIVE);
     hdf5_unlock();
     return err;
 }
@@ -332,7 +328,7 @@ cairn_err dataset_writer_open(MPI_Comm comm, const char *path, const struct data
     MPI_Comm_size(comm, &w->size);
     w->plan = *plan;
     w->together = plan->compress == 0;
-    w->file = w->transfer = -1;
+    w->file = -1;
     for (int i = 0; i < SPLIT_COUNT; i++)
         w->tokens[i] = w->checksums[i] = -1;
     w->path = strdup(path);
@@ -357,18 +353,17 @@ int64_t dataset_writer_piece(const struct dataset_writer *writer)
 
 /* ---- writing ---- */
 
-static cairn_err write_together(struct dataset_writer *w, int split, int64_t first, int64_t count, const void *bytes)
+/* By every rank on its own: a piece is one large stretch of the file, which collective writing could not make larger, and HDF5's leaves the
+ * other ranks waiting for ever for one whose write failed (1.10.8, H5FD_mpio_write). */
+static cairn_err write_mine(struct dataset_writer *w, int split, int64_t first, int64_t count, const void *bytes)
 {
-    hsize_t start = (hsize_t)first, extent = (hsize_t)(count ? count : 1);
-    hid_t type = stored_type(w->plan.token_bytes), where = H5Dget_space(w->tokens[split]), memory = H5Screate_simple(1, &extent, NULL);
-    if (count > 0) {
-        H5Sselect_hyperslab(where, H5S_SELECT_SET, &start, NULL, &extent, NULL);
-    } else {
-        H5Sselect_none(where);
-        H5Sselect_none(memory);
-    }
+    hsize_t start = (hsize_t)first, extent = (hsize_t)count;
+    if (count == 0)
+        return CAIRN_OK;
+    hid_t where = H5Dget_space(w->tokens[split]), memory = H5Screate_simple(1, &extent, NULL);
+    H5Sselect_hyperslab(where, H5S_SELECT_SET, &start, NULL, &extent, NULL);
     cairn_err err = CAIRN_OK;
-    if (H5Dwrite(w->tokens[split], type, memory, where, w->transfer, bytes) < 0)
+    if (H5Dwrite(w->tokens[split], stored_type(w->plan.token_bytes), memory, where, H5P_DEFAULT, bytes) < 0)
         err = hdf5_fail(CAIRN_ESYS, "writing %s/tokens", split_name((enum dataset_split)split));
     H5Sclose(memory);
     H5Sclose(where);
@@ -480,24 +475,27 @@ cairn_err dataset_writer_write(struct dataset_writer *w, enum dataset_split spli
             err = compress_piece(w, (int)split, bytes_count, bytes, &chunks);
     }
     TRY(comm_agree(w->comm, err));
-    if (!w->together)
-        return write_through_first(w, (int)split, first, chunks);
-    hdf5_lock();
-    err = write_together(w, (int)split, first, count, bytes);
-    hdf5_unlock();
-    return err;
+    if (w->together) {
+        hdf5_lock();
+        err = write_mine(w, (int)split, first, count, bytes);
+        hdf5_unlock();
+    } else {
+        err = write_through_first(w, (int)split, first, chunks);
+    }
+    return comm_agree(w->comm, err); /* where one rank fails, none goes on to the next piece */
 }
 
 static cairn_err write_checksums(struct dataset_writer *w)
 {
+    cairn_err err = CAIRN_OK;
     for (int i = 0; i < SPLIT_COUNT; i++) {
         /* Each block was summed by one rank. */
         const void *from = w->rank == 0 ? MPI_IN_PLACE : w->sums[i];
         TRY_MPI(MPI_Reduce(from, w->sums[i], (int)w->sum_count[i], MPI_UINT64_T, MPI_BOR, 0, w->comm));
-        if (w->sum_count[i] > 0 && w->rank == 0)
-            TRY(write_by_first(w, w->checksums[i], H5T_NATIVE_UINT64, w->sums[i]));
+        if (err == CAIRN_OK && w->sum_count[i] > 0)
+            err = write_by_first(w, w->checksums[i], H5T_NATIVE_UINT64, w->sums[i]);
     }
-    return CAIRN_OK;
+    return comm_agree(w->comm, err);
 }
 
 /* H5Fclose is where HDF5 writes what it still held: a full disk may show only here. */
@@ -518,13 +516,16 @@ cairn_err dataset_writer_close(struct dataset_writer *w, cairn_err err)
 {
     MPI_Comm comm = w->comm;
     err = comm_agree(comm, err);
+    if (err == CAIRN_OK) {
+        hdf5_lock();
+        err = write_checksums(w);
+        hdf5_unlock();
+    }
     /* A file that HDF5 cannot close for want of space makes it crash at the process's end (1.10.8, H5F__close_cb): make room. */
     if (err != CAIRN_OK && w->rank == 0 && truncate(w->path, 0) != 0)
         log_warning("cannot empty %s: %s", w->path, strerror(errno));
     MPI_Barrier(comm);
     hdf5_lock();
-    if (err == CAIRN_OK)
-        err = write_checksums(w);
     if (has_file(w))
         err = close_file(w, err);
     hdf5_unlock();

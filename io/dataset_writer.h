@@ -42,7 +42,7 @@ int64_t dataset_writer_piece(const struct dataset_writer *writer);
 
 /* Collective: this rank's tokens [FIRST, FIRST + COUNT) of SPLIT, as stored bytes. FIRST is a multiple of the piece; COUNT is the piece,
  * less only at the split's end, or 0. Ranks write in their order. ERR is this rank's error so far: with one on any rank nothing is
- * written and all ranks get it. */
+ * written and all ranks get it, as they get that of a rank that cannot write. */
 cairn_err dataset_writer_write(struct dataset_writer *writer, enum dataset_split split, int64_t first, int64_t count, const void *bytes,
                                cairn_err err);
 

@@ -1,8 +1,10 @@
 /* Imports by 1, 2 and 3 ranks make the same file to the byte; all ranks read it back; failures are the same on all ranks and leave
  * nothing behind. TAP from rank 0. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -240,6 +242,30 @@ static void test_failure(char *const *inputs, int count, cairn_err code, const c
     tap_ok(told && !leftovers(output), "%s", what);
 }
 
+/* One rank of three cannot write: none goes on to the next piece without it. The limit is above what MPI's own files in shared memory
+ * have, and below what the text comes to. */
+static void test_failed_write(int limited, const char *what)
+{
+    char input[PATH], output[PATH];
+    struct rlimit before, limit;
+    struct import_result result;
+    in_folder(input, "a.txt");
+    in_folder(output, "failed.h5");
+    char *const inputs[] = {input, input, input};
+    const struct import_options options = {.files = inputs, .file_count = 3, .output = output, .validation = 0.1};
+    getrlimit(RLIMIT_FSIZE, &before);
+    limit = before;
+    limit.rlim_cur = 5000000;
+    signal(SIGXFSZ, SIG_IGN); /* an error of the write, not the process's end */
+    if (rank == limited)
+        setrlimit(RLIMIT_FSIZE, &limit);
+    cairn_err err = import_text(world, &options, &result);
+    setrlimit(RLIMIT_FSIZE, &before);
+    bool told = err == CAIRN_ESYS && strstr(cairn_err_message(), "writing /train/tokens");
+    MPI_Barrier(world);
+    tap_ok(told && !leftovers(output), "%s", what);
+}
+
 static void test_failures(void)
 {
     char a[PATH], b[PATH], path[PATH];
@@ -284,6 +310,7 @@ int main(int argc, char **argv)
     test_damage(0, "no changed byte of an imported file goes unnoticed");
     test_damage(6, "... nor of a compressed one");
     test_failures();
+    test_failed_write(1, "a rank that cannot write fails the import on all ranks");
     tap_shell("rm -rf %s", folder);
     job_leave(job, tap_done());
 }
