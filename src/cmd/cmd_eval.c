@@ -28,13 +28,16 @@ static cairn_err evaluate(struct mesh *mesh, int local_ranks, int argc, char **a
         err = FAIL(CAIRN_ECONFIG, "%s has no validation sample of %lld tokens", c->data.path, (long long)c->model.context);
         goto close_dataset;
     }
-    int64_t all = (samples + c->batch.samples - 1) / c->batch.samples;
-    int64_t count = microbatches > 0 && microbatches < all ? microbatches : all;
+    if (dataset_vocabulary(dataset) > m.vocabulary) {
+        err = FAIL(CAIRN_ECONFIG, "the tokens of %s go up to %lld, the model's to %lld", c->data.path,
+                   (long long)dataset_vocabulary(dataset) - 1, (long long)m.vocabulary - 1);
+        goto close_dataset;
+    }
     double begin = clock_seconds();
-    err = validation_loss(mesh, dataset, m.graph, count, c->batch.samples, c->model.context, &result->loss);
+    err = validation_loss(mesh, dataset, m.graph, microbatches > 0 ? microbatches : samples, c->batch.samples, c->model.context,
+                          &result->loss, &result->tokens);
     result->seconds = clock_seconds() - begin;
     result->step = m.step;
-    result->tokens = count * c->batch.samples * c->model.context;
 close_dataset:
     dataset_close(dataset);
 close_model:

@@ -236,13 +236,18 @@ const void *graph_tensor_data(const struct graph *g, tensor_id tensor)
     return g->tensors[tensor].data;
 }
 
-double graph_mean_loss(const struct graph *g)
+double graph_sum_losses(const struct graph *g, int64_t rows)
 {
     const void *losses = graph_losses(g);
     double sum = 0;
-    for (int64_t r = 0; r < g->rows; r++)
+    for (int64_t r = 0; r < rows; r++)
         sum += g->backend->acc == DTYPE_F64 ? ((const double *)losses)[r] : (double)((const float *)losses)[r];
-    return sum / (double)g->rows;
+    return sum;
+}
+
+double graph_mean_loss(const struct graph *g)
+{
+    return graph_sum_losses(g, g->rows) / (double)g->rows;
 }
 
 /* ---- running ---- */

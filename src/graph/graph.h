@@ -85,7 +85,8 @@ void graph_forward(struct graph *graph, const int32_t *inputs, const int32_t *ta
 void graph_forward_backward(struct graph *graph, const int32_t *inputs, const int32_t *targets, int64_t step, int64_t microbatch,
                             double loss_scale, void *gradient);
 
-/* After a run with a classifier: the mean loss over the rows, summed in their order in float64. */
+/* After a run with a classifier: the losses of the first ROWS rows, or the mean over all, summed in their order in float64. */
+double graph_sum_losses(const struct graph *graph, int64_t rows);
 double graph_mean_loss(const struct graph *graph);
 
 /* The losses by row (acc), and a tensor's values (act) until the next run; only inference keeps every last tensor. */

@@ -45,10 +45,10 @@ static cairn_err share_losses(struct trainer *t, double *loss, bool *stop)
 static cairn_err compute(struct trainer *t, const void **gradient, struct metrics_step *m, bool *stop)
 {
     double *own = t->losses + t->first + t->mesh->rank;
-    own[0] = job_stop_requested(t->job);
     TRY(run_microbatches(t, own));
     double begin = clock_seconds();
     TRY(gradient_finish(t->gradient, gradient, &m->gradient_norm));
+    own[0] = job_stop_requested(t->job); /* as late as can be: the step may be long, and the time short */
     TRY(share_losses(t, &m->loss, stop));
     m->reduce_seconds = clock_seconds() - begin;
     return CAIRN_OK;
@@ -79,9 +79,11 @@ static cairn_err run_step(struct trainer *t, struct metrics_step *m, bool *stop)
 static cairn_err validate(struct trainer *t)
 {
     double loss, begin = clock_seconds();
+    int64_t tokens;
     job_phase(t->job, "validate", t->step, 0);
     const struct config *c = t->config;
-    TRY(validation_loss(t->mesh, t->validation_data, t->graph, c->validation.microbatches, c->batch.samples, c->model.context, &loss));
+    TRY(validation_loss(t->mesh, t->validation_data, t->graph, c->validation.microbatches, c->batch.samples, c->model.context, &loss,
+                        &tokens));
     if (t->metrics)
         metrics_validation(t->metrics, t->step, loss, clock_seconds() - begin);
     return CAIRN_OK;
@@ -97,11 +99,13 @@ cairn_err trainer_run(struct trainer *t, bool *stopped)
         TRY(run_step(t, &m, stopped));
         if (t->metrics)
             metrics_step(t->metrics, &m);
-        bool last = t->step == c->steps;
-        if (c->validation.every && (t->step % c->validation.every == 0 || last))
+        bool last = t->step == c->steps, validation = c->validation.every && (t->step % c->validation.every == 0 || last);
+        if (validation && !*stopped)
             TRY(validate(t));
         if ((c->checkpoint.every && t->step % c->checkpoint.every == 0) || last || *stopped)
             TRY(trainer_save(t));
+        if (validation && *stopped) /* there may be no time for it */
+            TRY(validate(t));
     }
     if (t->step == c->steps && t->committed != t->step)
         TRY(trainer_save(t));
