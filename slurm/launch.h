@@ -30,6 +30,7 @@ struct launch {
     int64_t committed;        /* newest checkpoint that was told of in this launch; -1: none */
     char failure[512];        /* what a rank said when it aborted */
     bool aborted;             /* FAILURE is a rank's own word */
+    char leave_reason[512];   /* why the ranks left in order, if one said so */
     int leaves, leave_code;   /* ranks that left in order, all having met before, and the code that the last one told */
     double ending_since;      /* when the first rank left or aborted: the launcher is to end soon; 0: none did */
     char line[4096];          /* of output, not whole yet */

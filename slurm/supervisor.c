@@ -121,8 +121,8 @@ static int ranks_that_fit(const struct supervisor *s)
 
 static void describe_failure(const struct launch *l, enum ending ending, int status, char *text, size_t size)
 {
-    if (l->failure[0])
-        snprintf(text, size, "%s", l->failure);
+    if (l->failure[0] || (ending == ENDING_FAILED && l->leave_reason[0]))
+        snprintf(text, size, "%s", l->failure[0] ? l->failure : l->leave_reason);
     else if (ending == ENDING_FAILED && WIFSIGNALED(status))
         snprintf(text, size, "the launcher ended by signal %d", WTERMSIG(status));
     else if (ending == ENDING_FAILED || ending == ENDING_NO_START)
@@ -163,7 +163,7 @@ static enum ending launch_once(struct supervisor *s, char *const *rank_program, 
     describe_failure(&l, ending, status, failure, size);
     if (is_failure(ending) && ending != ENDING_NO_CONTROLLER) {
         s->trouble = last_sign(&l);
-        history_failed(&s->history, l.step, l.aborted ? failure : "");
+        history_failed(&s->history, l.step, l.aborted || l.leave_reason[0] ? failure : ""); /* a rank's own words */
         history_write(&s->history, "failed", json_pack("{s:s, s:b, s:I, s:I, s:s}", "how", ending_name(ending), "aborted", (int)l.aborted, "step", (json_int_t)l.step,
                                                        "committed", (json_int_t)s->history.committed, "failure", failure));
     }

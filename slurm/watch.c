@@ -51,6 +51,9 @@ static void note_heartbeat(struct watch *w, const struct heartbeat *h)
     if (h->kind == HEARTBEAT_LEAVE && !r->left) {
         l->leaves++;
         l->leave_code = atoi(h->text);
+        const char *reason = strchr(h->text, ' ');
+        if (reason)
+            snprintf(l->leave_reason, sizeof l->leave_reason, "%s", reason + 1);
     }
     if (h->kind == HEARTBEAT_LEAVE || h->kind == HEARTBEAT_ABORT) {
         r->left = true;

@@ -59,6 +59,8 @@ int cmd_run(int argc, char **argv)
         return sweep_kill(sweep, sweep_seconds) == 0 ? EXIT_CODE_DONE : EXIT_CODE_FAILED;
     if (argc < 2)
         return command_usage_failed(&spec, "no config given");
+    if (strcmp(argv[1], "-") == 0)
+        return command_usage_failed(&spec, "the config must be a file: the ranks of every launch read it again");
     struct config config;
     cairn_err err = config_load(&config, argv[1], NULL, argc - 2, argv + 2);
     if (err)

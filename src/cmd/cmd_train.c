@@ -66,7 +66,8 @@ static _Noreturn void leave_failed(struct job *job, const struct trainer *t, cai
     if (job_rank(job) == 0)
         log_error("%s", cairn_err_message());
     /* When every checkpoint is broken, whether to begin anew is for people to say, not for an automatic restart. */
-    job_leave(job, err == CAIRN_ECONFIG || err == CAIRN_ECORRUPT ? EXIT_CODE_USAGE : EXIT_CODE_FAILED);
+    bool hopeless = err == CAIRN_ECONFIG || err == CAIRN_EUNSUPPORTED || err == CAIRN_ECORRUPT;
+    job_leave_because(job, hopeless ? EXIT_CODE_USAGE : EXIT_CODE_FAILED, job_rank(job) == 0 ? cairn_err_message() : NULL);
 }
 
 int cmd_train(int argc, char **argv)
@@ -104,10 +105,12 @@ int cmd_train(int argc, char **argv)
         err = train(&trainer, job, mesh, &config, &stopped);
     if (err)
         leave_failed(job, &trainer, err);
+    job_phase(job, "finish", trainer.step, 0);
     if (mesh->rank == 0 && stopped)
         log_info("stopped at the checkpoint of step %lld: %s", (long long)trainer.step, job_stop_reason(job) ? job_stop_reason(job) : "another rank was asked to");
     else if (mesh->rank == 0)
         report_end(&trainer, clock_seconds() - begin);
+    mesh_barrier(mesh); /* under the watchdog, with heartbeats: rank 0 may read many gigabytes */
     trainer_close(&trainer);
     mesh_close(mesh);
     config_free(&config);

@@ -7,7 +7,7 @@
  *     alive   every heartbeat_seconds, with the current step and phase; TEXT is the number of the Slurm step, if there is one
  *     commit  checkpoint STEP is committed (from rank 0)
  *     abort   the rank ends the step; TEXT says why
- *     leave   the rank leaves in order; TEXT is the exit code
+ *     leave   the rank leaves in order; TEXT is the exit code and, maybe, a space and why
  * Without CAIRN_SUPERVISED nothing is written. */
 #ifndef JOB_HEARTBEAT_H
 #define JOB_HEARTBEAT_H

@@ -73,6 +73,9 @@ void job_report_committed(struct job *job, int64_t step);
  * limit of a few seconds each; what is not done then is left undone, since nothing of the job depends on it any more. */
 _Noreturn void job_leave(struct job *job, int code);
 
+/* The same, and tells the supervisor REASON: an error that all ranks know of. One rank's word is enough; NULL or "" on the others. */
+_Noreturn void job_leave_because(struct job *job, int code, const char *reason);
+
 /* Ends the whole job step now from this rank: tells the supervisor REASON, aborts through PMIx or MPI, and leaves with
  * CODE however those behave. From any thread. */
 _Noreturn void job_abort(struct job *job, int code, const char *reason);

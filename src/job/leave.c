@@ -115,13 +115,18 @@ static void meet_others(struct job *job)
 
 void job_leave(struct job *job, int code)
 {
+    job_leave_because(job, code, NULL);
+}
+
+void job_leave_because(struct job *job, int code, const char *reason)
+{
     watchdog_stop(&job->watchdog);
     claim_way_out();
     bool guarded = guard_start(job, code, "waiting for the other ranks to leave", meet_limit);
     fflush(NULL);
     meet_others(job);
-    char text[16];
-    snprintf(text, sizeof text, "%d", code);
+    char text[sizeof((struct heartbeat *)NULL)->text];
+    snprintf(text, sizeof text, "%d%s%s", code, reason && *reason ? " " : "", reason ? reason : "");
     heartbeat_send(HEARTBEAT_LEAVE, job->rank, job->host, 0, NULL, text);
     if (!guarded)
         _exit(code);

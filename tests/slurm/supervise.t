@@ -89,6 +89,11 @@ FAKE_PLAN=abort@5/1! run
 check "the same error at the same step ends it after the second time" ended 1 2
 check "and the error is told" said "the loss is not a number"
 
+fresh agreed
+CAIRN_RANK_PROGRAM= run
+check "an error that all ranks know of, likewise" ended 1 2
+check "its reason is told" said 'gives up: the same error at the same step, 2 times: .*none.h5: .*No such file'
+
 fresh fruitless
 FAKE_PLAN='exit3@0/0,exit4@0/0,exit5@0/0,exit6@0/0' run
 check "restarts without a newer checkpoint have a limit" ended 1 3
@@ -157,6 +162,9 @@ fresh missing
 timeout 20 "$CAIRN" run "$scratch/no.yaml" >"$dir/out" 2>"$dir/err"
 code=$?
 check "a missing config ends with 2" [ "$code" = 2 ]
+timeout 20 "$CAIRN" run - <"$scratch/gpt.yaml" >"$dir/out" 2>"$dir/err"
+code=$?
+check "a config from standard input is refused" [ "$code" = 2 ]
 timeout 20 "$CAIRN" run "$scratch/gpt.yaml" supervise.launcher=srun run_dir="$dir/run" >"$dir/out" 2>"$dir/err"
 code=$?
 check "srun outside a Slurm job ends with 2" [ "$code" = 2 ]
