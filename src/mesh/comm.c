@@ -13,6 +13,19 @@ struct failure {
     char message[4096];
 };
 
+/* Where it happened, unless on rank 0, who is the one that users look at. */
+static void describe(struct failure *f, int rank)
+{
+    char host[MPI_MAX_PROCESSOR_NAME] = "?";
+    int length;
+    if (rank == 0) {
+        snprintf(f->message, sizeof f->message, "%s", cairn_err_message());
+        return;
+    }
+    MPI_Get_processor_name(host, &length);
+    snprintf(f->message, sizeof f->message, "rank %d on %s: %s", rank, host, cairn_err_message());
+}
+
 cairn_err comm_agree(MPI_Comm comm, cairn_err err)
 {
     int rank, size, first;
@@ -24,7 +37,7 @@ cairn_err comm_agree(MPI_Comm comm, cairn_err err)
         return CAIRN_OK;
     struct failure failure = {.code = err};
     if (mine == first)
-        snprintf(failure.message, sizeof failure.message, "%s", cairn_err_message());
+        describe(&failure, rank);
     TRY_MPI(MPI_Bcast(&failure, sizeof failure, MPI_BYTE, first % size, comm));
     return FAIL(failure.code, "%s", failure.message);
 }

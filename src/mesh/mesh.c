@@ -39,8 +39,6 @@ void mesh_close(struct mesh *mesh)
 
 cairn_err mesh_agree(struct mesh *mesh, cairn_err err)
 {
-    if (err && mesh->rank)
-        err = error_context(err, "rank %d on %s", mesh->rank, mesh->host);
     return comm_agree(mesh->world, err);
 }
 

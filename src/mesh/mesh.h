@@ -23,8 +23,7 @@ cairn_err mesh_open(struct job *job, struct mesh **out);
 /* Collective. NULL is fine. */
 void mesh_close(struct mesh *mesh);
 
-/* comm_agree (mesh/comm.h), with "rank R on HOST: " in front of the message when it is of a rank R that is not 0. An error is
- * thus told by one rank, whichever that is. */
+/* comm_agree (mesh/comm.h) */
 cairn_err mesh_agree(struct mesh *mesh, cairn_err err);
 
 /* BYTES at DATA of rank ROOT to every rank; any size. */
