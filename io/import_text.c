@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +25,7 @@ struct import {
     int rank, size;
     const struct import_options *options;
     char temporary[PATH_SIZE + 16], spool[PATH_SIZE + 32];
+    int claim; /* rank 0's descriptor of TEMPORARY, which tells other imports that it is in use; -1 for none */
     struct text *text;
     struct text_split split;
     struct dataset_writer *writer;
@@ -30,23 +33,98 @@ struct import {
     struct progress progress;
 };
 
+/* ---- what a signal handler removes ---- */
+
+/* Ready-made paths, one NUL-ended after another, an empty one last: a signal handler cannot format. */
+static char *leftovers;
+
+/* Whether they are this import's: another's must stay. */
+static volatile sig_atomic_t leftovers_claimed;
+
+cairn_err import_leftovers_prepare(const struct import_options *options)
+{
+    size_t each = strlen(options->output) + 32; /* .tmp.spool.NUMBER */
+    char *paths = calloc((size_t)options->file_count + 2, each), *to = paths;
+    if (!paths)
+        return FAIL(CAIRN_ENOMEM, "no memory for %d paths", options->file_count);
+    to += sprintf(to, "%s.tmp", options->output) + 1;
+    for (int i = 0; i < options->file_count; i++)
+        to += sprintf(to, "%s.tmp.spool.%d", options->output, i) + 1;
+    leftovers = paths;
+    return CAIRN_OK;
+}
+
+void import_leftovers_remove(void)
+{
+    for (const char *path = leftovers; leftovers_claimed && path && *path; path += strlen(path) + 1)
+        unlink(path);
+}
+
 /* ---- before and after, by rank 0 ---- */
 
-static cairn_err check_output(const struct import *import)
+static cairn_err check_output(const struct import_options *o)
 {
-    const struct import_options *o = import->options;
     struct stat status;
-    if (stat(o->output, &status) == 0) {
-        if (!S_ISREG(status.st_mode))
-            return FAIL(CAIRN_EINVAL, "%s: not a regular file", o->output);
-        if (!o->force)
-            return FAIL(CAIRN_EINVAL, "%s is there already; --force replaces it", o->output);
-    }
-    int fd = open(import->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return FAIL(error_from_errno(errno), "cannot write %s: %s", import->temporary, strerror(errno));
-    close(fd);
+    if (stat(o->output, &status) != 0)
+        return CAIRN_OK;
+    if (!S_ISREG(status.st_mode))
+        return FAIL(CAIRN_EINVAL, "%s: not a regular file", o->output);
+    return o->force ? CAIRN_OK : FAIL(CAIRN_EINVAL, "%s is there already; --force replaces it", o->output);
+}
+
+/* A byte that no dataset has: MPI-IO locks what it writes on some file systems, and must not wait for this lock. */
+static bool lock_claim(int fd)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = INT64_MAX - 1, .l_len = 1};
+    /* A file system without locks cannot tell; no import fails for that. */
+    return fcntl(fd, F_OFD_SETLK, &lock) == 0 || (errno != EAGAIN && errno != EACCES);
+}
+
+/* Whether the claimed file still has its name. */
+static bool holds_claim(const struct import *import)
+{
+    struct stat mine, there;
+    return fstat(import->claim, &mine) == 0 && stat(import->temporary, &there) == 0 && mine.st_ino == there.st_ino &&
+           mine.st_dev == there.st_dev;
+}
+
+/* Takes the temporary file, unless another import has it. One renamed or removed between opening and locking is not it any more. */
+static cairn_err claim_temporary(struct import *import)
+{
+    do {
+        if (import->claim >= 0)
+            close(import->claim);
+        import->claim = open(import->temporary, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+        if (import->claim < 0)
+            return FAIL(error_from_errno(errno), "cannot write %s: %s", import->temporary, strerror(errno));
+        if (!lock_claim(import->claim)) {
+            close(import->claim);
+            import->claim = -1;
+            return FAIL(CAIRN_EINVAL, "another import is making %s: it has %s", import->options->output, import->temporary);
+        }
+    } while (!holds_claim(import));
+    leftovers_claimed = 1;
+    if (ftruncate(import->claim, 0) != 0) /* what a power cut left */
+        return FAIL(error_from_errno(errno), "cannot empty %s: %s", import->temporary, strerror(errno));
     return CAIRN_OK;
+}
+
+/* The output is looked at again once nobody else can make it. */
+static cairn_err claim_output(struct import *import)
+{
+    TRY(check_output(import->options));
+    TRY(claim_temporary(import));
+    return check_output(import->options);
+}
+
+static void release_output(struct import *import, cairn_err err)
+{
+    if (import->claim < 0)
+        return;
+    if (err != CAIRN_OK && holds_claim(import))
+        unlink(import->temporary);
+    leftovers_claimed = 0;
+    close(import->claim);
 }
 
 static cairn_err sync_path(const char *path, int flags)
@@ -65,6 +143,7 @@ static cairn_err commit(const struct import *import)
     TRY(sync_path(import->temporary, O_RDONLY));
     if (rename(import->temporary, import->options->output) != 0)
         return FAIL(error_from_errno(errno), "cannot rename %s to %s: %s", import->temporary, import->options->output, strerror(errno));
+    leftovers_claimed = 0; /* a file of that name would be another import's */
     snprintf(folder, sizeof folder, "%s", import->options->output);
     return sync_path(dirname(folder), O_RDONLY | O_DIRECTORY);
 }
@@ -145,19 +224,27 @@ static cairn_err plan_and_write(struct import *import, struct import_result *res
     return err;
 }
 
-static cairn_err run(struct import *import, struct import_result *result)
+static cairn_err make_output(struct import *import, struct import_result *result)
 {
-    TRY(comm_agree(import->comm, import->rank == 0 ? check_output(import) : CAIRN_OK));
+    TRY(comm_agree(import->comm, import->rank == 0 ? claim_output(import) : CAIRN_OK));
+    leftovers_claimed = 1;
     cairn_err err = text_open(import->comm, import->options->files, import->options->file_count, import->spool, import->options->progress,
                               &import->text);
     if (err == CAIRN_OK) {
         err = plan_and_write(import, result);
         text_close(import->text);
     }
+    if (import->rank != 0)
+        leftovers_claimed = 0; /* from here on rank 0 alone knows whether they are this import's */
     if (err == CAIRN_OK)
         err = comm_agree(import->comm, import->rank == 0 ? commit(import) : CAIRN_OK);
-    if (err != CAIRN_OK && import->rank == 0)
-        unlink(import->temporary);
+    return err;
+}
+
+static cairn_err run(struct import *import, struct import_result *result)
+{
+    cairn_err err = make_output(import, result);
+    release_output(import, err);
     return err;
 }
 
@@ -170,34 +257,12 @@ static cairn_err check_options(const struct import_options *o)
     return CAIRN_OK;
 }
 
-/* Ready-made paths, one NUL-ended after another, an empty one last: a signal handler cannot format. */
-static char *leftovers;
-
-cairn_err import_leftovers_prepare(const struct import_options *options)
-{
-    size_t each = strlen(options->output) + 32; /* .tmp.spool.NUMBER */
-    char *paths = calloc((size_t)options->file_count + 2, each), *to = paths;
-    if (!paths)
-        return FAIL(CAIRN_ENOMEM, "no memory for %d paths", options->file_count);
-    to += sprintf(to, "%s.tmp", options->output) + 1;
-    for (int i = 0; i < options->file_count; i++)
-        to += sprintf(to, "%s.tmp.spool.%d", options->output, i) + 1;
-    leftovers = paths;
-    return CAIRN_OK;
-}
-
-void import_leftovers_remove(void)
-{
-    for (const char *path = leftovers; path && *path; path += strlen(path) + 1)
-        unlink(path);
-}
-
 cairn_err import_text(MPI_Comm comm, const struct import_options *options, struct import_result *result)
 {
     struct stat status;
     double begin = clock_seconds();
     TRY(check_options(options));
-    struct import import = {.comm = comm, .options = options};
+    struct import import = {.comm = comm, .options = options, .claim = -1};
     MPI_Comm_rank(comm, &import.rank);
     MPI_Comm_size(comm, &import.size);
     snprintf(import.temporary, sizeof import.temporary, "%s.tmp", options->output);

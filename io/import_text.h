@@ -27,12 +27,13 @@ struct import_result {
     double seconds;
 };
 
-/* Collective. The file is written as OUTPUT.tmp, made durable and renamed: OUTPUT is whole or not there. Its bytes do not
- * depend on the number of ranks. All ranks return the same code and message; memory is bounded whatever the text's size. */
+/* Collective. The file is written as OUTPUT.tmp, made durable and renamed: OUTPUT is whole or not there. Another import of
+ * the same OUTPUT is refused meanwhile, by a lock on OUTPUT.tmp. The bytes do not depend on the number of ranks. All ranks return the same code and message; memory is bounded whatever the text's size. */
 cairn_err import_text(MPI_Comm comm, const struct import_options *options, struct import_result *result);
 
 /* Removes what an import of OPTIONS that is cut short leaves behind. import_text does so itself; this is for signal handlers, before which
- * import_leftovers_prepare has been called once: it only calls unlink(2). */
+ * import_leftovers_prepare has been called once: it only calls unlink(2), and only while
+ * these files are this import's. */
 cairn_err import_leftovers_prepare(const struct import_options *options);
 void import_leftovers_remove(void);
 

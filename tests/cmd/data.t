@@ -84,6 +84,25 @@ check "verify names the place: byte $at in $range" test -n "$range" -a "$at" -ge
 head -c 100000 x.h5 >cut.h5
 tells 1 "cut off" 'verify of a cut off file' "$CAIRN" data verify cut.h5
 
+# Two imports of one name: neither refusal touches the first one's file.
+mkfifo slow
+"$CAIRN" data import text slow -o x.h5 --force >slow.out 2>&1 &
+import=$!
+exec 9>slow # opens when the import has opened its side
+tells 1 "x.h5 is there already" 'existing output while it is made anew' "$CAIRN" data import text text.txt -o x.h5
+check '... leaves the file that is being made' test -e x.h5.tmp
+tells 1 "another import is making x.h5" '... with --force' "$CAIRN" data import text text.txt -o x.h5 --force
+check '... leaves it too' test -e x.h5.tmp
+cat text.txt >&9
+exec 9>&-
+wait $import
+code=$?
+explain() { cat slow.out; }
+check '... and the first one ends well' test $code -eq 0
+explain() { :; }
+tells 0 "are sound" '... with a sound dataset' "$CAIRN" data verify x.h5
+nothing_left 'a refused import'
+
 # Ended while it waits for its input.
 mkfifo never
 "$CAIRN" data import text never -o n.h5 >out 2>&1 &
