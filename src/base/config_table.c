@@ -43,7 +43,7 @@ const struct config_key config_keys[] = {
     {TOP(steps), INT("1000", 1, INT64_MAX / 2), .help = "optimizer steps of the whole training"},
     {TOP(device), CHOICE("auto", devices), .help = "backend of the kernels; reference: plain loops, for tests"},
     {TOP(precision), CHOICE("float32", precisions), .help = "of activations and matrix products; master weights are float32 or wider"},
-    {TOP(threads), INT("0", 0, 4096), .help = "threads of a rank; 0: the cores it is bound to, else its share of the node"},
+    {TOP(threads), INT("0", 0, 4096), .help = "threads of a rank; 0: as many as its checkpoint was made with, at first the fewest that any rank is bound to or has as its share of its node"},
     {TOP(instruction_set), .kind = CONFIG_STRING, .standard = "auto", .choices = instruction_sets,
      .help = "highest x86-64 level the CPU kernels and their products use"},
 

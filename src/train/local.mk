@@ -2,6 +2,7 @@ libcore_la_SOURCES += \
   src/train/gradient.c src/train/gradient.h \
   src/train/learning_rate.c src/train/learning_rate.h \
   src/train/restored_model.c src/train/restored_model.h \
+  src/train/numerics.c src/train/numerics.h \
   src/train/optimizer.c src/train/optimizer.h \
   src/train/sampler.c src/train/sampler.h \
   src/train/metrics.c src/train/metrics.h \

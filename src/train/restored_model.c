@@ -27,7 +27,7 @@ static cairn_err read_extra(struct restored_model *m, const char *extra)
 static cairn_err build(struct restored_model *m, int local_ranks, int64_t samples, bool classify)
 {
     const struct config *c = &m->config;
-    TRY(trainer_backend(c, local_ranks, &m->backend));
+    TRY(trainer_backend(c, trainer_threads(c, local_ranks), &m->backend));
     const struct graph_options options = {.samples = samples ? samples : c->batch.samples, .context = c->model.context};
     struct gpt gpt;
     trainer_model(c, m->vocabulary, &gpt);

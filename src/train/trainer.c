@@ -9,17 +9,23 @@
 #include "base/log.h"
 #include "job/threads.h"
 #include "model/gpt.h"
+#include "train/numerics.h"
 
 static const char *const device_backends[] = {"cpu", "cpu", "reference"}; /* by enum config_device */
 static const enum dtype precision_types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F64}; /* by enum config_precision */
 
-cairn_err trainer_backend(const struct config *config, int local_ranks, struct backend **out)
+int trainer_threads(const struct config *config, int local_ranks)
 {
-    struct backend_options options = {.act = precision_types[config->precision], .threads = (int)config->threads,
-                                      .instruction_set = config->instruction_set};
     const char *given = getenv("SLURM_CPUS_PER_TASK");
-    if (options.threads == 0)
-        options.threads = threads_of_rank(given ? atoi(given) : 0, threads_bound(), threads_online(), local_ranks);
+    if (config->threads > 0)
+        return (int)config->threads;
+    return threads_of_rank(given ? atoi(given) : 0, threads_bound(), threads_online(), local_ranks);
+}
+
+cairn_err trainer_backend(const struct config *config, int threads, struct backend **out)
+{
+    struct backend_options options = {.act = precision_types[config->precision], .threads = threads,
+                                      .instruction_set = config->instruction_set};
     return backend_open(device_backends[config->device], &options, out);
 }
 
@@ -152,7 +158,7 @@ cairn_err trainer_open(struct trainer *t, struct job *job, struct mesh *mesh, co
     TRY(mesh_agree(mesh, check_data(t)));
     if (config->validation.every)
         TRY(mesh_agree(mesh, dataset_open(mesh->world, config->data.path, &t->validation_data)));
-    TRY(mesh_agree(mesh, trainer_backend(config, job_local_size(job), &t->backend)));
+    TRY(numerics_open(t));
     TRY(mesh_agree(mesh, open_losses(t)));
     TRY(mesh_agree(mesh, open_model(t)));
     TRY(trainer_restore(t));

@@ -1,6 +1,7 @@
 /* Checkpoints of a training run. */
 #include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,8 +12,13 @@
 #include "train/trainer.h"
 
 /* A checkpoint or a restore may take this long before the watchdog takes it for a hang, in seconds: a parallel file system under
- * load stalls for minutes. */
-static const double io_limit = 900;
+ * load stalls for minutes. supervise.hang_seconds may say more. */
+static const double io_limit_least = 900;
+
+static double io_limit(const struct trainer *t)
+{
+    return fmax(io_limit_least, t->config->supervise.hang_seconds);
+}
 
 static struct checkpoint_group group_of(const struct trainer *t)
 {
@@ -24,9 +30,9 @@ static char *describe(const struct trainer *t)
 {
     char fingerprint[17];
     snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, dataset_fingerprint(t->dataset));
-    json_t *extra = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:s}", "dataset_fingerprint", fingerprint, "seed", (json_int_t)t->config->seed,
+    json_t *extra = json_pack("{s:s, s:I, s:I, s:I, s:I, s:i, s:I, s:s}", "dataset_fingerprint", fingerprint, "seed", (json_int_t)t->config->seed,
                               "microbatches", (json_int_t)t->config->batch.microbatches, "samples",
-                              (json_int_t)t->config->batch.samples, "ranks", (json_int_t)t->mesh->size, "vocabulary",
+                              (json_int_t)t->config->batch.samples, "ranks", (json_int_t)t->mesh->size, "threads", t->backend->threads, "vocabulary",
                               (json_int_t)dataset_vocabulary(t->dataset), "tokenizer", dataset_tokenizer(t->dataset));
     char *text = extra ? json_dumps(extra, JSON_SORT_KEYS) : NULL;
     json_decref(extra);
@@ -54,7 +60,7 @@ cairn_err trainer_save(struct trainer *t)
     double begin = clock_seconds();
     struct checkpoint_group group = group_of(t);
     struct checkpoint_facts facts = {.step = t->step, .config = t->config_text, .signature = signature(t), .extra = describe(t)};
-    job_phase(t->job, "checkpoint", t->step, io_limit);
+    job_phase(t->job, "checkpoint", t->step, io_limit(t));
     cairn_err err = mesh_agree(t->mesh, facts.signature && facts.extra ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for a checkpoint"));
     if (!err)
         err = mesh_agree(t->mesh, checkpoint_save(&group, t->checkpoints, &facts, t->shards, t->shard_count));
@@ -103,7 +109,7 @@ cairn_err trainer_restore(struct trainer *t)
 {
     struct checkpoint_group group = group_of(t);
     struct checkpoint_facts facts = {0};
-    job_phase(t->job, "restore", 0, io_limit);
+    job_phase(t->job, "restore", 0, io_limit(t));
     double begin = clock_seconds();
     cairn_err err = mesh_agree(t->mesh, checkpoint_restore(&group, t->checkpoints, &facts, t->shards, t->shard_count));
     if (err == CAIRN_ENOTFOUND) {

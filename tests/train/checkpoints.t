@@ -34,6 +34,12 @@ status=$?
 [ $status -eq 75 ] && pass "SIGUSR1 ends a run with exit code 75" || { echo "exit status $status" >>stop.log; fail "SIGUSR1 ends a run with exit code 75" stop.log; }
 "$CAIRN" ckpt verify stopped/checkpoints/step-* >verify.log 2>&1 && pass "its checkpoint verifies" || fail "its checkpoint verifies" verify.log
 
+# Threads that nobody asked for stay what they were: sums inside products may be split by them.
+train 2 run_dir=threads threads=3 steps=4
+train 1 run_dir=threads threads=0 steps=5
+grep -q '3 threads a rank, as the checkpoint was made with' train.log && pass "a run keeps its threads" || fail "a run keeps its threads" train.log
+grep -q 'other numerics' train.log && fail "and so its numerics" train.log || pass "and so its numerics"
+
 if [ "$(id -u)" = 0 ] && mkdir full && mount -t tmpfs -o size=800k none full 2>/dev/null; then
     train 2 run_dir=full/run checkpoint.keep=0 checkpoint.every=1 checkpoint.on_full=stop
     status=$?
