@@ -123,11 +123,11 @@ int child_run(char *const argv[], double seconds, char *output, size_t size)
     if (output && size)
         output[used] = 0;
     close(fd);
-    if (open) {
-        child_kill(pid);
-        return -1;
-    }
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-    }
-    return exit_code_of(status);
+    pid_t ended = 0; /* a command may live on when its output is closed */
+    while (!open && (ended = waitpid(pid, &status, WNOHANG)) == 0 && clock_seconds() < end)
+        poll(NULL, 0, 5);
+    if (ended == pid)
+        return exit_code_of(status);
+    child_kill(pid);
+    return -1;
 }

@@ -16,7 +16,8 @@ cairn_err child_start(char *const argv[], int *output, bool quiet, pid_t *pid);
  * -1 for a command that could not be run, was killed, or took too long. */
 void child_run_all(char *const *const argvs[], int count, double seconds, int *status);
 
-/* One command; its output's first SIZE-1 bytes into OUTPUT if that is not NULL. Returns the exit code or -1. */
+/* One command, within SECONDS in all; its output's first SIZE-1 bytes into OUTPUT if that is not NULL. Returns the exit code, or -1
+ * for a command that could not be run, was killed, or took too long. */
 int child_run(char *const argv[], double seconds, char *output, size_t size);
 
 /* SIGKILL to the whole group of PID, which is reaped. */

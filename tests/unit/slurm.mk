@@ -2,3 +2,8 @@ UNIT_TESTS += tests/unit/test_decide
 tests_unit_test_decide_SOURCES = tests/unit/test_decide.c
 tests_unit_test_decide_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_decide_LDADD = $(UNIT_LDADD)
+
+UNIT_TESTS += tests/unit/test_child
+tests_unit_test_child_SOURCES = tests/unit/test_child.c
+tests_unit_test_child_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_child_LDADD = $(UNIT_LDADD)
