@@ -9,6 +9,10 @@ enum { SAME_FAILURE_LIMIT = 2 };
  * slurmctld is well). */
 static const double stop_limit = 600, requeue_reserve = 15;
 
+/* Seconds: ranks that stop with less than this left were told so by Slurm, for the time limit or a preemption, which shortens it to
+ * the grace time. What a new start could still do here is not worth that nobody might stop it a second time. */
+static const double worth_starting = 900;
+
 double decide_stop_seconds(double left)
 {
     if (left < 0)
@@ -31,11 +35,25 @@ const char *action_name(enum action action)
     return (unsigned)action < sizeof names / sizeof names[0] ? names[action] : "unknown";
 }
 
-/* After a stop was asked for, whatever way the ranks ended: their last checkpoint is there. */
+static bool without_progress(const struct situation *s, char *reason, size_t size)
+{
+    snprintf(reason, size, "%ld restarts without a newer checkpoint", s->max_restarts);
+    return s->without_progress > s->max_restarts;
+}
+
+static bool too_few_ranks(const struct situation *s, char *reason, size_t size)
+{
+    snprintf(reason, size, "%ld ranks fit on the healthy nodes, supervise.min_ranks is %ld", s->ranks_left, s->min_ranks);
+    return s->ranks_left < s->min_ranks || s->ranks_left < 1;
+}
+
+/* After the supervisor was asked to stop, whatever way the ranks ended. */
 static enum action after_stop(const struct situation *s, char *reason, size_t size)
 {
     switch (s->stop) {
     case STOP_TIME_LIMIT:
+        if (!s->committed_here && without_progress(s, reason, size)) /* a disk that is full, say: each turn would be as fruitless */
+            return ACTION_HOLD;
         snprintf(reason, size, "the time limit is near");
         return ACTION_REQUEUE;
     case STOP_USER:
@@ -49,6 +67,21 @@ static enum action after_stop(const struct situation *s, char *reason, size_t si
     return ACTION_LEAVE;
 }
 
+/* The ranks stopped, and nobody had asked the supervisor: a signal went to them alone. Slurm starts no job again for that. */
+static enum action after_unasked_stop(const struct situation *s, char *reason, size_t size)
+{
+    if (without_progress(s, reason, size))
+        return ACTION_HOLD;
+    if (s->seconds_left >= 0 && s->seconds_left < worth_starting) {
+        snprintf(reason, size, "the ranks were asked to stop, and %.0f s are left", s->seconds_left);
+        return ACTION_REQUEUE;
+    }
+    if (too_few_ranks(s, reason, size))
+        return ACTION_REQUEUE;
+    snprintf(reason, size, "the ranks were asked to stop, the supervisor was not");
+    return ACTION_RESTART;
+}
+
 enum action decide(const struct situation *s, char *reason, size_t size)
 {
     snprintf(reason, size, "%s", ending_name(s->ending));
@@ -56,24 +89,23 @@ enum action decide(const struct situation *s, char *reason, size_t size)
         return ACTION_FINISH;
     if (s->ending == ENDING_USAGE)
         return ACTION_FAIL;
-    if (s->stop != STOP_NONE || s->ending == ENDING_STOPPED)
+    if (s->stop != STOP_NONE)
         return after_stop(s, reason, size);
     if (s->controller_lost) {
         snprintf(reason, size, "slurmctld does not come back");
         return ACTION_REQUEUE;
     }
+    if (s->ending == ENDING_STOPPED)
+        return after_unasked_stop(s, reason, size);
     bool no_controller = s->ending == ENDING_NO_CONTROLLER; /* says nothing of the ranks */
     if (!no_controller && s->ending != ENDING_NODE_LOST && s->same_failure >= SAME_FAILURE_LIMIT) {
         snprintf(reason, size, "the same error at the same step, %d times", s->same_failure);
         return ACTION_HOLD;
     }
-    if (!no_controller && s->without_progress > s->max_restarts) {
-        snprintf(reason, size, "%ld restarts without a newer checkpoint", s->max_restarts);
+    if (!no_controller && without_progress(s, reason, size))
         return ACTION_HOLD;
-    }
-    if (s->ranks_left < s->min_ranks || s->ranks_left < 1) {
-        snprintf(reason, size, "%ld ranks fit on the healthy nodes, supervise.min_ranks is %ld", s->ranks_left, s->min_ranks);
+    if (too_few_ranks(s, reason, size))
         return ACTION_REQUEUE;
-    }
+    snprintf(reason, size, "%s", ending_name(s->ending));
     return ACTION_RESTART;
 }

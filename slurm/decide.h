@@ -7,7 +7,7 @@
 
 enum ending {
     ENDING_DONE,       /* exit code 0 */
-    ENDING_STOPPED,    /* exit code 75: at a checkpoint, on a signal */
+    ENDING_STOPPED,    /* exit code 75: at a checkpoint, on a signal to the supervisor or to a rank */
     ENDING_USAGE,      /* exit code 2: bad usage or config */
     ENDING_FAILED,     /* another exit code, a signal, an abort */
     ENDING_SILENT,     /* a rank said nothing for too long, its node is fine */
@@ -35,11 +35,13 @@ enum stop_cause { STOP_NONE, STOP_TIME_LIMIT, STOP_TERMINATED, STOP_USER };
 struct situation {
     enum ending ending;
     enum stop_cause stop;         /* what the supervisor was asked */
-    long without_progress;        /* failed launches in a row with no newer checkpoint, this one included */
+    long without_progress;        /* launches in a row that failed or stopped with no newer checkpoint, this one included */
     long max_restarts;
+    bool committed_here;          /* a newer checkpoint since the supervisor began, in this allocation */
     int same_failure;             /* launches in a row that failed at the same step with the same text, this one included */
     long ranks_left, min_ranks;   /* that healthy nodes can hold */
     bool controller_lost;         /* slurmctld was waited for in vain */
+    double seconds_left;          /* of the allocation, where the ranks stopped unasked; negative: not known */
 };
 
 /* How many seconds ranks that are asked to stop may take for their checkpoint, in an allocation that ends in LEFT seconds (negative:

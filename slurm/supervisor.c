@@ -26,6 +26,7 @@ struct supervisor {
     struct history history;
     double trouble; /* when the launch before showed its last sign of life; 0: none was in trouble */
     bool controller_lost; /* slurmctld was waited for in vain */
+    int64_t committed_before; /* the newest checkpoint when this supervisor began; -1: none */
 };
 
 /* ---- signals ---- */
@@ -121,8 +122,11 @@ static int ranks_that_fit(const struct supervisor *s)
 
 static void describe_failure(const struct launch *l, enum ending ending, int status, char *text, size_t size)
 {
-    if (l->failure[0] || (ending == ENDING_FAILED && l->leave_reason[0]))
+    bool left = ending == ENDING_FAILED || ending == ENDING_STOPPED;
+    if (l->failure[0] || (left && l->leave_reason[0]))
         snprintf(text, size, "%s", l->failure[0] ? l->failure : l->leave_reason);
+    else if (ending == ENDING_STOPPED)
+        snprintf(text, size, "the ranks stopped and committed no checkpoint");
     else if (ending == ENDING_FAILED && WIFSIGNALED(status))
         snprintf(text, size, "the launcher ended by signal %d", WTERMSIG(status));
     else if (ending == ENDING_FAILED || ending == ENDING_NO_START)
@@ -136,12 +140,22 @@ static bool is_failure(enum ending ending)
     return ending != ENDING_DONE && ending != ENDING_STOPPED && ending != ENDING_USAGE;
 }
 
+/* What counts against the run: a stop does where nothing was committed (the disk is full, say), or it would be started for ever. */
+static void note_failure(struct supervisor *s, const struct launch *l, enum ending ending, const char *failure)
+{
+    s->trouble = last_sign(l);
+    history_failed(&s->history, l->step, l->aborted || l->leave_reason[0] ? failure : ""); /* a rank's own words */
+    history_write(&s->history, "failed", json_pack("{s:s, s:b, s:I, s:I, s:s}", "how", ending_name(ending), "aborted", (int)l->aborted, "step", (json_int_t)l->step,
+                                                   "committed", (json_int_t)s->history.committed, "failure", failure));
+}
+
 static enum ending launch_once(struct supervisor *s, char *const *rank_program, char *failure, size_t size)
 {
     static const int no_status;
     struct launch_observer observer = {s, on_first_step, on_committed, on_silent, on_node_lost};
     struct launch l;
     int ranks = ranks_that_fit(s), status = no_status;
+    int64_t before = s->history.committed;
     char *nodes = allocation_list(&s->allocation, true), *left_out = allocation_list(&s->allocation, false);
     history_write(&s->history, "launched", json_pack("{s:i, s:s, s:s}", "ranks", ranks, "nodes", nodes ? nodes : "", "left_out",
                                                      left_out ? left_out : ""));
@@ -160,13 +174,11 @@ static enum ending launch_once(struct supervisor *s, char *const *rank_program, 
     enum ending ending = launch_watch(&l, s->config, &s->allocation, asked_to_stop, &observer, &status);
     if (is_failure(ending) && launch_heard(&l) == 0 && !allocation_has_controller(&s->allocation))
         ending = ENDING_NO_CONTROLLER;
-    describe_failure(&l, ending, status, failure, size);
-    if (is_failure(ending) && ending != ENDING_NO_CONTROLLER) {
-        s->trouble = last_sign(&l);
-        history_failed(&s->history, l.step, l.aborted || l.leave_reason[0] ? failure : ""); /* a rank's own words */
-        history_write(&s->history, "failed", json_pack("{s:s, s:b, s:I, s:I, s:s}", "how", ending_name(ending), "aborted", (int)l.aborted, "step", (json_int_t)l.step,
-                                                       "committed", (json_int_t)s->history.committed, "failure", failure));
-    }
+    bool fruitless = ending == ENDING_STOPPED && s->history.committed <= before;
+    if (fruitless || is_failure(ending))
+        describe_failure(&l, ending, status, failure, size);
+    if (fruitless || (is_failure(ending) && ending != ENDING_NO_CONTROLLER))
+        note_failure(s, &l, ending, failure);
     launch_end(&l, &s->allocation);
     return ending;
 }
@@ -277,27 +289,30 @@ static void tell_lost(struct supervisor *s, const bool *before)
         }
 }
 
-static enum ending look_around(struct supervisor *s, enum ending ending)
+/* A failure with a lost node comes of that. */
+static void look_around(struct supervisor *s, enum ending *ending)
 {
     bool *before = calloc((size_t)s->allocation.count, sizeof *before);
     for (int i = 0; before && i < s->allocation.count; i++)
         before[i] = s->allocation.nodes[i].healthy;
-    if (clear_nodes(s) > 0)
-        ending = ENDING_NODE_LOST;
+    if (clear_nodes(s) > 0 && is_failure(*ending))
+        *ending = ENDING_NODE_LOST;
     if (before)
         tell_lost(s, before);
     free(before);
-    return ending;
 }
 
 static int act(struct supervisor *s, enum ending ending, const char *failure, bool *again)
 {
-    if (!stop_asked && !s->controller_lost && is_failure(ending))
-        ending = look_around(s, ending);
+    double left = -1;
+    if (!stop_asked && ending == ENDING_STOPPED)
+        left = allocation_seconds_left(&s->allocation);
+    if (!stop_asked && !s->controller_lost && (is_failure(ending) || ending == ENDING_STOPPED))
+        look_around(s, &ending);
     struct situation now = {.ending = ending, .stop = (enum stop_cause)stop_asked, .without_progress = s->history.without_progress,
                             .max_restarts = s->config->supervise.max_restarts, .same_failure = s->history.same_failure,
                             .ranks_left = ranks_that_fit(s), .min_ranks = s->config->supervise.min_ranks,
-                            .controller_lost = s->controller_lost};
+                            .committed_here = s->history.committed > s->committed_before, .controller_lost = s->controller_lost, .seconds_left = left};
     char reason[256];
     enum action action = decide(&now, reason, sizeof reason);
     *again = action == ACTION_RESTART;
@@ -340,13 +355,14 @@ int supervisor_run(const struct config *config, const char *file, char *const *r
         log_error("%s", cairn_err_message());
         return err == CAIRN_ECONFIG ? EXIT_CODE_USAGE : EXIT_CODE_FAILED;
     }
+    s.committed_before = s.history.committed;
     forget_slurm_options();
     setenv("CAIRN_SUPERVISED", "1", 1);
     const char *count = getenv("SLURM_RESTART_COUNT");
     history_write(&s.history, "started", json_pack("{s:s, s:s, s:s}", "config", file, "job", s.allocation.job_id, "slurm_restarts",
                                                    count ? count : "0"));
     if (count && atoi(count) > 0)
-        look_around(&s, ENDING_NO_START); /* the ranks of the launch before may outlive a dead batch host */
+        look_around(&s, &(enum ending){ENDING_NO_START}); /* the ranks of the launch before may outlive a dead batch host */
     int code = EXIT_CODE_FAILED;
     bool again = true;
     while (again) {

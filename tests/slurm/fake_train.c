@@ -4,7 +4,8 @@
  *   FAKE_DIR    folder that keeps the "checkpoint" (a file with a step) and which faults have happened
  *   FAKE_STEPS  steps in all (20); a step takes FAKE_MS milliseconds (50); every second one is committed by rank 0
  *   FAKE_PLAN   faults by commas, each ACTION@STEP/RANK, once in FAKE_DIR's life, or every time with a "!" behind:
- *               exitN segv stop hang abort flood deaf (no more heed of signals) leaveN  */
+ *               exitN segv stop hang abort flood deaf (no more heed of signals) full (the disk is: no more commits)
+ *               leaveN  */
 #include <fcntl.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -18,6 +19,7 @@
 
 static volatile sig_atomic_t asked;
 static int rank;
+static bool disk_full;
 static char host[64];
 static const char *folder;
 
@@ -101,6 +103,8 @@ static void act(const char *action, long step)
         flood();
     if (strcmp(action, "deaf") == 0)
         signal(SIGUSR1, SIG_IGN);
+    if (strcmp(action, "full") == 0)
+        disk_full = true;
     if (strcmp(action, "abort") == 0) {
         heartbeat_send(HEARTBEAT_ABORT, rank, host, step, "step", "the loss is not a number");
         _exit(1);
@@ -170,7 +174,7 @@ int main(void)
         misbehave(step);
         nanosleep(&(struct timespec){milliseconds / 1000, milliseconds % 1000 * 1000000}, NULL);
         meet(step);
-        if (rank == 0 && (step % 2 == 1 || asked))
+        if (rank == 0 && !disk_full && (step % 2 == 1 || asked))
             commit(step + 1);
         if (asked)
             leave(75);

@@ -80,6 +80,15 @@ fresh hangs
 FAKE_PLAN=hang@5/0 run
 check "a rank that hangs is started again" ended 0 2
 
+fresh unasked
+FAKE_PLAN=leave75@5/0,leave75@5/1 run
+check "ranks that stop though nobody asked the supervisor are started again" ended 0 2
+
+fresh unasked_full
+FAKE_PLAN='full@0/0!,leave75@5/0!,leave75@5/1!' run
+check "not for ever when they commit nothing" ended 1 3
+check "and the reason is told" said "the ranks stopped and committed no checkpoint"
+
 fresh usage
 FAKE_PLAN=leave2@3/0,leave2@3/1 run
 check "bad config ends at once" ended 2 1

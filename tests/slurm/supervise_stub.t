@@ -39,7 +39,7 @@ cat >"$scratch/bin/scontrol" <<'STUB'
 case $1 in
     ping) if [ -e "$FAKE_DIR/away" ]; then echo "Slurmctld(primary) at stub is DOWN"; else echo "Slurmctld(primary) at stub is UP"; fi ;;
     show) echo "$3" ;;
-    requeue) : >"$FAKE_DIR/requeued"; kill -KILL $PPID ;;
+    requeue | requeuehold) kill -KILL $PPID ;;
 esac
 STUB
 
@@ -118,4 +118,28 @@ kill -USR1 "$(pgrep -P "$pid")" # timeout does not pass this one on
 check "ranks that do not stop are given up before the allocation ends" ended 137 1
 check "and the job is requeued" event requeue
 check "with the reason told" told_once 'the ranks have not stopped'
+
+# ask_to_stop: as --signal=B:USR1@N does; timeout does not pass this one on.
+ask_to_stop() {
+    wait_for first_step
+    kill -USR1 "$(pgrep -P "$pid")"
+}
+
+RESTARTS=1 FILES='' begin full FAKE_MS=300 FAKE_PLAN='full@0/0!'
+ask_to_stop
+check "a stop that commits nothing is requeued" ended 137 1
+check "once more" event requeue
+mkdir -p "$scratch/turn/run"
+sed /first_step/d "$FAKE_DIR/run/events.jsonl" >"$scratch/turn/run/events.jsonl" # ask_to_stop waits for the next one
+RESTARTS=1 FILES='' begin turn FAKE_MS=300 FAKE_PLAN='full@0/0!'
+ask_to_stop
+check "but not beyond the limit of restarts without a newer checkpoint" ended 137 2
+check "then it is held" event held
+
+FILES='' begin step FAKE_MS=100 FAKE_PLAN=leave75@5/0
+check "ranks that were told to stop without the supervisor are started again" ended 0 2
+FILES='' begin step_limit FAKE_MS=100 FAKE_PLAN=leave75@5/0
+echo 2:00 >"$FAKE_DIR/left"
+check "near the time limit the job is requeued instead" ended 137 1
+check "for that reason" told_once '120 s are left'
 finish

@@ -9,7 +9,7 @@
 static struct situation usual(void)
 {
     return (struct situation){.ending = ENDING_FAILED, .stop = STOP_NONE, .without_progress = 1, .max_restarts = 3, .same_failure = 1,
-                              .ranks_left = 4, .min_ranks = 1};
+                              .ranks_left = 4, .min_ranks = 1, .seconds_left = -1};
 }
 
 static enum action of(const struct situation *s)
@@ -72,6 +72,44 @@ Test(decide, the_time_limit_requeues_and_the_user_does_not)
     cr_expect_eq(of(&s), ACTION_REQUEUE);
     s.stop = STOP_USER;
     cr_expect_eq(of(&s), ACTION_LEAVE);
+}
+
+/* With none asked of the supervisor, Slurm would take an exit code of 75 for the end of the job. */
+Test(decide, ranks_that_stop_unasked_are_started_again)
+{
+    struct situation s = usual();
+    s.ending = ENDING_STOPPED;
+    s.same_failure = 2; /* of the launches before; this one has not failed */
+    cr_expect_eq(of(&s), ACTION_RESTART);
+    s.seconds_left = 86400;
+    cr_expect_eq(of(&s), ACTION_RESTART);
+    s.seconds_left = 120;
+    cr_expect_eq(of(&s), ACTION_REQUEUE, "the time limit is near");
+    s.seconds_left = 86400;
+    s.ranks_left = 0;
+    cr_expect_eq(of(&s), ACTION_REQUEUE, "no node is left");
+    s = usual();
+    s.ending = ENDING_STOPPED;
+    s.without_progress = s.max_restarts + 1;
+    cr_expect_eq(of(&s), ACTION_HOLD, "and never committed anything");
+}
+
+Test(decide, turns_that_commit_nothing_have_a_limit)
+{
+    for (int e = ENDING_STOPPED; e <= ENDING_FAILED; e += ENDING_FAILED - ENDING_STOPPED) {
+        struct situation s = usual();
+        s.ending = (enum ending)e;
+        s.stop = STOP_TIME_LIMIT;
+        s.without_progress = s.max_restarts;
+        cr_expect_eq(of(&s), ACTION_REQUEUE, "%s", ending_name(s.ending));
+        s.without_progress = s.max_restarts + 1;
+        cr_expect_eq(of(&s), ACTION_HOLD, "%s", ending_name(s.ending));
+        s.committed_here = true;
+        cr_expect_eq(of(&s), ACTION_REQUEUE, "%s", ending_name(s.ending));
+        s.committed_here = false;
+        s.stop = STOP_TERMINATED;
+        cr_expect_eq(of(&s), ACTION_LEAVE, "preempted or cancelled, by Slurm: %s", ending_name(s.ending));
+    }
 }
 
 Test(decide, restarts_without_progress_have_a_limit)
