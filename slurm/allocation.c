@@ -117,7 +117,7 @@ bool allocation_has_controller(const struct allocation *a)
     return !a->slurm || controller_answers(controller_patience);
 }
 
-double allocation_seconds_left(const struct allocation *a)
+double allocation_seconds_left(struct allocation *a)
 {
     char text[128] = "";
     char *const words[] = {"squeue", "--noheader", "--jobs", (char *)a->job_id, "--format=%L", NULL};
@@ -127,6 +127,7 @@ double allocation_seconds_left(const struct allocation *a)
     const char *end = a->slurm ? getenv("SLURM_JOB_END_TIME") : NULL; /* newer Slurm tells it at the begin */
     if (left < 0 && end)
         left = strtod(end, NULL) - clock_wall();
+    a->end = left > 0 ? clock_seconds() + left : 0;
     return left > 0 ? left : -1;
 }
 

@@ -21,6 +21,7 @@ struct allocation {
     char *given_back;              /* names by commas of nodes that are not the job's any more; NULL: none */
     long tasks;                    /* on all nodes */
     long tasks_per_node, cpus_per_task; /* cpus_per_task 0: not given */
+    double end;                    /* clock_seconds when Slurm ends it, as last told; 0: not known */
     long cpus_per_node;            /* that the job may use, on the node with the fewest; 0: not known */
 };
 
@@ -34,8 +35,8 @@ long allocation_fewest_cpus(const char *list);
 /* Whether slurmctld answers, within some seconds; true without Slurm. */
 bool allocation_has_controller(const struct allocation *allocation);
 
-/* Seconds until Slurm ends the allocation; negative when that is not known, or never. Takes a few seconds at most. */
-double allocation_seconds_left(const struct allocation *allocation);
+/* Seconds until Slurm ends the allocation; negative when that is not known, or never. Takes a few seconds at most, and notes the end. */
+double allocation_seconds_left(struct allocation *allocation);
 
 /* Asks all nodes at once whether a step can run on them, and notes who is healthy; a few seconds at most. Nodes found lost within
  * the last half minute are not asked again. Returns how many nodes that were healthy are not any more, or -1, nothing noted, when

@@ -5,9 +5,11 @@
 /* An error that comes back at the same step with the same words is not bad luck: two tries are enough to know. */
 enum { SAME_FAILURE_LIMIT = 2 };
 
-/* Seconds: for a checkpoint where time is not short, and for ending the ranks and requeueing (5 s of Slurm commands at most where
- * slurmctld is well). */
+/* Seconds: for a checkpoint where time is not short, and for ending the ranks (4 s at most) and requeueing. */
 static const double stop_limit = 600, requeue_reserve = 15;
+
+/* Seconds: a slurmctld under load may let scontrol wait so long. */
+static const double command_limit = 30;
 
 /* Seconds: ranks that stop with less than this left were told so by Slurm, for the time limit or a preemption, which shortens it to
  * the grace time. What a new start could still do here is not worth that nobody might stop it a second time. */
@@ -19,6 +21,14 @@ double decide_stop_seconds(double left)
         return stop_limit;
     double limit = left > 2 * requeue_reserve ? left - requeue_reserve : left / 2;
     return limit < stop_limit ? limit : stop_limit;
+}
+
+double decide_command_seconds(double left)
+{
+    if (left < 0)
+        return command_limit;
+    double limit = left > 2 ? left - 1 : left / 2;
+    return limit < command_limit ? limit : command_limit;
 }
 
 const char *ending_name(enum ending ending)

@@ -48,6 +48,10 @@ struct situation {
  * not known): what follows, the requeue above all, is to be done before Slurm kills the job. */
 double decide_stop_seconds(double left);
 
+/* How many seconds all of Slurm's commands of a requeue or a hold may take together, in an allocation that ends in LEFT seconds
+ * (negative: not known). */
+double decide_command_seconds(double left);
+
 /* The action, and its reason as a sentence for people in REASON. */
 enum action decide(const struct situation *situation, char *reason, size_t size);
 

@@ -193,15 +193,29 @@ static int wait_for_slurm(int code)
     return code;
 }
 
+/* By when the commands of a requeue or a hold are to be done: Slurm gives no more time when the allocation ends. */
+static double commands_end(const struct supervisor *s)
+{
+    double now = clock_seconds(), left = s->allocation.end - now;
+    return now + decide_command_seconds(s->allocation.end <= 0 ? -1 : left > 0 ? left : 0);
+}
+
+/* 'scontrol VERB' of this job, which ends this batch script a little later. */
+static bool ask_slurm(const struct supervisor *s, const char *verb, double end)
+{
+    return child_run((char *[]){"scontrol", (char *)verb, (char *)s->allocation.job_id, NULL}, end - clock_seconds(), NULL, 0) == 0;
+}
+
 static int requeue(struct supervisor *s, const char *reason)
 {
+    double end = commands_end(s);
     history_write(&s->history, "requeue", json_pack("{s:s}", "reason", reason));
     if (!s->allocation.slurm) {
         log_info("%s: start the same command again to go on", reason);
         return EXIT_CODE_RESTART;
     }
     log_info("%s: job %s is requeued and goes on from its checkpoint", reason, s->allocation.job_id);
-    if (child_run((char *[]){"scontrol", "requeue", s->allocation.job_id, NULL}, 30, NULL, 0) != 0) {
+    if (!ask_slurm(s, "requeue", end)) {
         log_error("'scontrol requeue %s' failed; 'sbatch' the script again to go on", s->allocation.job_id);
         return EXIT_CODE_RESTART;
     }
@@ -219,9 +233,13 @@ static int hold(struct supervisor *s, const char *reason, const char *failure)
     }
     log_error("job %s is held: %s%s%s; mend it, then 'scontrol release %s'", s->allocation.job_id, reason, *failure ? ": " : "", failure,
               s->allocation.job_id);
-    child_run((char *[]){"scontrol", "update", "JobId", s->allocation.job_id, comment, NULL}, 30, NULL, 0);
-    if (child_run((char *[]){"scontrol", "requeuehold", s->allocation.job_id, NULL}, 30, NULL, 0) != 0)
+    double begun = clock_seconds(), end = commands_end(s); /* the comment gets a third of it: the hold matters more */
+    if (child_run((char *[]){"scontrol", "update", "JobId", s->allocation.job_id, comment, NULL}, (end - begun) / 3, NULL, 0) != 0)
+        log_warning("the reason is not in the comment of job %s: 'scontrol update' failed", s->allocation.job_id);
+    if (!ask_slurm(s, "requeuehold", end)) {
+        log_error("'scontrol requeuehold %s' failed: the job ends; mend it, then 'sbatch' the script again", s->allocation.job_id);
         return EXIT_CODE_FAILED;
+    }
     return wait_for_slurm(EXIT_CODE_FAILED);
 }
 

@@ -33,13 +33,14 @@ done
 SLURM_PROCID=0 SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=1 exec "$@"
 STUB
 
-# A requeued job's batch script is killed.
+# A requeued job's batch script is killed. "refuses": no comment is taken; "mute": slurmctld lets a requeue wait.
 cat >"$scratch/bin/scontrol" <<'STUB'
 #!/bin/sh
 case $1 in
     ping) if [ -e "$FAKE_DIR/away" ]; then echo "Slurmctld(primary) at stub is DOWN"; else echo "Slurmctld(primary) at stub is UP"; fi ;;
     show) echo "$3" ;;
-    requeue | requeuehold) kill -KILL $PPID ;;
+    update) [ ! -e "$FAKE_DIR/refuses" ] || exit 1 ;;
+    requeue*) if [ -e "$FAKE_DIR/mute" ]; then exec sleep 60; fi; kill -KILL $PPID ;;
 esac
 STUB
 
@@ -135,6 +136,18 @@ RESTARTS=1 FILES='' begin turn FAKE_MS=300 FAKE_PLAN='full@0/0!'
 ask_to_stop
 check "but not beyond the limit of restarts without a newer checkpoint" ended 137 2
 check "then it is held" event held
+
+FILES=mute begin mute FAKE_MS=300
+echo 0:12 >"$FAKE_DIR/left"
+ask_to_stop
+asked=$(date +%s)
+check "a requeue that takes too long is given up" ended 75 1
+check "before the allocation ends" [ $(($(date +%s) - asked)) -le 16 ]
+check "and told" told_once "requeue $SLURM_JOB_ID' failed"
+
+FILES=refuses begin refuses FAKE_PLAN=exit3@5/0
+check "a job is held though the reason does not get into its comment" ended 137 1
+check "which is told" told_once 'the reason is not in the comment'
 
 FILES='' begin step FAKE_MS=100 FAKE_PLAN=leave75@5/0
 check "ranks that were told to stop without the supervisor are started again" ended 0 2

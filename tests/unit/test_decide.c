@@ -148,6 +148,18 @@ Test(decide, a_stop_ends_before_the_allocation)
     cr_expect_eq(decide_stop_seconds(120), 105);
 }
 
+Test(decide, commands_end_before_the_allocation)
+{
+    cr_expect_eq(decide_command_seconds(-1), 30);
+    cr_expect_eq(decide_command_seconds(0), 0);
+    for (int left = 1; left < 1000; left++) {
+        double seconds = decide_command_seconds(left);
+        cr_expect(seconds > 0 && seconds < left && seconds <= 30, "%d s left: %g", left, seconds);
+    }
+    /* After a stop that took all its time, and four seconds for the end of the ranks. */
+    cr_expect_geq(decide_command_seconds(120 - decide_stop_seconds(120) - 4), 10);
+}
+
 /* That slurmctld was away says nothing of the run: whatever the counts, it is tried again, and left to Slurm if it stays away. */
 Test(decide, a_controller_that_was_away_is_no_failure)
 {
