@@ -76,6 +76,9 @@ cairn_err folder_sync(const char *dir)
 
 cairn_err folder_remove(const char *path)
 {
+    struct stat st;
+    if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode)) /* what it leads to is somebody's own */
+        return unlink(path) == 0 ? CAIRN_OK : FAIL_ERRNO("cannot remove link %s", path);
     DIR *d = opendir(path);
     if (!d)
         return errno == ENOENT ? CAIRN_OK : FAIL_ERRNO("cannot open folder %s", path);
@@ -167,8 +170,11 @@ cairn_err checkpoint_list(const char *dir, struct checkpoint_entry **entries, in
     if (!d)
         return FAIL_ERRNO("cannot list checkpoints in %s", dir);
     cairn_err err = CAIRN_OK;
-    for (struct dirent *e; err == CAIRN_OK && (e = readdir(d));)
+    errno = 0;
+    for (struct dirent *e; err == CAIRN_OK && (e = readdir(d)); errno = 0)
         err = add_entry(dir, e->d_name, entries, count, &room);
+    if (err == CAIRN_OK && errno != 0)
+        err = FAIL_ERRNO("cannot list checkpoints in %s", dir);
     closedir(d);
     if (err != CAIRN_OK) {
         free(*entries);
@@ -185,16 +191,16 @@ cairn_err folder_remove_unfinished(const char *dir, int64_t newest)
     struct checkpoint_entry *entries;
     int count;
     TRY(checkpoint_list(dir, &entries, &count));
-    cairn_err err = CAIRN_OK;
-    for (int i = 0; i < count && err == CAIRN_OK; i++) {
+    for (int i = 0; i < count; i++) {
         if (entries[i].state != CHECKPOINT_TMP || entries[i].step > newest)
             continue;
-        err = folder_remove(entries[i].path);
-        if (err == CAIRN_OK)
+        if (folder_remove(entries[i].path) == CAIRN_OK)
             log_info("removed %s: its writing was cut off", entries[i].path);
+        else
+            log_warning("%s, whose writing was cut off, stays: %s", entries[i].path, cairn_err_message());
     }
     free(entries);
-    return err;
+    return CAIRN_OK;
 }
 
 /* For file systems that cannot exchange two names: the old one goes to .replaced first. A crash between the two renames leaves

@@ -72,11 +72,14 @@ static cairn_err open_part(struct reader *r, int part, char path[FOLDER_PATH_SIZ
     if (r->fds[part] >= 0)
         return CAIRN_OK;
     r->fds[part] = open(path, O_RDONLY | O_CLOEXEC);
-    if (r->fds[part] < 0 && errno == ENOENT)
-        return FAIL(CAIRN_ECORRUPT, "%s is missing", path);
-    if (r->fds[part] < 0)
+    if (r->fds[part] >= 0)
+        return CAIRN_OK;
+    if (errno != ENOENT)
         return FAIL(error_from_errno(errno), "cannot open %s: %s", path, strerror(errno));
-    return CAIRN_OK;
+    if (access(r->folder, F_OK) == 0)
+        return FAIL(CAIRN_ECORRUPT, "%s is missing", path);
+    /* A node without the file system is no reason to call a checkpoint broken. */
+    return FAIL(CAIRN_ESYS, "%s cannot be seen: %s", r->folder, strerror(ENOENT));
 }
 
 cairn_err reader_check_part(struct reader *r, int part)

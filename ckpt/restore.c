@@ -242,11 +242,13 @@ static cairn_err try_all(struct restore *r, const char *dir, const struct candid
         cairn_err err = try_one(r, path);
         if (err == CAIRN_OK)
             return CAIRN_OK;
-        if (err != CAIRN_ECORRUPT)
+        if (err != CAIRN_ECORRUPT && err != CAIRN_ENOTFOUND)
             return error_context(err, "loading checkpoint %s", path);
         table_free(&r->table);
-        if (r->rank == 0)
+        if (r->rank == 0 && err == CAIRN_ECORRUPT)
             set_aside(path);
+        else if (r->rank == 0)
+            log_warning("checkpoint %s is gone since it was listed: does another run use this folder?", path);
     }
 }
 

@@ -254,7 +254,7 @@ static cairn_err get_rows(hid_t group, const char *name, hid_t type, void **rows
     hid_t space = set < 0 ? -1 : H5Dget_space(set);
     hssize_t n = space < 0 ? -1 : H5Sget_simple_extent_npoints(space);
     cairn_err err = CAIRN_OK;
-    if (n < 0 || n > INT32_MAX) {
+    if (n < 0 || n > INT32_MAX || H5Dget_storage_size(set) < (hsize_t)n * H5Tget_size(type)) { /* of what is not stored there is no end */
         err = h5_fail(name);
     } else if (!(*rows = calloc((size_t)n + 1, row_bytes))) {
         err = FAIL(CAIRN_ENOMEM, "no memory for %lld rows of %s", (long long)n, name);
@@ -270,13 +270,22 @@ static cairn_err get_rows(hid_t group, const char *name, hid_t type, void **rows
     return err;
 }
 
+static bool is_scalar(hid_t set)
+{
+    hid_t space = H5Dget_space(set);
+    bool scalar = space >= 0 && H5Sget_simple_extent_npoints(space) == 1;
+    if (space >= 0)
+        H5Sclose(space);
+    return scalar;
+}
+
 static cairn_err get_string(hid_t group, const char *name, char **text)
 {
     hid_t set = H5Dopen2(group, name, H5P_DEFAULT);
     hid_t type = set < 0 ? -1 : H5Dget_type(set);
     size_t bytes = type < 0 ? 0 : H5Tget_size(type);
     cairn_err err = CAIRN_OK;
-    if (bytes == 0 || H5Tget_class(type) != H5T_STRING || H5Tis_variable_str(type))
+    if (bytes == 0 || H5Tget_class(type) != H5T_STRING || H5Tis_variable_str(type) || !is_scalar(set))
         err = h5_fail(name);
     else if (!(*text = calloc(1, bytes + 1)))
         err = FAIL(CAIRN_ENOMEM, "no memory for %s", name);

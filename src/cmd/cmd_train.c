@@ -48,6 +48,16 @@ static void report_end(const struct trainer *t, double seconds)
     fflush(stdout);
 }
 
+static void report_stop(const struct trainer *t, const char *reason)
+{
+    reason = reason ? reason : "another rank was asked to";
+    if (t->committed == t->step)
+        log_info("stopped at the checkpoint of step %lld: %s", (long long)t->step, reason);
+    else
+        log_warning("stopped after step %lld, of which there is no checkpoint: %s; the newest is of step %lld", (long long)t->step, reason,
+                    (long long)t->committed);
+}
+
 static cairn_err train(struct trainer *t, struct job *job, struct mesh *mesh, const struct config *config, bool *stopped)
 {
     TRY(trainer_open(t, job, mesh, config));
@@ -107,7 +117,7 @@ int cmd_train(int argc, char **argv)
         leave_failed(job, &trainer, err);
     job_phase(job, "finish", trainer.step, 0);
     if (mesh->rank == 0 && stopped)
-        log_info("stopped at the checkpoint of step %lld: %s", (long long)trainer.step, job_stop_reason(job) ? job_stop_reason(job) : "another rank was asked to");
+        report_stop(&trainer, job_stop_reason(job));
     else if (mesh->rank == 0)
         report_end(&trainer, clock_seconds() - begin);
     mesh_barrier(mesh); /* under the watchdog, with heartbeats: rank 0 may read many gigabytes */

@@ -1,6 +1,7 @@
 /* The cairn command: finds the subcommand and hands over. */
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "base/exit_code.h"
 #include "base/log.h"
@@ -32,8 +33,19 @@ static void show_help(FILE *out)
     fputs("\n'cairn COMMAND --help' tells more of a command, 'man cairn' of all.\n", out);
 }
 
+/* A checkpoint has a file for each node that wrote it, and verifying or comparing keeps them open. */
+static void raise_file_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 int main(int argc, char **argv)
 {
+    raise_file_limit();
     if (argc < 2) {
         show_help(stderr);
         return EXIT_CODE_USAGE;

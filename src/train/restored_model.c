@@ -61,8 +61,10 @@ cairn_err restored_model_open(struct mesh *mesh, int local_ranks, const char *pa
 {
     *m = (struct restored_model){0};
     struct checkpoint_facts facts = {0};
-    char found[4096];
-    TRY(mesh_agree(mesh, checkpoint_find(path, found, sizeof found)));
+    char found[4096] = "";
+    /* One rank looks: a run that goes on may commit another between two looks. */
+    TRY(mesh_agree(mesh, mesh->rank == 0 ? checkpoint_find(path, found, sizeof found) : CAIRN_OK));
+    TRY(mesh_broadcast(mesh, found, sizeof found, 0));
     TRY(mesh_agree(mesh, checkpoint_read_facts(found, &facts)));
     m->step = facts.step;
     cairn_err err = config_load(&m->config, found, facts.config, override_count, overrides);

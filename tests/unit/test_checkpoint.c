@@ -217,3 +217,20 @@ Test(hash, sees_every_part_of_an_array)
     s[0].extent[0] = 1;
     cr_assert_eq(checkpoint_hash_shards(s, 2, "weights/", b), CAIRN_EINVAL);
 }
+
+Test(folder, a_link_is_removed_and_not_what_it_leads_to)
+{
+    char dir[] = "/tmp/cairn-folder-XXXXXX", archive[64], file[80], link[64];
+    cr_assert(mkdtemp(dir));
+    snprintf(archive, sizeof archive, "%s/archive", dir);
+    snprintf(file, sizeof file, "%s/part", archive);
+    snprintf(link, sizeof link, "%s/step-00000001.tmp", dir);
+    cr_assert_eq(mkdir(archive, 0777), 0);
+    fclose(fopen(file, "w"));
+    cr_assert_eq(symlink(archive, link), 0);
+    cr_assert_eq(folder_remove(link), CAIRN_OK, "%s", cairn_err_message());
+    cr_expect_eq(access(link, F_OK), -1);
+    cr_expect_eq(access(file, F_OK), 0);
+    cr_expect_eq(folder_remove(archive), CAIRN_OK);
+    rmdir(dir);
+}
