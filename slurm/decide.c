@@ -92,7 +92,7 @@ static enum action after_unasked_stop(const struct situation *s, char *reason, s
     return ACTION_RESTART;
 }
 
-enum action decide(const struct situation *s, char *reason, size_t size)
+static enum action choose(const struct situation *s, char *reason, size_t size)
 {
     snprintf(reason, size, "%s", ending_name(s->ending));
     if (s->ending == ENDING_DONE)
@@ -118,4 +118,14 @@ enum action decide(const struct situation *s, char *reason, size_t size)
         return ACTION_REQUEUE;
     snprintf(reason, size, "%s", ending_name(s->ending));
     return ACTION_RESTART;
+}
+
+enum action decide(const struct situation *s, char *reason, size_t size)
+{
+    enum action action = choose(s, reason, size);
+    if (action != ACTION_REQUEUE || !s->record_lost || s->committed_here || s->controller_lost)
+        return action;
+    /* Where neither a checkpoint nor the count of fruitless turns is kept, nothing would ever end them. */
+    snprintf(reason, size, "no newer checkpoint in this allocation, and events.jsonl cannot be written");
+    return ACTION_HOLD;
 }

@@ -41,6 +41,7 @@ struct situation {
     int same_failure;             /* launches in a row that failed at the same step with the same text, this one included */
     long ranks_left, min_ranks;   /* that healthy nodes can hold */
     bool controller_lost;         /* slurmctld was waited for in vain */
+    bool record_lost;             /* events.jsonl cannot be written: the next turn would not know how often there was no progress */
     double seconds_left;          /* of the allocation, where the ranks stopped unasked; negative: not known */
 };
 

@@ -49,15 +49,15 @@ void history_close(struct history *h)
 
 void history_write(struct history *h, const char *event, json_t *details)
 {
-    static bool warned;
     json_t *object = json_pack("{s:s}", "event", event);
     if (details)
         json_object_update(object, details);
     json_decref(details);
-    if (h->file && json_lines_write(h->file, object) && !warned) {
-        warned = true;
-        log_warning("events are lost: %s", cairn_err_message());
-    }
+    if (json_lines_write(h->file, object) == CAIRN_OK)
+        return;
+    if (!h->lost)
+        log_error("%s: the run goes on, but its events and restarts are not on record", cairn_err_message());
+    h->lost = true;
 }
 
 void history_committed(struct history *h, int64_t step)

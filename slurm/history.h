@@ -3,12 +3,14 @@
 #define SLURM_HISTORY_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/json_lines.h"
 
 struct history {
     struct json_lines *file;
+    bool lost;                    /* an event could not be written: who reads the file counts less than is true */
     /* Summed up from what is there, and kept true while writing: */
     int64_t committed;            /* newest checkpoint told of; -1: none */
     long launches, restarts;      /* over all allocations */
@@ -22,7 +24,8 @@ struct history {
 cairn_err history_open(const char *run_dir, struct history *out);
 void history_close(struct history *history);
 
-/* Writes EVENT with the members of DETAILS (released). A failure to write is told once and passed over. */
+/* Writes EVENT with the members of DETAILS (released). A failure to write is told as an error, once, noted in LOST, and passed over:
+ * what is summed up here goes on. */
 void history_write(struct history *history, const char *event, json_t *details);
 
 /* A checkpoint of STEP is committed: progress. */

@@ -330,7 +330,7 @@ static int act(struct supervisor *s, enum ending ending, const char *failure, bo
     struct situation now = {.ending = ending, .stop = (enum stop_cause)stop_asked, .without_progress = s->history.without_progress,
                             .max_restarts = s->config->supervise.max_restarts, .same_failure = s->history.same_failure,
                             .ranks_left = ranks_that_fit(s), .min_ranks = s->config->supervise.min_ranks,
-                            .committed_here = s->history.committed > s->committed_before, .controller_lost = s->controller_lost, .seconds_left = left};
+                            .committed_here = s->history.committed > s->committed_before, .controller_lost = s->controller_lost, .record_lost = s->history.lost, .seconds_left = left};
     char reason[256];
     enum action action = decide(&now, reason, sizeof reason);
     *again = action == ACTION_RESTART;

@@ -89,6 +89,13 @@ FAKE_PLAN='full@0/0!,leave75@5/0!,leave75@5/1!' run
 check "not for ever when they commit nothing" ended 1 3
 check "and the reason is told" said "the ranks stopped and committed no checkpoint"
 
+fresh unrecorded
+mkdir "$dir/run"
+ln -s /dev/full "$dir/run/events.jsonl"
+FAKE_PLAN='exit3@0/0,exit4@0/0,exit5@0/0,exit6@0/0' run
+check "restarts are counted though events.jsonl cannot be written" eval '[ "$code" = 1 ] && [ -e "$dir/did-exit5@0_0" ] && [ ! -e "$dir/did-exit6@0_0" ]'
+check "which is told once" [ "$(grep -c 'not on record' "$dir/err")" = 1 ]
+
 fresh usage
 FAKE_PLAN=leave2@3/0,leave2@3/1 run
 check "bad config ends at once" ended 2 1

@@ -112,6 +112,22 @@ Test(decide, turns_that_commit_nothing_have_a_limit)
     }
 }
 
+/* With a full disk neither checkpoint nor count reaches the next turn. */
+Test(decide, turns_that_cannot_be_counted_are_not_begun)
+{
+    struct situation s = usual();
+    s.record_lost = true;
+    cr_expect_eq(of(&s), ACTION_RESTART, "in this allocation they are counted");
+    s.stop = STOP_TIME_LIMIT;
+    cr_expect_eq(of(&s), ACTION_HOLD);
+    s.committed_here = true;
+    cr_expect_eq(of(&s), ACTION_REQUEUE);
+    s.stop = STOP_NONE;
+    s.committed_here = false;
+    s.ranks_left = 0;
+    cr_expect_eq(of(&s), ACTION_HOLD);
+}
+
 Test(decide, restarts_without_progress_have_a_limit)
 {
     for (int e = 0; e < ENDING_COUNT; e++) {
