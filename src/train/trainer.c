@@ -153,6 +153,7 @@ cairn_err trainer_open(struct trainer *t, struct job *job, struct mesh *mesh, co
         return FAIL(CAIRN_ECONFIG, "%d ranks but batch.microbatches is %lld: each rank needs one at least", mesh->size,
                     (long long)config->batch.microbatches);
     tree_share(config->batch.microbatches, mesh->size, mesh->rank, &t->first, &t->count);
+    job_phase(job, "open", 0, 0); /* from here on a rank that waits for one that is stuck in a file ends by the watchdog */
     TRY(mesh_agree(mesh, open_folder(t)));
     TRY(mesh_agree(mesh, dataset_open(mesh->world, config->data.path, &t->dataset)));
     TRY(mesh_agree(mesh, check_data(t)));
