@@ -148,6 +148,8 @@ static cairn_err open_together(MPI_Comm comm, const char *path, struct dataset *
     if (err == CAIRN_OK)
         err = open_descriptor(*out, &file_bytes);
     TRY(comm_agree(comm, err));
+    /* A node of a network file system may still know an older size: with that its rank alone would find the file cut off. */
+    TRY(comm_broadcast(comm, &file_bytes, sizeof file_bytes, 0));
     return comm_agree(comm, read_structure(comm, *out, file_bytes));
 }
 

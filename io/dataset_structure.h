@@ -54,8 +54,8 @@ struct dataset_structure {
     struct split_structure split[SPLIT_COUNT];
 };
 
-/* Fills *STRUCTURE from the open FILE of FILE_BYTES bytes. Under hdf5_lock; collective if FILE was opened so. Needs
- * structure_free also after failure. */
+/* Fills *STRUCTURE from the open FILE of FILE_BYTES bytes. Under hdf5_lock; collective if FILE was opened so, and FILE_BYTES then
+ * the same on all ranks, so that all judge alike. Needs structure_free also after failure. */
 cairn_err structure_read(hid_t file, int64_t file_bytes, struct dataset_structure *structure);
 void structure_free(struct dataset_structure *structure);
 

@@ -290,6 +290,29 @@ static void test_failures(void)
     tap_ok(dataset_open(world, path, &dataset) == CAIRN_EFORMAT && strstr(cairn_err_message(), "cut off"), "a cut off dataset fails on all ranks");
 }
 
+/* Takes the last byte away: of a compressed dataset's last chunk. */
+static bool shorten(const char *path)
+{
+    struct stat status;
+    return stat(path, &status) == 0 && truncate(path, status.st_size - 1) == 0;
+}
+
+/* One rank finds the file shorter than the others do, as on a network file system that has not told it yet: its own copy is. */
+static void test_stale_size(void)
+{
+    char own[PATH], before[PATH];
+    struct dataset *dataset;
+    snprintf(own, sizeof own, "%s/rank.%d", folder, rank);
+    bool ready = getcwd(before, sizeof before) && mkdir(own, 0700) == 0 && chdir(own) == 0 && system("cp ../deflate.h5 own.h5") == 0 &&
+                 (rank != 1 || shorten("own.h5"));
+    tap_ok(ready, "a copy of the dataset for each rank, one cut off");
+    cairn_err err = dataset_open(world, "own.h5", &dataset);
+    tap_ok(err == CAIRN_OK, "a rank alone that knows an older size opens the dataset with the others");
+    dataset_close(dataset);
+    if (ready && chdir(before) != 0)
+        perror(before);
+}
+
 int main(int argc, char **argv)
 {
     if (tap_asked_for_ranks(argc, argv, RANKS))
@@ -310,6 +333,7 @@ int main(int argc, char **argv)
     test_damage(0, "no changed byte of an imported file goes unnoticed");
     test_damage(6, "... nor of a compressed one");
     test_failures();
+    test_stale_size();
     test_failed_write(1, "a rank that cannot write fails the import on all ranks");
     tap_shell("rm -rf %s", folder);
     job_leave(job, tap_done());
