@@ -11,3 +11,7 @@ EXTRA_DIST += tests/bench/reader.sh tests/bench/reader_h5py.py
 EXTRA_PROGRAMS += tests/bench/bench_matmul
 tests_bench_bench_matmul_SOURCES = tests/bench/bench_matmul.c
 tests_bench_bench_matmul_LDADD = $(DNNL_LIBS) -ldl
+EXTRA_PROGRAMS += tests/bench/bench_kernels
+tests_bench_bench_kernels_SOURCES = tests/bench/bench_kernels.c tests/bench/kernel_clock.c tests/bench/kernel_clock.h \
+  tests/bench/machine_rates.c tests/bench/machine_rates.h
+tests_bench_bench_kernels_LDADD = libcore.la

@@ -1,0 +1,319 @@
+/* Every kernel of the cpu backend beside its own bound, as it runs in a training step. See tests/bench/README.md.
+ *
+ * The steps are real ones, of Cairn's own graph, gradient and optimizer, with a clock around each kernel: what is called how
+ * often with which shape, and what is in the cache by then, are the step's own. */
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/options.h"
+#include "kernel_clock.h"
+#include "machine_rates.h"
+#include "model/gpt.h"
+#include "train/gradient.h"
+#include "train/optimizer.h"
+
+enum { VOCABULARY = 50257, TOKEN_STRIDE = 7919, ROUNDS_MAX = 1000, THREADS_MAX = 1024, BAD_INPUT = 2 };
+
+/* Where a bound is that of reading, the bytes written are at most a quarter of all. */
+static const double reading_share = 0.75;
+
+static const struct bench_case {
+    const char *name;
+    int64_t samples, context;
+    struct gpt gpt;
+} cases[] = { /* of tests/bench/step.sh */
+    {"124m", 4, 64, {.layers = 12, .width = 768, .heads = 12, .vocabulary = VOCABULARY, .tied = true}},
+    {"small", 8, 256, {.layers = 6, .width = 384, .heads = 6, .vocabulary = VOCABULARY, .tied = true}},
+};
+
+struct choices {
+    const struct bench_case *bench_case;
+    enum dtype act;
+    long threads, rounds;
+    enum kernel kernel; /* KERNELS: all */
+};
+
+struct bench {
+    struct choices choices;
+    struct mesh mesh; /* of this process alone */
+    struct config config;
+    struct backend *backend;
+    struct machine_rates *rates;
+    struct graph *graph;
+    struct weights weights;
+    struct gradient *gradient;
+    int32_t *inputs, *targets;
+    double *step_seconds;
+    int64_t step;
+};
+
+/* ---- the model ---- */
+
+/* No token occurs twice: every row of the table that the kernels read is another one. */
+static cairn_err make_tokens(struct bench *b)
+{
+    int64_t rows = b->choices.bench_case->samples * b->choices.bench_case->context;
+    b->inputs = calloc((size_t)rows, sizeof *b->inputs);
+    b->targets = calloc((size_t)rows, sizeof *b->targets);
+    b->step_seconds = calloc((size_t)b->choices.rounds, sizeof *b->step_seconds);
+    if (!b->inputs || !b->targets || !b->step_seconds)
+        return FAIL(CAIRN_ENOMEM, "no memory for the tokens");
+    for (int64_t r = 0; r < rows; r++) {
+        b->inputs[r] = (int32_t)(r * TOKEN_STRIDE % VOCABULARY);
+        b->targets[r] = (int32_t)((r + 1) * TOKEN_STRIDE % VOCABULARY);
+    }
+    return CAIRN_OK;
+}
+
+static cairn_err open_model(struct bench *b)
+{
+    const struct bench_case *c = b->choices.bench_case;
+    const struct graph_options options = {.samples = c->samples, .context = c->context, .training = true, .join_lookups = true, .seed = 1};
+    b->graph = graph_new(b->backend, &options);
+    if (!b->graph)
+        return FAIL(CAIRN_ENOMEM, "no memory for the graph");
+    gpt_declare(b->graph, &c->gpt, c->context, true, NULL, NULL);
+    TRY_CONTEXT(graph_finish(b->graph), "building the model");
+    TRY(weights_open(b->backend, b->graph, true, &b->weights));
+    TRY(gradient_open(&b->mesh, b->backend, b->graph, 1, &b->gradient));
+    graph_bind_parameters(b->graph, b->weights.compute);
+    weights_initialize(&b->weights, 1);
+    return make_tokens(b);
+}
+
+static cairn_err open_bench(struct bench *b)
+{
+    const struct choices *c = &b->choices;
+    const struct backend_options options = {.act = c->act, .threads = (int)c->threads, .instruction_set = "auto"};
+    b->mesh = (struct mesh){.world = MPI_COMM_SELF, .size = 1, .nodes = 1};
+    b->config.steps = 1000;
+    b->config.optimizer.learning_rate = 1e-4;
+    b->config.optimizer.beta1 = 0.9;
+    b->config.optimizer.beta2 = 0.95;
+    b->config.optimizer.epsilon = 1e-8;
+    b->config.optimizer.weight_decay = 0.1;
+    b->config.optimizer.clip_norm = 1;
+    TRY(backend_open("cpu", &options, &b->backend));
+    TRY(machine_rates_open(b->backend, gpt_parameter_count(&c->bench_case->gpt, c->bench_case->context), &b->rates));
+    kernel_clock_attach(b->backend);
+    return open_model(b);
+}
+
+static void close_bench(struct bench *b)
+{
+    gradient_close(b->gradient);
+    if (b->weights.backend)
+        weights_close(&b->weights);
+    graph_free(b->graph);
+    if (b->rates)
+        kernel_clock_detach(b->backend);
+    machine_rates_close(b->rates);
+    if (b->backend)
+        b->backend->table->close(b->backend);
+    free(b->inputs);
+    free(b->targets);
+    free(b->step_seconds);
+}
+
+/* ---- running ---- */
+
+/* As src/train does it for one microbatch on one rank. */
+static cairn_err run_step(struct bench *b, double *seconds)
+{
+    const void *sum;
+    double norm, begin = clock_seconds();
+    double scale = 1 / (double)(b->choices.bench_case->samples * b->choices.bench_case->context);
+    graph_forward_backward(b->graph, b->inputs, b->targets, b->step, 0, scale, gradient_slot(b->gradient));
+    gradient_add(b->gradient);
+    TRY(gradient_finish(b->gradient, &sum, &norm));
+    optimizer_update(&b->config, &b->weights, sum, norm, b->step++);
+    *seconds = clock_seconds() - begin;
+    return CAIRN_OK;
+}
+
+/* The kernels of validation, of several microbatches and of restoring. */
+static void run_rest(struct bench *b)
+{
+    const struct backend_table *table = b->backend->table;
+    float *vector = machine_rates_vector(b->rates);
+    graph_forward(b->graph, b->inputs, b->targets);
+    table->add(b->backend, vector, vector, b->weights.master, b->weights.elements);
+    table->convert_to_act(b->backend, vector, b->weights.master, b->weights.elements);
+}
+
+static cairn_err run_rounds(struct bench *b)
+{
+    double first; /* plans and workspaces meet their memory; not a time to keep */
+    TRY(run_step(b, &first));
+    for (long round = 0; round < b->choices.rounds; round++) {
+        TRY(machine_rates_measure(b->rates));
+        kernel_clock_set(CLOCK_STEP);
+        TRY(run_step(b, &b->step_seconds[round]));
+        kernel_clock_set(CLOCK_REST);
+        run_rest(b);
+        kernel_clock_set(CLOCK_OFF);
+    }
+    return CAIRN_OK;
+}
+
+/* ---- printing ---- */
+
+struct bound {
+    double seconds;
+    const char *by;
+};
+
+static struct bound bound_of(const struct kernel_work *w, const struct machine_speed *speed)
+{
+    double bytes = w->read + w->written;
+    double memory = bytes / (w->read >= reading_share * bytes ? speed->read : speed->copy), products = w->flops / speed->products;
+    return products > memory ? (struct bound){products, "products"} : (struct bound){memory, "memory"};
+}
+
+struct line_times {
+    double calls; /* in a step */
+    double seconds;
+    struct bound bound;
+};
+
+static struct line_times times_of(struct kernel_line *line, const struct machine_speed *speed, long rounds)
+{
+    return (struct line_times){.calls = line->in_step ? (double)line->count / (double)rounds : 0,
+                               .seconds = median(line->seconds, line->count),
+                               .bound = bound_of(&line->work, speed)};
+}
+
+static void print_head(const struct bench *b, const struct machine_speed *speed)
+{
+    const struct bench_case *c = b->choices.bench_case;
+    printf("# %s: %lld layers, width %lld, %lld heads, vocabulary %lld, %lld samples of %lld; %ld rounds; %s\n", c->name,
+           (long long)c->gpt.layers, (long long)c->gpt.width, (long long)c->gpt.heads, (long long)c->gpt.vocabulary,
+           (long long)c->samples, (long long)c->context, b->choices.rounds, b->backend->table->signature(b->backend));
+    printf("# copy %.2f GB/s, read %.2f GB/s, %s %.1f GFLOP/s\n", speed->copy * 1e-9, speed->read * 1e-9, speed->products_by,
+           speed->products * 1e-9);
+    printf("%-29s %-28s %5s %10s %10s %-8s %8s %6s\n", "# kernel", "shape", "calls", "ms", "bound ms", "bound by", "of bound",
+           "share");
+}
+
+static void print_line(const struct kernel_line *line, const struct line_times *t, double sum)
+{
+    printf("%-29s %-28s %5.0f %10.4f %10.4f %-8s %7.1f%% %5.1f%%\n", kernel_name(line->kernel), line->shape, t->calls,
+           t->seconds * 1e3, t->bound.seconds * 1e3, t->bound.by, 100 * t->bound.seconds / t->seconds,
+           100 * t->calls * t->seconds / sum);
+}
+
+static cairn_err print_all(struct bench *b)
+{
+    struct kernel_line *lines;
+    struct machine_speed speed = machine_rates_speed(b->rates);
+    int count;
+    double sum = 0, bounds = 0, calls = 0;
+    if (!kernel_clock_lines(&lines, &count))
+        return FAIL(CAIRN_ENOMEM, "no room for all the kernels' shapes or times");
+    for (int i = 0; i < count; i++) {
+        struct line_times t = times_of(&lines[i], &speed, b->choices.rounds);
+        calls += t.calls;
+        sum += t.calls * t.seconds;
+        bounds += t.calls * t.bound.seconds;
+    }
+    print_head(b, &speed);
+    for (int i = 0; i < count; i++) {
+        struct line_times t = times_of(&lines[i], &speed, b->choices.rounds);
+        if (b->choices.kernel == KERNELS || b->choices.kernel == lines[i].kernel)
+            print_line(&lines[i], &t, sum);
+    }
+    printf("%-29s %-28s %5.0f %10.4f %10.4f %-8s %7.1f%% (a whole step, with what is between kernels: %.4f)\n", "sum over a step",
+           b->choices.bench_case->name, calls, sum * 1e3, bounds * 1e3, "", 100 * bounds / sum,
+           1e3 * median(b->step_seconds, (int)b->choices.rounds));
+    return CAIRN_OK;
+}
+
+/* ---- the command line ---- */
+
+static cairn_err choose_case(const char *name, const struct bench_case **out)
+{
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        if (strcmp(cases[i].name, name) == 0) {
+            *out = &cases[i];
+            return CAIRN_OK;
+        }
+    return FAIL(CAIRN_ECONFIG, "--case: expected 124m or small, found '%s'", name);
+}
+
+static cairn_err choose_kernel(const char *name, enum kernel *out)
+{
+    char all[1024] = "";
+    *out = name ? kernel_find(name) : KERNELS;
+    if (!name || *out != KERNELS)
+        return CAIRN_OK;
+    for (int i = 0; i < KERNELS; i++)
+        snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s", i ? ", " : "", kernel_name((enum kernel)i));
+    return FAIL(CAIRN_ECONFIG, "--kernel: no kernel '%s'; there are %s", name, all);
+}
+
+static cairn_err check(const struct choices *c, const char *precision, int arguments, char **argv)
+{
+    if (arguments > 1)
+        return FAIL(CAIRN_ECONFIG, "unexpected argument '%s'", argv[1]);
+    if (strcmp(precision, "float32") != 0 && strcmp(precision, "bfloat16") != 0)
+        return FAIL(CAIRN_ECONFIG, "--precision: expected float32 or bfloat16, found '%s'", precision);
+    if (c->threads < 0 || c->threads > THREADS_MAX)
+        return FAIL(CAIRN_ECONFIG, "--threads: expected a number from 0 to %d, found %ld", THREADS_MAX, c->threads);
+    if (c->rounds < 1 || c->rounds > ROUNDS_MAX)
+        return FAIL(CAIRN_ECONFIG, "--rounds: expected a number from 1 to %d, found %ld", ROUNDS_MAX, c->rounds);
+    return CAIRN_OK;
+}
+
+static cairn_err read_choices(int argc, char **argv, struct choices *c, bool *help)
+{
+    const char *bench_case = "124m", *precision = "float32", *kernel = NULL;
+    const struct option_spec options[] = {
+        {0, "case", OPTION_STRING, &bench_case, "NAME", "124m or small (124m)"},
+        {0, "precision", OPTION_STRING, &precision, "TYPE", "float32 or bfloat16 (float32)"},
+        {0, "threads", OPTION_INT, &c->threads, "N", "threads; 0: as many as may be used (2)"},
+        {0, "rounds", OPTION_INT, &c->rounds, "N", "timed steps (5)"},
+        {0, "kernel", OPTION_STRING, &kernel, "NAME", "print this one alone; the whole step runs all the same"},
+        {0, NULL, OPTION_FLAG, NULL, NULL, NULL},
+    };
+    const struct command_spec spec = {"bench_kernels [options]", "Times every kernel of the cpu backend beside its own bound.",
+                                      options, NULL};
+    TRY(options_parse(&spec, &argc, argv, help));
+    if (*help) {
+        options_help(&spec, stdout);
+        return CAIRN_OK;
+    }
+    TRY(check(c, precision, argc, argv));
+    TRY(choose_case(bench_case, &c->bench_case));
+    c->act = strcmp(precision, "bfloat16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+    return choose_kernel(kernel, &c->kernel);
+}
+
+static cairn_err run_bench(struct bench *b)
+{
+    TRY(open_bench(b));
+    TRY(run_rounds(b));
+    return print_all(b);
+}
+
+int main(int argc, char **argv)
+{
+    struct bench b = {.choices = {.threads = 2, .rounds = 5}};
+    bool help = false;
+    if (read_choices(argc, argv, &b.choices, &help) != CAIRN_OK) {
+        log_error("%s", cairn_err_message());
+        return BAD_INPUT;
+    }
+    if (help)
+        return 0;
+    MPI_Init(NULL, NULL); /* the gradient's sum over ranks, here of one */
+    cairn_err err = run_bench(&b);
+    if (err)
+        log_error("%s", cairn_err_message());
+    close_bench(&b);
+    MPI_Finalize();
+    return err != CAIRN_OK;
+}

@@ -1,0 +1,361 @@
+#include "kernel_clock.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+
+enum { LINES_MAX = 256 };
+
+/* Plans are opaque: what they were made for. */
+struct plan {
+    const void *plan;
+    struct matmul_desc matmul;
+    struct attention_desc attention;
+    struct classifier_desc classifier;
+};
+
+/* Kernels with a plan get no backend, so there is one clock. */
+static struct {
+    const struct backend_table *inner;
+    struct backend_table table;
+    enum kernel_clock_mode mode;
+    double act, acc; /* bytes of an element */
+    struct plan *plans;
+    int plan_count;
+    struct kernel_line lines[LINES_MAX];
+    int line_count;
+    bool full; /* no memory for more */
+} timer;
+
+#define KERNEL_NAME(name) #name,
+static const char *const names[] = {KERNEL_LIST(KERNEL_NAME)};
+
+const char *kernel_name(enum kernel kernel)
+{
+    return names[kernel];
+}
+
+enum kernel kernel_find(const char *name)
+{
+    int i = 0;
+    while (i < KERNELS && strcmp(names[i], name) != 0)
+        i++;
+    return (enum kernel)i;
+}
+
+/* ---- recording ---- */
+
+static bool met_in_step(enum kernel kernel)
+{
+    for (int i = 0; i < timer.line_count; i++)
+        if (timer.lines[i].kernel == kernel && timer.lines[i].in_step)
+            return true;
+    return false;
+}
+
+static struct kernel_line *line_of(enum kernel kernel, const char *shape, struct kernel_work work)
+{
+    for (int i = 0; i < timer.line_count; i++)
+        if (timer.lines[i].kernel == kernel && strcmp(timer.lines[i].shape, shape) == 0)
+            return &timer.lines[i];
+    if (timer.line_count == LINES_MAX)
+        return NULL;
+    struct kernel_line *line = &timer.lines[timer.line_count++];
+    *line = (struct kernel_line){.kernel = kernel, .work = work, .in_step = timer.mode == CLOCK_STEP};
+    snprintf(line->shape, sizeof line->shape, "%s", shape);
+    return line;
+}
+
+static bool make_room(struct kernel_line *line)
+{
+    if (line->count < line->room)
+        return true;
+    int room = line->room ? 2 * line->room : 64;
+    double *more = realloc(line->seconds, (size_t)room * sizeof *more);
+    if (!more)
+        return false;
+    line->seconds = more;
+    line->room = room;
+    return true;
+}
+
+static void record(enum kernel kernel, double seconds, struct kernel_work work, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+static void record(enum kernel kernel, double seconds, struct kernel_work work, const char *format, ...)
+{
+    if (timer.mode == CLOCK_OFF || (timer.mode == CLOCK_REST && met_in_step(kernel)))
+        return;
+    char shape[sizeof timer.lines->shape];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(shape, sizeof shape, format, arguments);
+    va_end(arguments);
+    struct kernel_line *line = line_of(kernel, shape, work);
+    if (line && make_room(line))
+        line->seconds[line->count++] = seconds;
+    else
+        timer.full = true;
+}
+
+/* Calls kernel NAME of the timed table's own; SECONDS is declared. */
+#define TIME(seconds, name, ...)              \
+    double seconds = clock_seconds();         \
+    timer.inner->name(__VA_ARGS__);           \
+    seconds = clock_seconds() - seconds
+
+static const struct plan *plan_of(const void *p)
+{
+    const struct plan *plan = timer.plans;
+    while (plan->plan != p)
+        plan++;
+    return plan;
+}
+
+static cairn_err remember(cairn_err made, struct plan plan)
+{
+    TRY(made);
+    struct plan *more = realloc(timer.plans, (size_t)(timer.plan_count + 1) * sizeof *more);
+    if (!more)
+        return FAIL(CAIRN_ENOMEM, "no memory to remember a plan");
+    timer.plans = more;
+    timer.plans[timer.plan_count++] = plan;
+    return CAIRN_OK;
+}
+
+/* ---- products ---- */
+
+static cairn_err time_matmul_create(struct backend *b, const struct matmul_desc *desc, struct matmul **out)
+{
+    cairn_err made = timer.inner->matmul_create(b, desc, out);
+    return remember(made, (struct plan){.plan = *out, .matmul = *desc});
+}
+
+static void time_matmul_run(struct matmul *plan, void *c, const void *a, const void *b, const void *bias)
+{
+    TIME(seconds, matmul_run, plan, c, a, b, bias);
+    const struct matmul_desc *d = &plan_of(plan)->matmul;
+    double m = (double)d->m, n = (double)d->n, k = (double)d->k, of_c = m * n * (d->c_is_acc ? timer.acc : timer.act);
+    struct kernel_work work = {(m * k + k * n + (d->bias ? n : 0)) * timer.act + (d->accumulate ? of_c : 0), of_c, 2 * m * n * k};
+    record(KERNEL_matmul_run, seconds, work, "%lldx%lldx%lld %s%s%s%s", (long long)d->m, (long long)d->n, (long long)d->k,
+           d->transpose_a ? "a^T " : "a ", d->transpose_b ? "b^T" : "b", d->bias ? " + bias" : "", d->accumulate ? " + c" : "");
+}
+
+static cairn_err time_attention_create(struct backend *b, const struct attention_desc *desc, struct attention **out)
+{
+    cairn_err made = timer.inner->attention_create(b, desc, out);
+    return remember(made, (struct plan){.plan = *out, .attention = *desc});
+}
+
+/* PRODUCTS of queries with the keys up to theirs; of VECTORS as long as the width READ and WRITTEN. */
+static void record_attention(enum kernel kernel, double seconds, const struct attention *plan, int products, int read, int written)
+{
+    const struct attention_desc *d = &plan_of(plan)->attention;
+    double heads = (double)(d->batch * d->heads), context = (double)d->context, size = (double)d->head_size;
+    double vector = heads * context * size * timer.act, log_sum = heads * context * timer.acc;
+    bool forward = kernel == KERNEL_attention_forward;
+    struct kernel_work work = {read * vector + (forward ? 0 : log_sum), written * vector + (forward ? log_sum : 0),
+                               products * 2 * size * context * (context + 1) / 2 * heads};
+    record(kernel, seconds, work, "%lldx%lld, %lld heads of %lld", (long long)d->batch, (long long)d->context, (long long)d->heads,
+           (long long)d->head_size);
+}
+
+static void time_attention_forward(struct attention *plan, void *out, void *log_sum, const void *qkv, const struct dropout *dropout)
+{
+    TIME(seconds, attention_forward, plan, out, log_sum, qkv, dropout);
+    record_attention(KERNEL_attention_forward, seconds, plan, 2, 3, 1);
+}
+
+static void time_attention_backward(struct attention *plan, void *d_qkv, const void *d_out, const void *out, const void *qkv,
+                                    const void *log_sum, const struct dropout *dropout)
+{
+    TIME(seconds, attention_backward, plan, d_qkv, d_out, out, qkv, log_sum, dropout);
+    record_attention(KERNEL_attention_backward, seconds, plan, 5, 5, 3);
+}
+
+static cairn_err time_classifier_create(struct backend *b, const struct classifier_desc *desc, struct classifier **out)
+{
+    cairn_err made = timer.inner->classifier_create(b, desc, out);
+    return remember(made, (struct plan){.plan = *out, .classifier = *desc});
+}
+
+static void record_classifier(enum kernel kernel, double seconds, const struct classifier *plan)
+{
+    const struct classifier_desc *d = &plan_of(plan)->classifier;
+    double rows = (double)d->rows, x = rows * (double)d->width, weight = (double)d->vocabulary * (double)d->width;
+    struct kernel_work work = {(x + weight) * timer.act + rows * sizeof(int32_t), rows * timer.acc, 2 * x * (double)d->vocabulary};
+    if (kernel == KERNEL_classifier_loss_and_gradients) {
+        work.written += x * timer.act + weight * timer.acc;
+        work.flops *= 3;
+    }
+    record(kernel, seconds, work, "%lldx%lldx%lld", (long long)d->rows, (long long)d->vocabulary, (long long)d->width);
+}
+
+static void time_classifier_loss(struct classifier *plan, void *losses, const void *x, const void *weight, const int32_t *targets)
+{
+    TIME(seconds, classifier_loss, plan, losses, x, weight, targets);
+    record_classifier(KERNEL_classifier_loss, seconds, plan);
+}
+
+static void time_classifier_loss_and_gradients(struct classifier *plan, void *losses, void *dx, void *d_weight, const void *x,
+                                               const void *weight, const int32_t *targets, double scale)
+{
+    TIME(seconds, classifier_loss_and_gradients, plan, losses, dx, d_weight, x, weight, targets, scale);
+    record_classifier(KERNEL_classifier_loss_and_gradients, seconds, plan);
+}
+
+/* ---- rows ---- */
+
+static void record_rows(enum kernel kernel, double seconds, int64_t rows, int64_t width, double read, double written)
+{
+    record(kernel, seconds, (struct kernel_work){read, written, 0}, "%lldx%lld", (long long)rows, (long long)width);
+}
+
+static void time_embedding_forward(struct backend *b, void *y, const int32_t *tokens, const void *token_table,
+                                   const void *position_table, int64_t rows, int64_t context, int64_t width)
+{
+    TIME(seconds, embedding_forward, b, y, tokens, token_table, position_table, rows, context, width);
+    double x = (double)(rows * width) * timer.act, positions = (double)(context * width) * timer.act;
+    record_rows(KERNEL_embedding_forward, seconds, rows, width, x + positions + (double)rows * sizeof *tokens, x);
+}
+
+/* Counts a row of the table for each token: the bench's differ. */
+static void time_embedding_backward(struct backend *b, void *d_token, void *d_position, const void *dy, const int32_t *tokens,
+                                    int64_t rows, int64_t context, int64_t width, int64_t vocabulary)
+{
+    TIME(seconds, embedding_backward, b, d_token, d_position, dy, tokens, rows, context, width, vocabulary);
+    double x = (double)(rows * width), positions = (double)(context * width) * timer.acc;
+    record_rows(KERNEL_embedding_backward, seconds, rows, width, x * (timer.act + timer.acc) + (double)rows * sizeof *tokens,
+                x * timer.acc + positions);
+}
+
+static void time_layer_norm_forward(struct backend *b, void *y, void *mean, void *rstd, const void *x, const void *gain,
+                                    const void *bias, int64_t rows, int64_t width, double epsilon)
+{
+    TIME(seconds, layer_norm_forward, b, y, mean, rstd, x, gain, bias, rows, width, epsilon);
+    double of_x = (double)(rows * width) * timer.act;
+    record_rows(KERNEL_layer_norm_forward, seconds, rows, width, of_x + 2 * (double)width * timer.act, of_x + 2 * (double)rows * timer.acc);
+}
+
+static void time_layer_norm_backward_input(struct backend *b, void *dx, const void *dy, const void *x, const void *gain,
+                                           const void *mean, const void *rstd, int64_t rows, int64_t width, bool add_to_dx)
+{
+    TIME(seconds, layer_norm_backward_input, b, dx, dy, x, gain, mean, rstd, rows, width, add_to_dx);
+    double of_x = (double)(rows * width) * timer.act;
+    double read = (add_to_dx ? 3 : 2) * of_x + (double)width * timer.act + 2 * (double)rows * timer.acc;
+    record(KERNEL_layer_norm_backward_input, seconds, (struct kernel_work){read, of_x, 0}, "%lldx%lld%s", (long long)rows,
+           (long long)width, add_to_dx ? " + dx" : "");
+}
+
+static void time_layer_norm_backward_weight(struct backend *b, void *d_gain, void *d_bias, const void *dy, const void *x,
+                                            const void *mean, const void *rstd, int64_t rows, int64_t width)
+{
+    TIME(seconds, layer_norm_backward_weight, b, d_gain, d_bias, dy, x, mean, rstd, rows, width);
+    record_rows(KERNEL_layer_norm_backward_weight, seconds, rows, width,
+                2 * (double)(rows * width) * timer.act + 2 * (double)rows * timer.acc, 2 * (double)width * timer.acc);
+}
+
+static void time_bias_backward(struct backend *b, void *d_bias, const void *dy, int64_t rows, int64_t width)
+{
+    TIME(seconds, bias_backward, b, d_bias, dy, rows, width);
+    record_rows(KERNEL_bias_backward, seconds, rows, width, (double)(rows * width) * timer.act, (double)width * timer.acc);
+}
+
+/* ---- elements ---- */
+
+/* READ and WRITTEN: bytes of an element. */
+static void record_elements(enum kernel kernel, double seconds, int64_t n, double read, double written)
+{
+    record(kernel, seconds, (struct kernel_work){read * (double)n, written * (double)n, 0}, "%lld", (long long)n);
+}
+
+static void time_gelu_forward(struct backend *b, void *y, const void *x, int64_t n)
+{
+    TIME(seconds, gelu_forward, b, y, x, n);
+    record_elements(KERNEL_gelu_forward, seconds, n, timer.act, timer.act);
+}
+
+static void time_gelu_backward(struct backend *b, void *dx, const void *dy, const void *x, int64_t n)
+{
+    TIME(seconds, gelu_backward, b, dx, dy, x, n);
+    record_elements(KERNEL_gelu_backward, seconds, n, 2 * timer.act, timer.act);
+}
+
+static void time_add_dropout_forward(struct backend *b, void *y, const void *x, const void *h, int64_t n, const struct dropout *d)
+{
+    TIME(seconds, add_dropout_forward, b, y, x, h, n, d);
+    record_elements(KERNEL_add_dropout_forward, seconds, n, (x ? 2 : 1) * timer.act, timer.act);
+}
+
+static void time_dropout_backward(struct backend *b, void *dh, const void *dy, int64_t n, const struct dropout *d)
+{
+    TIME(seconds, dropout_backward, b, dh, dy, n, d);
+    record_elements(KERNEL_dropout_backward, seconds, n, timer.act, timer.act);
+}
+
+static void time_add(struct backend *b, void *sum, const void *x, const void *y, int64_t n)
+{
+    TIME(seconds, add, b, sum, x, y, n);
+    record_elements(KERNEL_add, seconds, n, 2 * timer.acc, timer.acc);
+}
+
+static void time_sum_squares(struct backend *b, double *sums, const void *x, int64_t n)
+{
+    TIME(seconds, sum_squares, b, sums, x, n);
+    record_elements(KERNEL_sum_squares, seconds, n, timer.acc, 0);
+}
+
+static void time_adamw(struct backend *b, void *master, void *moment1, void *moment2, void *compute, const void *gradient, int64_t n,
+                       const struct adamw *options)
+{
+    TIME(seconds, adamw, b, master, moment1, moment2, compute, gradient, n, options);
+    record_elements(KERNEL_adamw, seconds, n, 4 * timer.acc, 3 * timer.acc + (compute ? timer.act : 0));
+}
+
+static void time_convert_to_act(struct backend *b, void *act, const void *acc, int64_t n)
+{
+    TIME(seconds, convert_to_act, b, act, acc, n);
+    record_elements(KERNEL_convert_to_act, seconds, n, timer.acc, timer.act);
+}
+
+/* ---- the table ---- */
+
+#define KERNEL_REPLACE(name) timer.table.name = time_##name;
+
+void kernel_clock_attach(struct backend *b)
+{
+    timer.inner = b->table;
+    timer.table = *b->table;
+    timer.act = (double)dtype_size(b->act);
+    timer.acc = (double)dtype_size(b->acc);
+    KERNEL_LIST(KERNEL_REPLACE)
+    timer.table.matmul_create = time_matmul_create;
+    timer.table.attention_create = time_attention_create;
+    timer.table.classifier_create = time_classifier_create;
+    b->table = &timer.table;
+}
+
+void kernel_clock_detach(struct backend *b)
+{
+    b->table = timer.inner;
+    for (int i = 0; i < timer.line_count; i++)
+        free(timer.lines[i].seconds);
+    free(timer.plans);
+    timer.plans = NULL;
+    timer.plan_count = timer.line_count = 0;
+}
+
+void kernel_clock_set(enum kernel_clock_mode mode)
+{
+    timer.mode = mode;
+}
+
+bool kernel_clock_lines(struct kernel_line **lines, int *count)
+{
+    *lines = timer.lines;
+    *count = timer.line_count;
+    return !timer.full;
+}
