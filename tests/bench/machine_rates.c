@@ -161,15 +161,21 @@ cairn_err machine_rates_measure(struct machine_rates *r)
     return CAIRN_OK;
 }
 
+/* The medians' sorting left the best last. */
 struct machine_speed machine_rates_speed(struct machine_rates *r)
 {
     struct machine_speed speed = {.copy = median(r->samples[COPY], r->rounds), .read = median(r->samples[READ], r->rounds),
-                                  .products_by = "sgemm"};
+                                  .products_by = "none"};
+    if (r->rounds == 0)
+        return speed;
+    speed.best_copy = r->samples[COPY][r->rounds - 1];
+    speed.best_read = r->samples[READ][r->rounds - 1];
     for (int kind = SGEMM; kind < KINDS; kind++) {
         double rate = median(r->samples[kind], r->rounds);
         if (rate <= speed.products)
             continue;
         speed.products = rate;
+        speed.best_products = r->samples[kind][r->rounds - 1];
         speed.products_by = kind == OWN_PRODUCT ? "the backend's bfloat16 product" : "oneDNN's sgemm";
     }
     return speed;

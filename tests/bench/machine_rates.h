@@ -6,11 +6,12 @@
 
 struct machine_rates;
 
-/* The medians so far. */
+/* The medians so far, and the best: far above the median, they tell that the machine was not this program's alone. */
 struct machine_speed {
     double copy, read; /* bytes a second; a copy's count as read and as written */
     double products;   /* additions and multiplications a second */
     const char *products_by;
+    double best_copy, best_read, best_products;
 };
 
 /* Copies between two vectors of ELEMENTS floats, taken here, which should be several times as large as the caches. B's own
