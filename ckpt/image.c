@@ -48,18 +48,25 @@ void h5_leave(void)
     hdf5_unlock();
 }
 
-static herr_t take_first(unsigned n, const H5E_error2_t *error, void *out)
+struct failure {
+    char cause[256];
+    bool memory; /* is what was short */
+};
+
+static herr_t take_in(unsigned n, const H5E_error2_t *error, void *out)
 {
+    struct failure *failure = out;
     if (n == 0 && error->desc)
-        snprintf(out, 256, "%s", error->desc);
+        snprintf(failure->cause, sizeof failure->cause, "%s", error->desc);
+    failure->memory = failure->memory || error->maj_num == H5E_RESOURCE;
     return 0;
 }
 
 cairn_err h5_fail(const char *what)
 {
-    char cause[256] = "no cause told";
-    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_first, cause);
-    return FAIL(CAIRN_ELIBRARY, "HDF5: %.60s: %s", what, cause);
+    struct failure failure = {.cause = "no cause told"};
+    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_in, &failure);
+    return FAIL(failure.memory ? CAIRN_ENOMEM : CAIRN_ELIBRARY, "HDF5: %.60s: %s", what, failure.cause);
 }
 
 static cairn_err put_attribute(hid_t object, const char *name, hid_t file_type, hid_t memory_type, hid_t space, const void *value)

@@ -97,6 +97,10 @@ void config_free(struct config *config);
 /* The merged config as YAML text that config_load reads back to an equal config; the caller frees. NULL: no memory. */
 char *config_to_yaml(const struct config *config);
 
+/* The keys of NOW that decide what comes out of a run and differ from BEFORE, as "seed 2 (was 1), model.dropout 0.1 (was 0)"; "" if
+ * none does. The caller frees; NULL: no memory. */
+char *config_changes(const struct config *before, const struct config *now);
+
 /* The reference of all keys, for `cairn config --help` (plain text) and the manual (roff for man page cairn-config(5)). */
 void config_print_reference(FILE *out);
 void config_print_roff(FILE *out);

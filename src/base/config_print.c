@@ -67,6 +67,16 @@ static void print_value(FILE *out, const struct config *config, const struct con
     }
 }
 
+/* Closes the stream OUT over *TEXT, which is set only then; NULL: no memory. */
+static char *finish_text(FILE *out, char **text)
+{
+    bool failed = ferror(out);
+    if (fclose(out) == 0 && !failed)
+        return *text;
+    free(*text);
+    return NULL;
+}
+
 char *config_to_yaml(const struct config *config)
 {
     char *text = NULL;
@@ -85,12 +95,52 @@ char *config_to_yaml(const struct config *config)
         print_value(out, config, key);
         fputc('\n', out);
     }
-    bool failed = ferror(out);
-    if (fclose(out) != 0 || failed) {
-        free(text);
-        return NULL;
+    return finish_text(out, &text);
+}
+
+/* ---- what changed ---- */
+
+/* The dataset is not among them: it is known by its fingerprint, not by its path. */
+static bool decides_result(const struct config_key *key)
+{
+    static const char *const sections[] = {"batch", "model", "optimizer"}, *const names[] = {"seed", "steps", "precision"};
+    const char *const *list = *key->section ? sections : names, *word = *key->section ? key->section : key->name;
+    return strcmp(word, list[0]) == 0 || strcmp(word, list[1]) == 0 || strcmp(word, list[2]) == 0;
+}
+
+static bool same_value(const struct config *a, const struct config *b, const struct config_key *key)
+{
+    const void *x = config_field_const(a, key), *y = config_field_const(b, key);
+    switch (key->kind) {
+    case CONFIG_STRING: return strcmp(*(char *const *)x ? *(char *const *)x : "", *(char *const *)y ? *(char *const *)y : "") == 0;
+    case CONFIG_INT: return *(const int64_t *)x == *(const int64_t *)y;
+    case CONFIG_REAL: return *(const double *)x == *(const double *)y;
+    case CONFIG_BOOL: return *(const bool *)x == *(const bool *)y;
+    case CONFIG_CHOICE: return *(const int *)x == *(const int *)y;
     }
-    return text;
+    return false;
+}
+
+char *config_changes(const struct config *before, const struct config *now)
+{
+    char *text = NULL, name[CONFIG_NAME_SIZE];
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+    if (!out)
+        return NULL;
+    const char *comma = "";
+    for (int i = 0; i < config_key_count; i++) {
+        const struct config_key *key = &config_keys[i];
+        if (!decides_result(key) || same_value(before, now, key))
+            continue;
+        fprintf(out, "%s%s ", comma, config_key_name(key, name));
+        print_value(out, now, key);
+        fputs(" (was ", out);
+        print_value(out, before, key);
+        fputc(')', out);
+        comma = ", ";
+    }
+    return finish_text(out, &text);
 }
 
 /* ---- the reference ---- */

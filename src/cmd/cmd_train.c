@@ -88,7 +88,8 @@ int cmd_train(int argc, char **argv)
         "the newest valid checkpoint in the run's folder.",
         NULL,
         "CONFIG is a YAML file ('cairn config --help' lists its keys), - for standard input; key=value sets a key over it.\n"
-        "Exit code: 0 trained to the last step, 1 failed, 2 bad usage or config, 75 stopped at a checkpoint on a signal."};
+        "Exit code: 0 trained to the last step, 1 failed, 2 bad usage or config or\n"
+        "no sound checkpoint left, 75 stopped at a checkpoint on a signal."};
     int exit_code;
     if (!command_begin(&spec, &argc, argv, &exit_code))
         return exit_code;

@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/folder_lock.h"
 #include "base/make_folders.h"
 #include "base/log.h"
 #include "job/threads.h"
@@ -50,11 +52,12 @@ static cairn_err write_text(const char *path, const char *text)
     return CAIRN_OK;
 }
 
-/* The run's folder and the merged config in it: rank 0's work. */
+/* The run's folder, its lock and the merged config in it: rank 0's work. */
 static cairn_err prepare_folder(struct trainer *t)
 {
     char path[4096];
     TRY(make_folders(t->checkpoints));
+    TRY(folder_lock(t->config->run_dir, &t->lock));
     snprintf(path, sizeof path, "%s/config.yaml", t->config->run_dir);
     return write_text(path, t->config_text);
 }
@@ -148,7 +151,7 @@ static cairn_err open_loader(struct trainer *t)
 
 cairn_err trainer_open(struct trainer *t, struct job *job, struct mesh *mesh, const struct config *config)
 {
-    *t = (struct trainer){.config = config, .job = job, .mesh = mesh, .committed = -1};
+    *t = (struct trainer){.config = config, .job = job, .mesh = mesh, .committed = -1, .lock = -1};
     if (mesh->size > config->batch.microbatches)
         return FAIL(CAIRN_ECONFIG, "%d ranks but batch.microbatches is %lld: each rank needs one at least", mesh->size,
                     (long long)config->batch.microbatches);
@@ -186,4 +189,6 @@ void trainer_close(struct trainer *t)
     free(t->loss_counts);
     free(t->config_text);
     free(t->checkpoints);
+    if (t->lock >= 0)
+        close(t->lock);
 }

@@ -32,6 +32,7 @@ struct trainer {
     int64_t committed;            /* the newest checkpoint's step; -1: none */
     char *config_text;            /* merged, for checkpoints */
     char *checkpoints;            /* the folder */
+    int lock;                     /* rank 0's, on the run's folder; -1: none */
     struct metrics *metrics;      /* rank 0 */
     double *losses;               /* of all microbatches, and of the ranks' flags */
     int *loss_counts, *loss_begins; /* of each rank in losses: its flag, then its microbatches */

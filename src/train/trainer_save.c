@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/config.h"
 #include "base/log.h"
 #include "ckpt/checkpoint.h"
 #include "train/trainer.h"
@@ -84,25 +85,54 @@ cairn_err trainer_save(struct trainer *t)
     return CAIRN_OK;
 }
 
-/* Says in one line what makes the bits of the rest differ from those of the run so far. */
-static void compare(const struct trainer *t, const struct checkpoint_facts *facts)
+/* SIGNATURE in one line. */
+static const char *in_a_line(char *signature)
 {
-    char *now = signature(t), *extra = describe(t);
-    if (now && facts->signature && strcmp(now, facts->signature) != 0)
-        log_warning("the checkpoint was made under other numerics (%.*s), this run has %.*s: results may differ in the last bits",
-                    (int)strcspn(strchr(facts->signature, '\n') ? strchr(facts->signature, '\n') + 1 : facts->signature, "\n"),
-                    strchr(facts->signature, '\n') ? strchr(facts->signature, '\n') + 1 : facts->signature,
-                    (int)strcspn(strchr(now, '\n') + 1, "\n"), strchr(now, '\n') + 1);
-    static const char *const keys[] = {"dataset_fingerprint", "seed", "microbatches", "samples"};
-    json_t *before = facts->extra ? json_loads(facts->extra, 0, NULL) : NULL, *here = extra ? json_loads(extra, 0, NULL) : NULL;
-    for (size_t i = 0; before && here && i < sizeof keys / sizeof keys[0]; i++)
-        if (!json_equal(json_object_get(before, keys[i]), json_object_get(here, keys[i])))
-            log_warning("the run goes on with another %s than its checkpoint was made with: its samples are not those it would have had",
-                        keys[i]);
-    json_decref(before);
-    json_decref(here);
+    for (char *c = signature; (c = strchr(c, '\n')) != NULL; c++)
+        *c = c[1] ? ';' : 0;
+    return signature;
+}
+
+static void compare_numerics(const struct trainer *t, char *before)
+{
+    char *now = signature(t);
+    if (now && before && strcmp(now, before) != 0)
+        log_warning("the checkpoint was made under other numerics (%s), this run has %s: results may differ in the last bits", in_a_line(before),
+                    in_a_line(now));
     free(now);
+}
+
+static void compare_data(const struct trainer *t, const char *before)
+{
+    char *extra = describe(t);
+    static const char key[] = "dataset_fingerprint";
+    json_t *held = before ? json_loads(before, 0, NULL) : NULL, *here = extra ? json_loads(extra, 0, NULL) : NULL;
+    if (held && here && !json_equal(json_object_get(held, key), json_object_get(here, key)))
+        log_warning("the run goes on with another dataset than its checkpoint was made with: its samples are not those it would have had");
+    json_decref(held);
+    json_decref(here);
     free(extra);
+}
+
+/* Another learning rate may be what its user wants; other heads in the same arrays are another function. */
+static cairn_err compare_config(const struct trainer *t, const char *text)
+{
+    struct config before;
+    if (!text || config_load(&before, "the checkpoint's config", text, 0, NULL) != CAIRN_OK) {
+        if (t->mesh->rank == 0)
+            log_warning("the config is not compared with the checkpoint's: %s", text ? cairn_err_message() : "it holds none");
+        return CAIRN_OK;
+    }
+    int64_t heads = before.model.heads;
+    char *changes = config_changes(&before, t->config);
+    if (t->mesh->rank == 0 && changes && *changes)
+        log_warning("the run goes on with other settings than its checkpoint was made with: %s", changes);
+    free(changes);
+    config_free(&before);
+    if (heads != t->config->model.heads)
+        return FAIL(CAIRN_ECONFIG, "model.heads is %lld, but the checkpoint of step %lld was trained with %lld: another model over the same weights",
+                    (long long)t->config->model.heads, (long long)t->step, (long long)heads);
+    return CAIRN_OK;
 }
 
 cairn_err trainer_restore(struct trainer *t)
@@ -123,8 +153,10 @@ cairn_err trainer_restore(struct trainer *t)
     t->step = t->committed = facts.step;
     if (t->mesh->rank == 0) {
         log_info("goes on from the checkpoint of step %lld (read in %.2f s)", (long long)facts.step, clock_seconds() - begin);
-        compare(t, &facts);
+        compare_numerics(t, facts.signature);
+        compare_data(t, facts.extra);
     }
+    err = mesh_agree(t->mesh, compare_config(t, facts.config));
     checkpoint_facts_free(&facts);
-    return CAIRN_OK;
+    return err;
 }

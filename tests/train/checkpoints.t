@@ -24,7 +24,7 @@ grep -q "goes on from the checkpoint of step 6" train.log && pass "an unfinished
 same "the end is the same after it" unfinished
 
 # SIGUSR1: a checkpoint at the next step, exit code 75, and the rest later.
-timeout -k 5 100 "$MPIEXEC" -n 2 "$CAIRN" train tiny.yaml run_dir=stopped steps=100000 checkpoint.every=0 validation.every=0 >log.every=100000 >stop.log 2>&1 &
+timeout -k 5 100 "$MPIEXEC" -n 2 "$CAIRN" train tiny.yaml run_dir=stopped steps=100000 checkpoint.every=0 validation.every=0 log.every=100000 >stop.log 2>&1 &
 launcher=$!
 tries=0
 until grep -q '"step"' stopped/metrics.jsonl 2>/dev/null || [ $tries -ge 600 ]; do tries=$((tries + 1)); sleep 0.1; done
@@ -39,6 +39,27 @@ train 2 run_dir=threads threads=3 steps=4
 train 1 run_dir=threads threads=0 steps=5
 grep -q '3 threads a rank, as the checkpoint was made with' train.log && pass "a run keeps its threads" || fail "a run keeps its threads" train.log
 grep -q 'other numerics' train.log && fail "and so its numerics" train.log || pass "and so its numerics"
+
+# What the arrays' shapes do not show.
+train 2 run_dir=threads threads=3 steps=6 optimizer.learning_rate=1e-2
+grep -q 'other settings.*steps 6 (was 5).*optimizer.learning_rate 0.01 (was' train.log && pass "other settings are told" || fail "other settings are told" train.log
+train 2 run_dir=threads threads=3 steps=7 model.heads=1
+status=$?
+[ $status -eq 2 ] && grep -q 'model.heads is 1, but the checkpoint of step 6 was trained with 2' train.log && pass "other heads are refused" ||
+    { echo "exit status $status" >>train.log; fail "other heads are refused" train.log; }
+
+# Two runs in one folder: the second leaves the first alone.
+"$CAIRN" train tiny.yaml run_dir=shared steps=100000 checkpoint.every=0 validation.every=0 log.every=100000 >first.log 2>&1 &
+first=$!
+tries=0
+until grep -q '"step"' shared/metrics.jsonl 2>/dev/null || [ $tries -ge 600 ]; do tries=$((tries + 1)); sleep 0.1; done
+"$CAIRN" train tiny.yaml run_dir=shared steps=3 >second.log 2>&1
+status=$?
+[ $status -eq 2 ] && grep -q "another run writes into shared: process $first on " second.log && pass "a folder that another run uses is refused" ||
+    { echo "exit status $status" >>second.log; fail "a folder that another run uses is refused" second.log; }
+kill -USR1 $first
+wait $first
+[ $? -eq 75 ] && pass "and the other run knows nothing of it" || fail "and the other run knows nothing of it" first.log
 
 if [ "$(id -u)" = 0 ] && mkdir full && mount -t tmpfs -o size=800k none full 2>/dev/null; then
     train 2 run_dir=full/run checkpoint.keep=0 checkpoint.every=1 checkpoint.on_full=stop

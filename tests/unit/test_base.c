@@ -1,8 +1,11 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/error.h"
+#include "base/folder_lock.h"
 #include "base/options.h"
 #include "base/permutation.h"
 #include "base/philox.h"
@@ -79,4 +82,44 @@ Test(options, reads_all_kinds_anywhere)
     argc = 2;
     cr_assert_eq(options_parse(&command, &argc, bad, &help), CAIRN_ECONFIG);
     cr_assert(strstr(cairn_err_message(), "--nope"));
+}
+
+/* How a second process of Slurm job JOB ("": of none) fares with FOLDER. */
+static cairn_err second_lock(const char *folder, const char *job, char *message, size_t size)
+{
+    int told[2], status;
+    cr_assert(pipe(told) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        int fd;
+        setenv("SLURM_JOB_ID", job, 1);
+        cairn_err err = folder_lock(folder, &fd);
+        ssize_t ignored = write(told[1], cairn_err_message(), strlen(cairn_err_message()));
+        (void)ignored;
+        _exit(-err);
+    }
+    close(told[1]);
+    ssize_t length = read(told[0], message, size - 1);
+    message[length > 0 ? length : 0] = 0;
+    close(told[0]);
+    waitpid(child, &status, 0);
+    return -WEXITSTATUS(status);
+}
+
+Test(folder_lock, keeps_other_jobs_out)
+{
+    char folder[] = "/tmp/cairn-lock-XXXXXX", path[64], message[1024];
+    int fd;
+    cr_assert(mkdtemp(folder));
+    setenv("SLURM_JOB_ID", "17", 1);
+    cr_assert_eq(folder_lock(folder, &fd), CAIRN_OK, "%s", cairn_err_message());
+    cr_expect_eq(second_lock(folder, "18", message, sizeof message), CAIRN_ECONFIG);
+    cr_expect(strstr(message, "another run writes into /tmp/cairn-lock-") && strstr(message, ", Slurm job 17 holds "), "%s", message);
+    cr_expect_eq(second_lock(folder, "", message, sizeof message), CAIRN_ECONFIG);
+    cr_expect_eq(second_lock(folder, "17", message, sizeof message), CAIRN_OK, "a lost node's lock keeps the job that comes back out: %s", message);
+    close(fd);
+    cr_expect_eq(second_lock(folder, "18", message, sizeof message), CAIRN_OK, "%s", message);
+    snprintf(path, sizeof path, "%s/lock", folder);
+    unlink(path);
+    rmdir(folder);
 }

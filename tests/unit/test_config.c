@@ -320,6 +320,23 @@ static char *printed(void (*print)(FILE *out))
     return text;
 }
 
+Test(config, changes_that_decide_the_result)
+{
+    struct config before, now;
+    char *overrides[] = {"seed=2", "model.dropout=0.1", "optimizer.learning_rate=0.01", "batch.samples=2", "precision=bfloat16", "log.every=7",
+                         "threads=3", "run_dir=elsewhere", "data.path=y.h5"};
+    cr_assert_eq(load(&before, PATH), CAIRN_OK);
+    cr_assert_eq(config_load(&now, "gpt.yaml", PATH, sizeof overrides / sizeof overrides[0], overrides), CAIRN_OK);
+    char *changes = config_changes(&before, &now), *none = config_changes(&now, &now);
+    cr_expect_str_eq(changes, "seed 2 (was 1), precision bfloat16 (was float32), batch.samples 2 (was 4), model.dropout 0.1 (was 0), "
+                              "optimizer.learning_rate 0.01 (was 0.001)");
+    cr_expect_str_eq(none, "");
+    free(changes);
+    free(none);
+    config_free(&before);
+    config_free(&now);
+}
+
 Test(config, references_list_all_keys)
 {
     char *plain = printed(config_print_reference), *roff = printed(config_print_roff);
