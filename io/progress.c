@@ -5,27 +5,17 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/duration.h"
 #include "base/log.h"
 
 #define SILENT_SECONDS 2.0
 #define TERMINAL_SECONDS 0.2 /* between two drawings of the bar */
 #define LINE_SECONDS 10.0    /* between two lines in a file */
-enum { BAR_WIDTH = 30, NAME_SIZE = 32 };
+enum { BAR_WIDTH = 30 };
 
 void progress_begin(struct progress *progress, const char *what, int64_t total)
 {
     *progress = (struct progress){what, total, clock_seconds(), 0, isatty(STDERR_FILENO)};
-}
-
-static void format_left(char *text, size_t size, double seconds)
-{
-    long s = (long)(seconds + 0.5);
-    if (s >= 3600)
-        snprintf(text, size, "%ld h %02ld min", s / 3600, s / 60 % 60);
-    else if (s >= 60)
-        snprintf(text, size, "%ld min %02ld s", s / 60, s % 60);
-    else
-        snprintf(text, size, "%ld s", s);
 }
 
 static void draw(const struct progress *progress, double part, const char *facts)
@@ -45,12 +35,12 @@ void progress_update(struct progress *progress, int64_t done)
     if (elapsed < SILENT_SECONDS || now - progress->shown < (progress->terminal ? TERMINAL_SECONDS : LINE_SECONDS))
         return;
     progress->shown = now;
-    char left[NAME_SIZE] = "", facts[128];
+    char left[DURATION_SIZE] = "", facts[128];
     double part = progress->total > 0 ? (double)done / (double)progress->total : 0;
     if (part > 1)
         part = 1;
     if (part > 0)
-        format_left(left, sizeof left, elapsed * (1 - part) / part);
+        duration_text(elapsed * (1 - part) / part, left);
     double megabytes = (double)done * 1e-6;
     if (progress->total > 0)
         snprintf(facts, sizeof facts, "%3.0f %%, %.0f of %.0f MB, %.0f MB/s, %s left", 100 * part, megabytes,

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/least.h"
 #include "kernels/cpu/cpu.h"
 
 /* Queries of a block: a multiple of the product's rows (6); the scores of 24 x 1024 are a tenth of a second-level cache. */
@@ -34,11 +35,6 @@ struct attention {
 static int64_t pad(int64_t n)
 {
     return (n + PADDING - 1) / PADDING * PADDING;
-}
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
 }
 
 static void attention_destroy(struct attention *a)

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/least.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/product.h"
 
@@ -32,11 +33,6 @@ struct classifier {
     float *target_logits, *log_sums; /* [rows] */
     size_t logits_bytes, d_logits_bytes, dx_bytes;
 };
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 static void destroy_plans(struct part_plans *p)
 {

@@ -168,6 +168,7 @@ cairn_err cpu_open(const struct backend_options *options, struct backend **backe
     cpu->half = options->act == DTYPE_BF16;
     cpu->act = &cpu->loops.act[cpu->half];
     cpu->widen = cpu->half && (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) != dnnl_cpu_isa_avx512_core_bf16;
+    omp_set_dynamic(0); /* fewer threads than asked for would be other sums */
     omp_set_num_threads(cpu->base.threads); /* oneDNN plans for as many as OpenMP has */
     cairn_err err;
     TRY_GOTO(err, cpu_check_dnnl(dnnl_engine_create(&cpu->engine, dnnl_cpu, 0), "open its engine"), failed);

@@ -1,12 +1,8 @@
+#include "base/least.h"
 #include "kernels/cpu/cpu.h"
 
 /* Rows of one piece of work, and columns below which a column sum is not split further: one cache line of bfloat16. */
 enum { ROWS = 16, COLUMNS = 32 };
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 static void layer_norm_forward(struct backend *b, void *y, void *mean, void *rstd, const void *x, const void *gain, const void *bias,
                                int64_t rows, int64_t width, double epsilon)

@@ -68,7 +68,7 @@ const struct config_key config_keys[] = {
     {FIELD(optimizer, decay_steps), INT("0", 0, INT64_MAX / 2), .help = "step at which the minimum is reached; 0: steps"},
     {FIELD(optimizer, beta1), REAL("0.9", 0, 1), .open_high = true, .help = "decay of the mean of gradients"},
     {FIELD(optimizer, beta2), REAL("0.95", 0, 1), .open_high = true, .help = "decay of the mean of squared gradients"},
-    {FIELD(optimizer, epsilon), REAL("1e-8", 0, 1), .open_low = true, .help = "added to the root of the squared gradients' mean"},
+    {FIELD(optimizer, epsilon), REAL("1e-8", 1e-30, 1), .help = "added to the root of the squared gradients' mean"},
     {FIELD(optimizer, weight_decay), REAL("0.1", 0, 1000), .help = "decoupled from the gradient; times the learning rate"},
     {FIELD(optimizer, clip_norm), REAL("1", 0, 1e30), .help = "largest norm of the whole gradient; 0: not clipped"},
 

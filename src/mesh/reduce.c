@@ -110,11 +110,10 @@ static int64_t piece_of(const struct reducer *r, const struct reduce_ranges *ran
     return left <= 0 ? 0 : left < r->piece ? left : r->piece;
 }
 
-/* Starts all messages of a round; returns how many. Partials of other ranks are given their place in the scratch memory. */
-static int start_round(struct reducer *r, void *const *own, const struct reduce_ranges *ranges, int64_t round)
+/* Starts the *REQUESTS messages of a round. Partials of other ranks are given their place in the scratch memory. */
+static cairn_err start_round(struct reducer *r, void *const *own, const struct reduce_ranges *ranges, int64_t round, int *requests)
 {
     size_t size = dtype_size(r->dtype);
-    int requests = 0;
     int64_t begin, slot = 0, length = piece_of(r, ranges, r->rank, round, &begin);
     for (int i = 0; i < r->partial_count; i++) {
         struct partial *p = &r->partials[i];
@@ -124,17 +123,17 @@ static int start_round(struct reducer *r, void *const *own, const struct reduce_
         }
         p->data = r->scratch + (size_t)(slot++ * r->piece) * size;
         if (length)
-            MPI_Irecv(p->data, (int)length, r->type, p->rank, p->number, r->comm, &r->requests[requests++]);
+            TRY_MPI(MPI_Irecv(p->data, (int)length, r->type, p->rank, p->number, r->comm, &r->requests[(*requests)++]));
     }
     for (int step = 1; step < r->size; step++) { /* each begins with its right neighbour, so that no rank is met by all at once */
         int to = (r->rank + step) % r->size;
         int64_t sent = piece_of(r, ranges, to, round, &begin);
         for (int i = 0; i < r->own_count && sent; i++) {
-            MPI_Isend((char *)own[i] + (size_t)begin * size, (int)sent, r->type, to, i, r->comm, &r->requests[requests++]);
+            TRY_MPI(MPI_Isend((char *)own[i] + (size_t)begin * size, (int)sent, r->type, to, i, r->comm, &r->requests[(*requests)++]));
             r->bytes_sent += sent * (int64_t)size;
         }
     }
-    return requests;
+    return CAIRN_OK;
 }
 
 /* Joins all partials of the round's piece along the tree; the result ends in RESULT. */
@@ -168,7 +167,8 @@ cairn_err reduce_scatter(struct reducer *r, void *const *own, const struct reduc
     if (r->size == 1)
         return CAIRN_OK; /* the only partial is the root */
     for (int64_t round = 0, rounds = round_count(r, ranges); round < rounds; round++) {
-        int requests = start_round(r, own, ranges, round);
+        int requests = 0;
+        TRY(start_round(r, own, ranges, round, &requests));
         TRY(mpi_check(MPI_Waitall(requests, r->requests, r->statuses), "exchanging gradients"));
         int64_t begin, length = piece_of(r, ranges, r->rank, round, &begin);
         if (length)

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/least.h"
 #include "job/mpi_error.h"
 #include "mesh/reduce.h"
 
@@ -56,11 +57,6 @@ static cairn_err list_chunks(struct gradient *t, const struct graph *graph)
         }
     }
     return CAIRN_OK;
-}
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
 }
 
 static int64_t most(int64_t a, int64_t b)

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/duration.h"
 #include "base/json_lines.h"
 #include "base/log.h"
 
@@ -55,17 +56,6 @@ static void write_object(struct metrics *m, json_t *object)
     log_warning("metrics are lost: %s", cairn_err_message());
 }
 
-static void format_duration(double seconds, char *text, size_t size)
-{
-    long s = lround(seconds);
-    if (s >= 3600)
-        snprintf(text, size, "%ldh%02ldm", s / 3600, s / 60 % 60);
-    else if (s >= 60)
-        snprintf(text, size, "%ldm%02lds", s / 60, s % 60);
-    else
-        snprintf(text, size, "%lds", s);
-}
-
 static void draw_bar(char *bar, int width, double part)
 {
     int full = (int)(part * width);
@@ -79,15 +69,14 @@ static void show(struct metrics *m, const struct metrics_step *s, bool whole_lin
     double now = clock_seconds();
     if (!whole_line && (!m->terminal || now - m->redrawn < 0.2)) /* five times a second is as fast as an eye follows */
         return;
-    char left[32], bar[21] = "";
-    format_duration((double)(m->steps - s->step) * m->seconds_a_step, left, sizeof left);
+    char left[DURATION_SIZE], bar[21] = "";
     double rate = now > m->line_started ? (double)m->tokens / (now - m->line_started) : 0;
     if (m->terminal)
         draw_bar(bar, 20, (double)s->step / (double)m->steps);
     int digits = snprintf(NULL, 0, "%lld", (long long)m->steps);
     printf("%s%s%sstep %*lld/%lld  loss %.4f  norm %.3f  rate %.2e  %.0f tokens/s  left %s%s", m->terminal ? "\r\033[K" : "", bar,
            m->terminal ? " " : "", digits, (long long)s->step, (long long)m->steps, s->loss, s->gradient_norm, s->learning_rate,
-           rate, left, whole_line ? "\n" : "");
+           rate, duration_text((double)(m->steps - s->step) * m->seconds_a_step, left), whole_line ? "\n" : "");
     fflush(stdout);
     m->redrawn = now;
 }

@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/duration.h"
 #include "base/error.h"
 #include "base/folder_lock.h"
 #include "base/options.h"
@@ -82,6 +83,15 @@ Test(options, reads_all_kinds_anywhere)
     argc = 2;
     cr_assert_eq(options_parse(&command, &argc, bad, &help), CAIRN_ECONFIG);
     cr_assert(strstr(cairn_err_message(), "--nope"));
+}
+
+Test(duration, reads_as_people_say_it)
+{
+    char text[DURATION_SIZE];
+    cr_expect_str_eq(duration_text(0.4, text), "0 s");
+    cr_expect_str_eq(duration_text(59.6, text), "1 min 00 s");
+    cr_expect_str_eq(duration_text(3 * 3600 + 5 * 60 + 59, text), "3 h 05 min");
+    cr_expect_str_eq(duration_text(1e300, text), "277777 h 46 min");
 }
 
 /* How a second process of Slurm job JOB ("": of none) fares with FOLDER. */

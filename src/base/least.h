@@ -1,0 +1,11 @@
+#ifndef BASE_LEAST_H
+#define BASE_LEAST_H
+
+#include <stdint.h>
+
+static inline int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+#endif
