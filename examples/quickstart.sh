@@ -72,7 +72,7 @@ mkdir -p "$build"
 (
     cd "$build"
     [ -x "$source/configure" ] || "$source/autogen.sh" >autogen.log 2>&1 || { tail -20 autogen.log; exit 1; }
-    [ -f config.status ] || "$source/configure" --disable-dependency-tracking --with-cuda=no >configure.log 2>&1 || { tail -20 configure.log; exit 1; }
+    [ -f config.status ] || "$source/configure" --with-cuda=no >configure.log 2>&1 || { tail -20 configure.log; exit 1; }
     make -j"$(nproc)" all >make.log 2>&1 || { tail -30 make.log; exit 1; }
 ) || die "the build failed; its logs are in $build"
 PATH=$build:$PATH
@@ -87,7 +87,11 @@ cairn data info "$data"
 
 # ---- the cluster and the job ----
 say "a private Slurm cluster of four nodes"
-cluster up --nodes 4 --cpus-per-node 4
+# One that --keep left up serves again if all of it is there and idle.
+if [ -e "$CAIRN_CLUSTER" ] && [ "$(cluster run sinfo --noheader --Node --partition=main --format=%T 2>/dev/null | grep -c '^idle$')" != 4 ]; then
+    cluster down
+fi
+[ -e "$CAIRN_CLUSTER" ] || cluster up --nodes 4 --cpus-per-node 4
 cluster run sinfo
 
 mkdir -p "$runs"

@@ -25,11 +25,19 @@ AC_DEFUN([CAIRN_CHECK_DEPENDENCIES], [
   AC_COMPUTE_INT([cairn_dnnl_major], [DNNL_VERSION_MAJOR], [#include <dnnl_version.h>], [cairn_dnnl_major=?])
   AC_COMPUTE_INT([cairn_dnnl_minor], [DNNL_VERSION_MINOR], [#include <dnnl_version.h>], [cairn_dnnl_minor=?])
   cairn_summary="$cairn_summary
-    dnnl $cairn_dnnl_major.$cairn_dnnl_minor"
+    dnnl $cairn_dnnl_major.$cairn_dnnl_minor (found by the compiler)"
   # Criterion is for the unit tests alone: without it everything else still builds.
   PKG_CHECK_MODULES([CRITERION], [criterion], [have_criterion=yes], [have_criterion=no])
   AM_CONDITIONAL([HAVE_CRITERION], [test "x$have_criterion" = xyes])
   AC_PATH_PROGS([MPIEXEC], [mpiexec.mpich mpiexec mpiexec.hydra], [mpiexec])
+  cairn_found=`command -v "$MPIEXEC" || echo "not found: cairn run without Slurm needs it; install Debian's package mpich"`
+  cairn_summary="$cairn_summary
+    mpiexec ($cairn_found)"
+  cairn_found=`srun --version 2>/dev/null | $SED 's/^slurm-wlm //'`
+  AS_IF([test "x$cairn_found" = x], [cairn_found="not found: cairn run in jobs needs srun on the nodes"],
+    [cairn_found="$cairn_found (`command -v srun`)"])
+  cairn_summary="$cairn_summary
+    slurm $cairn_found"
   AC_PATH_PROG([BASH_PROGRAM], [bash], [/bin/bash])])
 
 # CAIRN_CHECK_CUDA: looks for the CUDA toolkit. The backend is optional; without it Cairn trains on the CPU.

@@ -376,6 +376,7 @@ int supervisor_run(const struct config *config, const char *file, char *const *r
     s.committed_before = s.history.committed;
     forget_slurm_options();
     setenv("CAIRN_SUPERVISED", "1", 1);
+    setenv("CAIRN_TERMINAL", isatty(STDOUT_FILENO) ? "1" : "0", 1); /* to draw a live line on, through our pipe */
     const char *count = getenv("SLURM_RESTART_COUNT");
     history_write(&s.history, "started", json_pack("{s:s, s:s, s:s}", "config", file, "job", s.allocation.job_id, "slurm_restarts",
                                                    count ? count : "0"));

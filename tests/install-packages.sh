@@ -36,13 +36,15 @@ zlib1g-dev                    compressed text and datasets
 iproute2                      ip, for the private cluster
 util-linux                    unshare, nsenter, flock, setsid, for the private cluster
 procps                        ps
-python3                       small helpers of the examples
+python3                       tests/slurm/rounds: faults at random moments
 dict-gcide                    a dictionary: 40 MB of English to train on
 '
 for_check='
 libcriterion-dev              unit tests
 valgrind                      memory checks
 clang                         the second compiler that must build Cairn
+libomp-dev                    OpenMP for it
+groff                         checks the man pages
 python3-numpy                 reads golden values
 python3-h5py-mpi              reads datasets and checkpoints as others would
 '

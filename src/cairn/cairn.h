@@ -1,4 +1,4 @@
-/* libcairn: the job, data and checkpoint parts of Cairn for C programs. This header includes all public ones. */
+/* libcairn for C programs. This header includes all public ones: as yet errors and the version. */
 #ifndef CAIRN_CAIRN_H
 #define CAIRN_CAIRN_H
 

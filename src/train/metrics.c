@@ -24,12 +24,19 @@ struct metrics {
     bool warned;
 };
 
+/* The supervisor, between rank 0 and a terminal, says so. */
+static bool shown_live(void)
+{
+    const char *supervisor = getenv("CAIRN_TERMINAL");
+    return isatty(STDOUT_FILENO) || (supervisor && strcmp(supervisor, "1") == 0);
+}
+
 cairn_err metrics_open(const char *path, int64_t every, int64_t steps, struct metrics **out)
 {
     struct metrics *m = calloc(1, sizeof *m);
     if (!m)
         return FAIL(CAIRN_ENOMEM, "no memory for metrics");
-    *m = (struct metrics){.every = every, .steps = steps, .terminal = isatty(STDOUT_FILENO), .started = clock_seconds()};
+    *m = (struct metrics){.every = every, .steps = steps, .terminal = shown_live(), .started = clock_seconds()};
     m->line_started = m->started;
     cairn_err err = json_lines_open(path, &m->file);
     if (err) {

@@ -33,7 +33,7 @@ distinct_hosts() {
     [ "$(echo "$lines" | sort | tr '\n' ' ')" = 'node1 node2 node3 node4 ' ]
 }
 
-# An allocation of all nodes that outlives the loss of one, as `cairn run` has it.
+# An allocation of all nodes that outlives the loss of one.
 allocate() {
     job=$("$cluster" run sbatch --parsable --no-kill -N4 -o /dev/null --wrap 'sleep 600') || return 1
     echo "$job" >"$CAIRN_CLUSTER.job"

@@ -75,7 +75,7 @@ check "and the job goes on to its end in its next turn" completed 120
 submit urgent FAKE_MS=1000
 within 20 event first_step
 run sbatch --partition=urgent --nodes=4 --exclusive --output=/dev/null --wrap true >/dev/null
-check "a preempted job writes a checkpoint" within 20 grep -q '"event":"failed"\|"event":"stopped"\|"event":"requeue"' "$FAKE_DIR/run/events.jsonl"
+check "a preempted job writes a checkpoint" within 20 event requeue
 check "and goes on to its end" completed 120
 
 submit cancelled FAKE_MS=1000

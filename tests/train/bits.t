@@ -23,6 +23,21 @@ sed -n 's/.*"step": *\([0-9]*\), *"loss": *\([^,]*\),.*/\1 \2/p' one/metrics.jso
 sed -n 's/.*"step": *\([0-9]*\), *"loss": *\([^,]*\),.*/\1 \2/p' ranks3/metrics.jsonl >three.losses
 [ -s one.losses ] && cmp -s one.losses three.losses && pass "losses of every step are equal too" || fail "losses of every step are equal too" three.losses
 
+# bfloat16 with float32 masters, and several threads a rank: alike over ranks and restarts too.
+float32=$expected
+for kind in 'precision=bfloat16' 'threads=2' 'precision=bfloat16 threads=2'; do
+    name=$(printf %s "$kind" | tr ' =' '--')
+    train 1 "run_dir=$name-1" $kind
+    expected=$(hash_of "$name-1")
+    train 3 "run_dir=$name-3" $kind
+    same "$kind: 3 ranks end with the weights of 1" "$name-3"
+    train 4 "run_dir=$name-chain" $kind steps=3
+    train 2 "run_dir=$name-chain" $kind steps=8
+    same "$kind: so does a restart on 2 ranks after 4" "$name-chain"
+done
+[ "$(hash_of precision-bfloat16-1)" != "$float32" ] && pass "bfloat16 is another computation" || fail "bfloat16 is another computation" train.log
+expected=$float32
+
 train 2 run_dir=other seed=2
 [ "$(hash_of other)" != "$expected" ] && pass "another seed gives other weights" || fail "another seed gives other weights" train.log
 

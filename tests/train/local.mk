@@ -1,4 +1,4 @@
 # Whole trainings, small ones: bits, checkpoints, inference.
-TRAIN_TESTS = tests/train/bits.t tests/train/checkpoints.t tests/train/inference.t
+TRAIN_TESTS = tests/train/bits.t tests/train/checkpoints.t tests/train/inference.t tests/train/run.t
 TESTS += $(TRAIN_TESTS)
 EXTRA_DIST += tests/train/common.sh $(TRAIN_TESTS)
