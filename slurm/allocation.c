@@ -1,5 +1,6 @@
 #include "slurm/allocation.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/exit_code.h"
+#include "base/log.h"
 #include "job/threads.h"
 #include "job/time_left.h"
 #include "slurm/child.h"
@@ -72,6 +74,8 @@ long allocation_fewest_cpus(const char *list)
 cairn_err allocation_find(const struct config *config, struct allocation *a)
 {
     *a = (struct allocation){0};
+    if (readlink("/proc/self/exe", a->own, sizeof a->own - 1) < 0)
+        return FAIL(error_from_errno(errno), "cannot read /proc/self/exe: %s", strerror(errno));
     const char *job = getenv("SLURM_JOB_ID");
     a->slurm = config->supervise.launcher == LAUNCHER_SRUN || (config->supervise.launcher == LAUNCHER_AUTO && job);
     if (!a->slurm) {
@@ -131,7 +135,7 @@ double allocation_seconds_left(struct allocation *a)
     return left > 0 ? left : -1;
 }
 
-enum { PROBE_WORDS = 20 };
+enum { PROBE_WORDS = 20, PROBES_AT_ONCE = 64 };
 
 /* srun's command line that asks NODE; TASK is what runs there. */
 static void probe_words(char *node, char *const *task, char **words)
@@ -145,17 +149,33 @@ static void probe_words(char *node, char *const *task, char **words)
     words[n] = NULL;
 }
 
+/* A task ran, or the node could not find its program (slurmstepd: 2; shells: 126, 127): a node that is lost does neither. */
+static bool is_answer(int status)
+{
+    return status == 0 || status == 2 || status == 126 || status == 127;
+}
+
+static bool none_answered(const int *status, int count)
+{
+    int answers = 0;
+    for (int i = 0; i < count; i++)
+        answers += is_answer(status[i]);
+    return answers == 0 && count > 0;
+}
+
 /* Notes what the nodes in ASKED have answered. */
 static int note_answers(struct allocation *a, const int *asked, const int *status, int count)
 {
     int lost = 0, failed = 0;
     for (int i = 0; i < count; i++)
-        failed += status[i] != 0;
-    if (failed > 0 && !controller_answers(controller_seconds))
+        failed += !is_answer(status[i]);
+    if (none_answered(status, count) || (failed > 0 && !controller_answers(controller_seconds)))
         return -1;
     for (int i = 0; i < count; i++) {
         struct allocation_node *node = &a->nodes[asked[i]];
-        bool healthy = status[i] == 0;
+        bool healthy = is_answer(status[i]);
+        if (healthy && status[i] != 0)
+            log_warning("%s answers, but cannot run %s", node->name, a->own);
         lost += node->healthy && !healthy;
         node->healthy = healthy;
         if (!healthy)
@@ -164,12 +184,11 @@ static int note_answers(struct allocation *a, const int *asked, const int *statu
     return lost;
 }
 
-static bool none_answered(const int *status, int count)
+/* Not all at once: hundreds of sruns would keep each other from their answers in time. */
+static void run_probes(char *const **probes, int count, int *status)
 {
-    int failed = 0;
-    for (int i = 0; i < count; i++)
-        failed += status[i] != 0;
-    return failed == count && count > 0;
+    for (int i = 0; i < count; i += PROBES_AT_ONCE)
+        child_run_all(probes + i, count - i < PROBES_AT_ONCE ? count - i : PROBES_AT_ONCE, probe_seconds, status + i);
 }
 
 static int ask_nodes(struct allocation *a, char *const *task)
@@ -187,10 +206,10 @@ static int ask_nodes(struct allocation *a, char *const *task)
             pointers[count] = argvs[count];
             asked[count++] = i;
         }
-        child_run_all(pointers, count, probe_seconds, status);
+        run_probes(pointers, count, status);
         /* This one's own node is alive: that none answers comes of a slurmctld that was away and may be back by now. */
         if (none_answered(status, count) && controller_answers(controller_seconds))
-            child_run_all(pointers, count, probe_seconds, status);
+            run_probes(pointers, count, status);
         lost = note_answers(a, asked, status, count);
     }
     free(argvs);
@@ -207,26 +226,21 @@ int allocation_probe(struct allocation *a)
 
 int allocation_sweep(struct allocation *a)
 {
-    char own[4096];
     if (!a->slurm) {
         sweep_kill(a->job_id, sweep_seconds);
         return 0;
     }
-    ssize_t length = readlink("/proc/self/exe", own, sizeof own - 1);
-    own[length > 0 ? length : 0] = 0;
-    return ask_nodes(a, (char *[]){own, "run", "--sweep", a->job_id, NULL});
+    return ask_nodes(a, (char *[]){a->own, "run", "--sweep", a->job_id, NULL});
 }
 
 bool allocation_has_rank(const struct allocation *a, const char *node, int rank)
 {
-    char own[4096], number[32], *words[PROBE_WORDS];
+    char number[32], *words[PROBE_WORDS];
     if (!a->slurm)
         return sweep_has_rank(a->job_id, rank);
-    ssize_t length = readlink("/proc/self/exe", own, sizeof own - 1);
-    own[length > 0 ? length : 0] = 0;
     snprintf(number, sizeof number, "--has-rank=%d", rank);
-    probe_words((char *)node, (char *[]){own, "run", "--sweep", (char *)a->job_id, number, NULL}, words);
-    return child_run(words, probe_seconds, NULL, 0) != EXIT_CODE_FAILED;
+    probe_words((char *)node, (char *[]){(char *)a->own, "run", "--sweep", (char *)a->job_id, number, NULL}, words);
+    return child_run(words, probe_seconds, NULL, 0) != EXIT_CODE_NOT_THERE;
 }
 
 int allocation_healthy(const struct allocation *a)

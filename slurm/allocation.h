@@ -19,6 +19,7 @@ struct allocation {
     struct allocation_node *nodes; /* one, this machine, without Slurm */
     int count;
     char *given_back;              /* names by commas of nodes that are not the job's any more; NULL: none */
+    char own[4096];                /* this program, by which nodes are swept; read once: an update renames it */
     long tasks;                    /* on all nodes */
     long tasks_per_node, cpus_per_task; /* cpus_per_task 0: not given */
     double end;                    /* clock_seconds when Slurm ends it, as last told; 0: not known */
@@ -40,7 +41,7 @@ double allocation_seconds_left(struct allocation *allocation);
 
 /* Asks all nodes at once whether a step can run on them, and notes who is healthy; a few seconds at most. Nodes found lost within
  * the last half minute are not asked again. Returns how many nodes that were healthy are not any more, or -1, nothing noted, when
- * slurmctld does not answer, without which no node can be asked. */
+ * slurmctld does not answer, without which no node can be asked, or none answers, this one neither. */
 int allocation_probe(struct allocation *allocation);
 
 /* Gives the nodes that are not healthy back to Slurm, so that their death does not end the job: Slurm would requeue it SlurmdTimeout

@@ -13,6 +13,8 @@
 
 #include "base/clock.h"
 
+static const double reap_seconds = 2;
+
 /* In the child: never returns. */
 static void become(char *const argv[], int output, bool quiet, pid_t parent)
 {
@@ -69,8 +71,9 @@ void child_kill(pid_t pid)
 {
     if (kill(-pid, SIGKILL))
         kill(pid, SIGKILL);
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
-    }
+    /* One that hangs in a file system does not die before that answers: it is left behind. */
+    for (double end = clock_seconds() + reap_seconds; waitpid(pid, NULL, WNOHANG) == 0 && clock_seconds() < end;)
+        poll(NULL, 0, 2);
 }
 
 void child_run_all(char *const *const argvs[], int count, double seconds, int *status)

@@ -17,6 +17,8 @@ static void take_in(json_t *object, void *context)
         return;
     if (strcmp(event, "launched") == 0)
         h->launches++;
+    else if (strcmp(event, "restored") == 0)
+        h->committed = step;
     else if (strcmp(event, "committed") == 0)
         history_committed(h, step);
     else if (strcmp(event, "failed") == 0)

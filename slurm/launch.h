@@ -41,6 +41,7 @@ struct launch {
 struct launch_observer {
     void *context;
     void (*first_step)(void *context, const struct launch *launch);
+    void (*restored)(void *context, int64_t step);
     void (*committed)(void *context, const struct launch *launch);
     void (*silent)(void *context, const struct launch *launch, int rank);
     void (*node_lost)(void *context, const struct launch *launch, const char *node);

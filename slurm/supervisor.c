@@ -79,6 +79,16 @@ static void on_first_step(void *context, const struct launch *l)
     s->trouble = 0;
 }
 
+/* Perhaps an older one than was known: broken checkpoints are set aside, and people remove some. */
+static void on_restored(void *context, int64_t step)
+{
+    struct supervisor *s = context;
+    s->history.committed = step;
+    if (s->committed_before > step)
+        s->committed_before = step;
+    history_write(&s->history, "restored", json_pack("{s:I}", "step", (json_int_t)step));
+}
+
 static void on_committed(void *context, const struct launch *l)
 {
     struct supervisor *s = context;
@@ -152,10 +162,9 @@ static void note_failure(struct supervisor *s, const struct launch *l, enum endi
 static enum ending launch_once(struct supervisor *s, char *const *rank_program, char *failure, size_t size)
 {
     static const int no_status;
-    struct launch_observer observer = {s, on_first_step, on_committed, on_silent, on_node_lost};
+    struct launch_observer observer = {s, on_first_step, on_restored, on_committed, on_silent, on_node_lost};
     struct launch l;
     int ranks = ranks_that_fit(s), status = no_status;
-    int64_t before = s->history.committed;
     char *nodes = allocation_list(&s->allocation, true), *left_out = allocation_list(&s->allocation, false);
     history_write(&s->history, "launched", json_pack("{s:i, s:s, s:s}", "ranks", ranks, "nodes", nodes ? nodes : "", "left_out",
                                                      left_out ? left_out : ""));
@@ -174,7 +183,7 @@ static enum ending launch_once(struct supervisor *s, char *const *rank_program, 
     enum ending ending = launch_watch(&l, s->config, &s->allocation, asked_to_stop, &observer, &status);
     if (is_failure(ending) && launch_heard(&l) == 0 && !allocation_has_controller(&s->allocation))
         ending = ENDING_NO_CONTROLLER;
-    bool fruitless = ending == ENDING_STOPPED && s->history.committed <= before;
+    bool fruitless = ending == ENDING_STOPPED && l.committed < 0;
     if (fruitless || is_failure(ending))
         describe_failure(&l, ending, status, failure, size);
     if (fruitless || (is_failure(ending) && ending != ENDING_NO_CONTROLLER))
@@ -289,8 +298,16 @@ static bool await_controller(struct supervisor *s)
  * nothing left of earlier ranks, who would write to the same folder? Returns how many nodes were lost. */
 static int clear_nodes(struct supervisor *s)
 {
+    double begun = clock_seconds();
     int lost;
-    while ((lost = allocation_sweep(&s->allocation)) < 0 && await_controller(s)) {
+    while ((lost = allocation_sweep(&s->allocation)) < 0 && await_controller(s) && !stop_asked) {
+        if (clock_seconds() - begun < controller_limit) {
+            poll(NULL, 0, (int)(controller_pause * 1000)); /* a signal ends it early */
+            continue;
+        }
+        log_warning("slurmctld answers, but no step can be started on any node");
+        s->controller_lost = true;
+        break;
     }
     return lost;
 }

@@ -14,9 +14,9 @@
 #include "slurm/child.h"
 #include "slurm/launch.h"
 
-/* In seconds. A launcher may take START_LIMIT until its ranks are heard; a silent rank on a healthy node is given up after SILENT_TIMES
+/* In seconds. A silent rank on a healthy node is given up after SILENT_TIMES
  * supervise.silent_seconds. From a rank's word that it ends the step, the launcher has ABORT_LIMIT, and from the first that leaves in order LEAVE_LIMIT (closing MPI may take 10 s). */
-static const double start_limit = 60, probe_pause = 5, abort_limit = 4, leave_limit = 20;
+static const double probe_pause = 5, abort_limit = 4, leave_limit = 20;
 enum { SILENT_TIMES = 3 };
 
 struct watch {
@@ -59,6 +59,8 @@ static void note_heartbeat(struct watch *w, const struct heartbeat *h)
         r->left = true;
         l->ending_since = l->ending_since > 0 ? l->ending_since : r->seen;
     }
+    if (h->kind == HEARTBEAT_RESTORE && w->o->restored)
+        w->o->restored(w->o->context, h->step);
     if (h->kind == HEARTBEAT_COMMIT && h->step > l->committed) {
         l->committed = h->step;
         if (w->o->committed)
@@ -197,7 +199,7 @@ static bool check_silence(struct watch *w, enum ending *ending)
         *ending = ENDING_FAILED;
         return true;
     }
-    if (heard ? silence < SILENT_TIMES * limit : clock_seconds() - w->l->begun < start_limit)
+    if (heard ? silence < SILENT_TIMES * limit : clock_seconds() - w->l->begun < w->config->supervise.start_seconds)
         return false;
     snprintf(w->l->failure, sizeof w->l->failure, "rank %d on %s has said nothing for %.0f s, but its node answers", rank,
              w->l->rank[rank].host[0] ? w->l->rank[rank].host : "an unknown node", silence);

@@ -74,6 +74,7 @@ struct config {
         int64_t min_ranks;      /* fewer are not started */
         int64_t max_restarts;   /* in a row without a newer checkpoint */
         double heartbeat_seconds; /* a rank says it lives this often */
+        double start_seconds;     /* ranks may take so long until all are heard */
         double silent_seconds;    /* a rank that says nothing for so long is probed */
         double hang_factor;       /* a step this many times the median is a hang ... */
         double hang_seconds;      /* ... but never before so many seconds */

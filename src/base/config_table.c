@@ -87,6 +87,7 @@ const struct config_key config_keys[] = {
     {FIELD(supervise, min_ranks), INT("1", 1, RANKS_MOST), .help = "with fewer the run is not started again"},
     {FIELD(supervise, max_restarts), INT("3", 0, MILLION), .help = "restarts in a row without a newer checkpoint before the run is held"},
     {FIELD(supervise, heartbeat_seconds), REAL("1", 0.01, 3600), .help = "seconds between a rank's signs of life"},
+    {FIELD(supervise, start_seconds), REAL("120", 1, 86400), .help = "seconds that may pass until every rank has given a first sign of life"},
     {FIELD(supervise, silent_seconds), REAL("5", 0.1, 86400), .help = "seconds without a sign of life before a rank's node is probed"},
     {FIELD(supervise, hang_factor), REAL("20", 1, MILLION), .help = "a step so many times longer than the median is a hang"},
     {FIELD(supervise, hang_seconds), REAL("10", 0.1, 86400), .help = "but never before so many seconds"},

@@ -39,7 +39,7 @@ int cmd_run(int argc, char **argv)
     long rank = -1;
     const struct option_spec options[] = {
         {0, "sweep", OPTION_STRING, &sweep, "JOB", "run nothing: kill what is left on this machine of JOB's ranks (the supervisor's own use)"},
-        {0, "has-rank", OPTION_INT, &rank, "RANK", "with --sweep: kill nothing; exit code 1 if RANK of JOB is not on this machine"},
+        {0, "has-rank", OPTION_INT, &rank, "RANK", "with --sweep: kill nothing; exit code 3 if RANK of JOB is not on this machine"},
         {0},
     };
     const struct command_spec spec = {
@@ -54,7 +54,7 @@ int cmd_run(int argc, char **argv)
     if (!command_begin(&spec, &argc, argv, &exit_code))
         return exit_code;
     if (sweep && rank >= 0)
-        return sweep_has_rank(sweep, (int)rank) ? EXIT_CODE_DONE : EXIT_CODE_FAILED;
+        return sweep_has_rank(sweep, (int)rank) ? EXIT_CODE_DONE : EXIT_CODE_NOT_THERE;
     if (sweep)
         return sweep_kill(sweep, sweep_seconds) == 0 ? EXIT_CODE_DONE : EXIT_CODE_FAILED;
     if (argc < 2)

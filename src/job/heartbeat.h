@@ -5,6 +5,7 @@
  * with fields separated by single spaces, TEXT running to the end of the line (maybe empty) and "-" for an empty PHASE.
  * The supervisor takes these lines out of what it passes on. Kinds:
  *     alive   every heartbeat_seconds, with the current step and phase; TEXT is the number of the Slurm step, if there is one
+ *     restore the run goes on from checkpoint STEP, 0: from the start (from rank 0)
  *     commit  checkpoint STEP is committed (from rank 0)
  *     abort   the rank ends the step; TEXT says why
  *     leave   the rank leaves in order; TEXT is the exit code and, maybe, a space and why
@@ -15,7 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum heartbeat_kind { HEARTBEAT_ALIVE, HEARTBEAT_COMMIT, HEARTBEAT_ABORT, HEARTBEAT_LEAVE };
+enum heartbeat_kind { HEARTBEAT_ALIVE, HEARTBEAT_RESTORE, HEARTBEAT_COMMIT, HEARTBEAT_ABORT, HEARTBEAT_LEAVE };
 
 struct heartbeat {
     enum heartbeat_kind kind;

@@ -285,6 +285,11 @@ void job_phase(struct job *job, const char *name, int64_t step, double limit)
     watchdog_phase(&job->watchdog, name, step, limit);
 }
 
+void job_report_restored(struct job *job, int64_t step)
+{
+    heartbeat_send(HEARTBEAT_RESTORE, job->rank, job->host, step, "restore", "");
+}
+
 void job_report_committed(struct job *job, int64_t step)
 {
     heartbeat_send(HEARTBEAT_COMMIT, job->rank, job->host, step, "checkpoint", "");

@@ -64,7 +64,9 @@ cairn_err job_watchdog_start(struct job *job, double heartbeat_seconds, double h
  * Without a watchdog it does nothing. */
 void job_phase(struct job *job, const char *name, int64_t step, double limit);
 
-/* Says on the supervisor's channel that checkpoint STEP is committed, or another fact; see job/heartbeat.h. */
+/* Say on the supervisor's channel that the run goes on from checkpoint STEP (0: from the start), and that checkpoint STEP is committed;
+ * see job/heartbeat.h. */
+void job_report_restored(struct job *job, int64_t step);
 void job_report_committed(struct job *job, int64_t step);
 
 /* ---- the ways out ---- */

@@ -60,6 +60,7 @@ supervise:
   min_ranks: 1
   max_restarts: 3
   heartbeat_seconds: 1
+  start_seconds: 120
   silent_seconds: 5
   hang_factor: 20
   hang_seconds: 10

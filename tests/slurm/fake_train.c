@@ -168,8 +168,12 @@ int main(void)
     gethostname(host, sizeof host - 1);
     folder = getenv("FAKE_DIR") ? getenv("FAKE_DIR") : ".";
     signal(SIGUSR1, ask);
+    signal(SIGTERM, ask);
     long steps = number_of("FAKE_STEPS", 20), milliseconds = number_of("FAKE_MS", 50);
-    for (long step = restore(); step < steps; step++) {
+    long first = restore();
+    if (rank == 0)
+        heartbeat_send(HEARTBEAT_RESTORE, rank, host, first, "restore", NULL);
+    for (long step = first; step < steps; step++) {
         heartbeat_send(HEARTBEAT_ALIVE, rank, host, step, "step", getenv("SLURM_STEP_ID"));
         misbehave(step);
         nanosleep(&(struct timespec){milliseconds / 1000, milliseconds % 1000 * 1000000}, NULL);

@@ -12,3 +12,4 @@ sed 's/^/# /' "$scratch/rounds.log"
 for fault in kill node batch ctld; do
     check "$fault: the same weights as an undisturbed run" grep -q "^$fault-1 .*: equal" "$scratch/rounds.log"
 done
+finish

@@ -120,6 +120,14 @@ fresh progress
 FAKE_PLAN='exit3@3/0,exit3@6/0,exit3@9/0,exit3@12/0' run
 check "restarts with newer checkpoints between them have none" ended 0 5
 
+# Its checkpoints were removed by people: what was committed before is no measure any more.
+fresh anew
+mkdir "$dir/run"
+echo '{"event":"committed","step":10000}' >"$dir/run/events.jsonl"
+FAKE_PLAN='exit3@3/0,exit3@6/0,exit3@9/0,exit3@12/0' run
+check "nor have those of a run that begins anew" ended 0 5
+check "which is on record" grep -q '"event":"restored","step":0' "$dir/run/events.jsonl"
+
 fresh flood
 FAKE_PLAN=flood@5/1 run
 check "a flood of output arrives whole" [ "$(awk '/^x+$/ && length == 65535' "$dir/out" | wc -l)" = 64 ]

@@ -289,7 +289,7 @@ Test(config, round_trip)
         "optimizer.weight_decay=0.2", "optimizer.clip_norm=1e22", "validation.every=3", "validation.microbatches=5", "log.every=2",
         "checkpoint.every=6", "checkpoint.keep=0", "checkpoint.on_full=stop", "supervise.launcher=srun", "supervise.mpi=pmi2",
         "supervise.ranks=4", "supervise.min_ranks=2", "supervise.max_restarts=8", "supervise.heartbeat_seconds=0.7",
-        "supervise.silent_seconds=2.1", "supervise.hang_factor=3.3", "supervise.hang_seconds=100000000e-4"};
+        "supervise.start_seconds=33", "supervise.silent_seconds=2.1", "supervise.hang_factor=3.3", "supervise.hang_seconds=100000000e-4"};
     int count = sizeof overrides / sizeof overrides[0];
     cr_assert(count >= config_key_count - 1); /* model.family has one choice alone */
     cr_assert_eq(config_load(&a, "gpt.yaml", "", count, overrides), CAIRN_OK, "%s", cairn_err_message());
