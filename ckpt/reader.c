@@ -88,6 +88,8 @@ cairn_err reader_check_part(struct reader *r, int part)
     char path[FOLDER_PATH_SIZE];
     TRY(open_part(r, part, path));
     int64_t bytes = image_bytes(r->fds[part]);
+    if (bytes < 0)
+        return FAIL(CAIRN_ESYS, "cannot look at %s: %s", path, strerror(errno));
     if (bytes != t->parts[part].bytes)
         return FAIL(CAIRN_ECORRUPT, "%s has %lld bytes, not %lld", path, (long long)bytes, (long long)t->parts[part].bytes);
     struct byte_range *ranges = calloc((size_t)t->slab_count + 1, sizeof *ranges);

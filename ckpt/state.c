@@ -193,7 +193,10 @@ static cairn_err fill_image(const char *image, const struct table *t)
 
 static cairn_err load(int fd, const char *path, void **data, int64_t *bytes)
 {
+    *data = NULL;
     *bytes = image_bytes(fd);
+    if (*bytes < 0)
+        return FAIL(CAIRN_ESYS, "cannot look at %s: %s", path, strerror(errno));
     *data = malloc((size_t)*bytes + 1);
     if (!*data)
         return FAIL(CAIRN_ENOMEM, "no memory to read %s (%lld bytes)", path, (long long)*bytes);

@@ -76,7 +76,8 @@ static _Noreturn void leave_failed(struct job *job, const struct trainer *t, cai
     if (job_rank(job) == 0)
         log_error("%s", cairn_err_message());
     /* When every checkpoint is broken, whether to begin anew is for people to say, not for an automatic restart. */
-    bool hopeless = err == CAIRN_ECONFIG || err == CAIRN_EUNSUPPORTED || err == CAIRN_ECORRUPT;
+    bool all_broken = err == CAIRN_ECORRUPT && t && t->step == 0 && !t->restored;
+    bool hopeless = err == CAIRN_ECONFIG || err == CAIRN_EUNSUPPORTED || all_broken;
     job_leave_because(job, hopeless ? EXIT_CODE_USAGE : EXIT_CODE_FAILED, job_rank(job) == 0 ? cairn_err_message() : NULL);
 }
 

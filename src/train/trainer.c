@@ -38,6 +38,18 @@ void trainer_model(const struct config *config, int64_t vocabulary, struct gpt *
                         .tied = config->model.tied, .dropout = (float)config->model.dropout};
 }
 
+static bool holds_text(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "r");
+    bool same = f != NULL;
+    for (; same && *text; text++)
+        same = fgetc(f) == (unsigned char)*text;
+    same = same && fgetc(f) == EOF;
+    if (f)
+        fclose(f);
+    return same;
+}
+
 static cairn_err write_text(const char *path, const char *text)
 {
     char temporary[4096];
@@ -59,7 +71,7 @@ static cairn_err prepare_folder(struct trainer *t)
     TRY(make_folders(t->checkpoints));
     TRY(folder_lock(t->config->run_dir, &t->lock));
     snprintf(path, sizeof path, "%s/config.yaml", t->config->run_dir);
-    return write_text(path, t->config_text);
+    return holds_text(path, t->config_text) ? CAIRN_OK : write_text(path, t->config_text); /* a full disk stops no restart */
 }
 
 static cairn_err open_folder(struct trainer *t)

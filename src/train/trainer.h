@@ -36,6 +36,7 @@ struct trainer {
     struct metrics *metrics;      /* rank 0 */
     double *losses;               /* of all microbatches, and of the ranks' flags */
     int *loss_counts, *loss_begins; /* of each rank in losses: its flag, then its microbatches */
+    bool restored;                /* from a checkpoint */
     bool failed_alone;            /* the error was met by this rank between agreements: others do not know of it */
 };
 

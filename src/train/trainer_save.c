@@ -76,13 +76,13 @@ cairn_err trainer_save(struct trainer *t)
     if (err)
         return error_context(err, "checkpoint of step %lld", (long long)t->step);
     t->committed = t->step;
-    if (t->mesh->rank != 0)
-        return CAIRN_OK;
-    job_report_committed(t->job, t->step);
-    if (t->config->checkpoint.keep && checkpoint_prune(t->checkpoints, (int)t->config->checkpoint.keep) != CAIRN_OK)
-        log_warning("old checkpoints are not removed: %s", cairn_err_message());
-    metrics_checkpoint(t->metrics, t->step, clock_seconds() - begin, state_bytes(t));
-    return CAIRN_OK;
+    if (t->mesh->rank == 0) {
+        job_report_committed(t->job, t->step);
+        if (t->config->checkpoint.keep && checkpoint_prune(t->checkpoints, (int)t->config->checkpoint.keep) != CAIRN_OK)
+            log_warning("old checkpoints are not removed: %s", cairn_err_message());
+        metrics_checkpoint(t->metrics, t->step, clock_seconds() - begin, state_bytes(t));
+    }
+    return mesh_barrier(t->mesh); /* removing may take long: in the next step the others would take that for a hang */
 }
 
 /* SIGNATURE in one line. */
@@ -144,18 +144,22 @@ cairn_err trainer_restore(struct trainer *t)
     cairn_err err = mesh_agree(t->mesh, checkpoint_restore(&group, t->checkpoints, &facts, t->shards, t->shard_count));
     if (err == CAIRN_ENOTFOUND) {
         weights_initialize(&t->weights, (uint64_t)t->config->seed);
-        if (t->mesh->rank == 0)
+        if (t->mesh->rank == 0) {
+            job_report_restored(t->job, 0);
             log_info("a fresh start: no checkpoint in %s", t->checkpoints);
+        }
         return CAIRN_OK;
     }
     TRY(err);
     weights_refresh(&t->weights);
     t->step = t->committed = facts.step;
     if (t->mesh->rank == 0) {
+        job_report_restored(t->job, facts.step);
         log_info("goes on from the checkpoint of step %lld (read in %.2f s)", (long long)facts.step, clock_seconds() - begin);
         compare_numerics(t, facts.signature);
         compare_data(t, facts.extra);
     }
+    t->restored = true;
     err = mesh_agree(t->mesh, compare_config(t, facts.config));
     checkpoint_facts_free(&facts);
     return err;
