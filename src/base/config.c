@@ -467,11 +467,13 @@ static cairn_err check_model(const struct reader *reader)
 static cairn_err check_supervise(const struct reader *reader)
 {
     const struct config *c = reader->config;
-    if (c->supervise.min_ranks > c->batch.microbatches)
+    /* Ranks of one copy of the model share its microbatches' work, not the microbatches. */
+    int64_t model = c->parallel.tensor * c->parallel.context * c->parallel.pipeline;
+    if (c->supervise.min_ranks / model > c->batch.microbatches)
         return fail_at(reader, blame(reader, &c->supervise.min_ranks, &c->batch.microbatches),
                        "supervise.min_ranks: %lld ranks cannot share %lld microbatches (batch.microbatches)",
                        (long long)c->supervise.min_ranks, (long long)c->batch.microbatches);
-    if (c->supervise.ranks > c->batch.microbatches)
+    if (c->supervise.ranks / model > c->batch.microbatches)
         return fail_at(reader, blame(reader, &c->supervise.ranks, &c->batch.microbatches),
                        "supervise.ranks: %lld ranks cannot share %lld microbatches (batch.microbatches)", (long long)c->supervise.ranks,
                        (long long)c->batch.microbatches);

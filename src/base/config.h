@@ -14,6 +14,9 @@ enum config_precision { PRECISION_FLOAT32, PRECISION_BFLOAT16, PRECISION_FLOAT64
 enum config_on_full { ON_FULL_CONTINUE, ON_FULL_STOP };
 enum config_launcher { LAUNCHER_AUTO, LAUNCHER_SRUN, LAUNCHER_MPIEXEC };
 enum config_mpi { CONFIG_MPI_PMIX, CONFIG_MPI_PMI2 };
+enum config_schedule { CONFIG_GPIPE, CONFIG_1F1B, CONFIG_INTERLEAVED, CONFIG_ZERO_BUBBLE };
+enum config_recompute { RECOMPUTE_NONE, RECOMPUTE_ATTENTION, RECOMPUTE_BLOCK };
+enum config_reduce { REDUCE_CANONICAL, REDUCE_FAST };
 
 /* The merged config. Strings are owned by the struct. */
 struct config {
@@ -51,6 +54,18 @@ struct config {
         double beta1, beta2, epsilon, weight_decay;
         double clip_norm; /* 0: none */
     } optimizer;
+
+    struct {
+        int64_t data;     /* replicas; 0: what the other axes leave of the ranks */
+        int64_t tensor, context, pipeline;
+        int64_t chunks;   /* pieces of the model that a pipeline stage holds */
+        int schedule;     /* enum config_schedule */
+        int64_t zero;     /* sharded over data: 1 optimizer state, 2 and gradients, 3 and parameters */
+        bool sequence;    /* what tensor ranks repeat is shared along the sequence */
+        int recompute;    /* enum config_recompute */
+        int reduce;       /* enum config_reduce */
+        bool overlap;     /* gradients are exchanged under the backward pass */
+    } parallel;
 
     struct {
         int64_t every; /* steps; 0: never */

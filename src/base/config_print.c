@@ -60,7 +60,12 @@ static void print_value(FILE *out, const struct config *config, const struct con
     const void *field = config_field_const(config, key);
     switch (key->kind) {
     case CONFIG_STRING: print_string(out, *(char *const *)field); break;
-    case CONFIG_INT: fprintf(out, "%" PRId64, *(const int64_t *)field); break;
+    case CONFIG_INT:
+        if (key->automatic && *(const int64_t *)field == 0)
+            fputs("auto", out);
+        else
+            fprintf(out, "%" PRId64, *(const int64_t *)field);
+        break;
     case CONFIG_REAL: print_real(out, *(const double *)field); break;
     case CONFIG_BOOL: fputs(*(const bool *)field ? "true" : "false", out); break;
     case CONFIG_CHOICE: fputs(key->choices[*(const int *)field], out); break;
@@ -100,9 +105,12 @@ char *config_to_yaml(const struct config *config)
 
 /* ---- what changed ---- */
 
-/* The dataset is not among them: it is known by its fingerprint, not by its path. */
+/* The dataset is not among them: it is known by its fingerprint, not by its path. Of the layout, only what changes the sums is. */
 static bool decides_result(const struct config_key *key)
 {
+    if (strcmp(key->section, "parallel") == 0)
+        return strcmp(key->name, "tensor") == 0 || strcmp(key->name, "context") == 0 || strcmp(key->name, "sequence") == 0 ||
+               strcmp(key->name, "reduce") == 0;
     static const char *const sections[] = {"batch", "model", "optimizer"}, *const names[] = {"seed", "steps", "precision"};
     const char *const *list = *key->section ? sections : names, *word = *key->section ? key->section : key->name;
     return strcmp(word, list[0]) == 0 || strcmp(word, list[1]) == 0 || strcmp(word, list[2]) == 0;

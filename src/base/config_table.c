@@ -14,6 +14,9 @@ static const char *const families[] = {"gpt", NULL};
 static const char *const full_choices[] = {"continue", "stop", NULL};
 static const char *const launchers[] = {"auto", "srun", "mpiexec", NULL};
 static const char *const mpis[] = {"pmix", "pmi2", NULL};
+static const char *const schedules[] = {"gpipe", "1f1b", "interleaved", "zero-bubble", NULL};
+static const char *const recomputes[] = {"none", "attention", "block", NULL};
+static const char *const reduces[] = {"canonical", "fast", NULL};
 
 /* Counts that no memory could hold are typing errors; these bounds say so before an allocation does. */
 enum { MILLION = 1000000, WIDTH_MOST = 65536, LAYERS_MOST = 4096, RANKS_MOST = 1048576 };
@@ -30,6 +33,7 @@ const struct config_section config_sections[] = {
     {"batch", "what a step is made of; belongs to the experiment, whatever the number of ranks"},
     {"model", "what is trained"},
     {"optimizer", "AdamW with warm-up and cosine decay"},
+    {"parallel", "how the ranks share the work; a checkpoint goes on under any other layout"},
     {"validation", "loss on data that is not trained on"},
     {"log", "progress lines and metrics.jsonl"},
     {"checkpoint", "what a restart begins from"},
@@ -71,6 +75,18 @@ const struct config_key config_keys[] = {
     {FIELD(optimizer, epsilon), REAL("1e-8", 1e-30, 1), .help = "added to the root of the squared gradients' mean"},
     {FIELD(optimizer, weight_decay), REAL("0.1", 0, 1000), .help = "decoupled from the gradient; times the learning rate"},
     {FIELD(optimizer, clip_norm), REAL("1", 0, 1e30), .help = "largest norm of the whole gradient; 0: not clipped"},
+
+    {FIELD(parallel, data), INT("auto", 0, RANKS_MOST), .automatic = true, .help = "copies of the model, which share the microbatches; auto: as many as the other axes leave ranks for"},
+    {FIELD(parallel, tensor), INT("1", 1, RANKS_MOST), .help = "ranks that share every product: heads, columns and vocabulary"},
+    {FIELD(parallel, context), INT("1", 1, RANKS_MOST), .help = "ranks that share every sequence"},
+    {FIELD(parallel, pipeline), INT("1", 1, RANKS_MOST), .help = "stages that the blocks are dealt out to"},
+    {FIELD(parallel, chunks), INT("1", 1, LAYERS_MOST), .help = "pieces of the model that a stage holds; more than 1 needs the interleaved schedule"},
+    {FIELD(parallel, schedule), CHOICE("1f1b", schedules), .help = "order of a pipeline's forward and backward passes"},
+    {FIELD(parallel, zero), INT("0", 0, 3), .help = "what the data-parallel ranks share instead of repeating it: 1 the optimizer's state, 2 the gradients too, 3 the parameters too"},
+    {FIELD(parallel, sequence), .kind = CONFIG_BOOL, .standard = "false", .help = "norms, dropout and residuals shared along the sequence by the tensor ranks"},
+    {FIELD(parallel, recompute), CHOICE("none", recomputes), .help = "activations computed again in the backward pass instead of kept"},
+    {FIELD(parallel, reduce), CHOICE("canonical", reduces), .help = "gradients summed in one order, for the same bits on any number of ranks; fast: in MPI's"},
+    {FIELD(parallel, overlap), .kind = CONFIG_BOOL, .standard = "true", .help = "exchange gradients while the backward pass goes on"},
 
     {FIELD(validation, every), INT("100", 0, INT64_MAX / 2), .help = "steps between validations; 0: never"},
     {FIELD(validation, microbatches), INT("8", 1, MILLION), .help = "microbatches of a validation over all ranks"},
@@ -121,7 +137,8 @@ char *config_key_expected(const struct config_key *key, char *out)
         if (key->most >= INT64_MAX / 2)
             snprintf(out, CONFIG_NAME_SIZE, "a whole number from %" PRId64, key->least);
         else
-            snprintf(out, CONFIG_NAME_SIZE, "a whole number from %" PRId64 " to %" PRId64, key->least, key->most);
+            snprintf(out, CONFIG_NAME_SIZE, "%sa whole number from %" PRId64 " to %" PRId64, key->automatic ? "auto or " : "",
+                     key->least + key->automatic, key->most);
         break;
     case CONFIG_REAL:
         snprintf(out, CONFIG_NAME_SIZE, "a number %s %g %s %g", key->open_low ? "above" : "from", key->low,
@@ -169,11 +186,15 @@ static bool is_number(const char *text, bool real)
 
 static bool parse_int(const struct config_key *key, const char *text, int64_t *value)
 {
+    if (key->automatic && strcmp(text, "auto") == 0) {
+        *value = 0;
+        return true;
+    }
     if (!is_number(text, false))
         return false;
     errno = 0;
     long long number = strtoll(text, NULL, 10);
-    if (errno || number < key->least || number > key->most)
+    if (errno || number < key->least + key->automatic || number > key->most)
         return false;
     *value = number;
     return true;

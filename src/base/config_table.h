@@ -27,6 +27,7 @@ struct config_key {
     double low, high;
     bool open_low, open_high;
     const char *const *choices; /* ends with NULL */
+    bool automatic; /* of an integer: 0 is written "auto" */
 };
 
 struct config_section {
@@ -38,7 +39,7 @@ extern const struct config_section config_sections[];
 extern const struct config_key config_keys[];
 extern const int config_section_count, config_key_count;
 
-enum { CONFIG_KEYS_MAX = 64, CONFIG_NAME_SIZE = 128 };
+enum { CONFIG_KEYS_MAX = 96, CONFIG_NAME_SIZE = 128 };
 
 /* "section.name" or "name"; OUT has CONFIG_NAME_SIZE bytes. Returns OUT. */
 char *config_key_name(const struct config_key *key, char *out);

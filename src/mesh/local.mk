@@ -1,6 +1,7 @@
 libcore_la_SOURCES += \
   src/mesh/comm.c src/mesh/comm.h \
   src/mesh/group.c src/mesh/group.h \
+  src/mesh/layout.c src/mesh/layout.h \
   src/mesh/mesh.c src/mesh/mesh.h \
   src/mesh/reduce.c src/mesh/reduce.h \
   src/mesh/tree.c src/mesh/tree.h

@@ -44,6 +44,18 @@ optimizer:
   epsilon: 1e-08
   weight_decay: 0.1
   clip_norm: 1
+parallel:
+  data: auto
+  tensor: 1
+  context: 1
+  pipeline: 1
+  chunks: 1
+  schedule: 1f1b
+  zero: 0
+  sequence: false
+  recompute: none
+  reduce: canonical
+  overlap: true
 validation:
   every: 100
   microbatches: 8

@@ -287,6 +287,9 @@ Test(config, round_trip)
         "optimizer.min_learning_rate=4.9406564584124654e-324", "optimizer.warmup_steps=7", "optimizer.decay_steps=77",
         "optimizer.beta1=0.30000000000000004", "optimizer.beta2=0.99999999999999989", "optimizer.epsilon=1.0000000000000003e-30",
         "optimizer.weight_decay=0.2", "optimizer.clip_norm=1e22", "validation.every=3", "validation.microbatches=5", "log.every=2",
+        "parallel.data=4", "parallel.tensor=3", "parallel.context=2", "parallel.pipeline=5", "parallel.chunks=6",
+        "parallel.schedule=zero-bubble", "parallel.zero=2", "parallel.sequence=true", "parallel.recompute=block",
+        "parallel.reduce=fast", "parallel.overlap=false",
         "checkpoint.every=6", "checkpoint.keep=0", "checkpoint.on_full=stop", "supervise.launcher=srun", "supervise.mpi=pmi2",
         "supervise.ranks=4", "supervise.min_ranks=2", "supervise.max_restarts=8", "supervise.heartbeat_seconds=0.7",
         "supervise.start_seconds=33", "supervise.silent_seconds=2.1", "supervise.hang_factor=3.3", "supervise.hang_seconds=100000000e-4"};

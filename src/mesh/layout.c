@@ -1,0 +1,137 @@
+#include "mesh/layout.h"
+
+#include <math.h>
+#include <stdio.h>
+
+struct layout_place layout_place_of(const struct layout *l, int rank)
+{
+    struct layout_place p;
+    p.tensor = rank % l->tensor;
+    p.context = rank / l->tensor % l->context;
+    p.data = rank / (l->tensor * l->context) % l->data;
+    p.pipeline = rank / (l->tensor * l->context * l->data);
+    return p;
+}
+
+int layout_rank_at(const struct layout *l, struct layout_place p)
+{
+    return ((p.pipeline * l->data + p.data) * l->context + p.context) * l->tensor + p.tensor;
+}
+
+int layout_usable_ranks(const struct layout *l, int ranks)
+{
+    int64_t model = layout_model_ranks(l);
+    return (int)(ranks / model * model);
+}
+
+char *layout_text(const struct layout *l, char *out)
+{
+    const struct {
+        const char *name;
+        int size;
+    } axes[] = {{"data", l->data}, {"tensor", l->tensor}, {"context", l->context}, {"pipeline", l->pipeline},
+                {"chunks", l->chunks}, {"expert", l->expert}};
+    size_t used = 0;
+    for (size_t i = 0; i < sizeof axes / sizeof axes[0]; i++)
+        if (axes[i].size > 1)
+            used += (size_t)snprintf(out + used, LAYOUT_TEXT_SIZE - used, "%s%s %d", used ? " x " : "", axes[i].name, axes[i].size);
+    if (!used)
+        snprintf(out, LAYOUT_TEXT_SIZE, "one rank");
+    return out;
+}
+
+/* What is wrong with LAYOUT whatever the world's size; NULL: nothing. TEXT is room for the answer. */
+static const char *objection(const struct layout *l, const struct layout_limits *m, char *text, size_t size)
+{
+    if (l->tensor > m->heads)
+        snprintf(text, size, "parallel.tensor is %d, but there are only %lld heads to share", l->tensor, (long long)m->heads);
+    else if (l->tensor > m->vocabulary)
+        snprintf(text, size, "parallel.tensor is %d, but there are only %lld different tokens to share", l->tensor,
+                 (long long)m->vocabulary);
+    else if (l->context > 1 && 2 * l->context > m->context)
+        snprintf(text, size, "parallel.context is %d, but a sample of %lld tokens has at most %lld pairs of pieces", l->context,
+                 (long long)m->context, (long long)m->context / 2);
+    else if (l->chunks > 1 && l->pipeline == 1)
+        snprintf(text, size, "parallel.chunks is %d, but without a pipeline a rank holds the whole model", l->chunks);
+    else if ((int64_t)l->pipeline * l->chunks > m->layers)
+        snprintf(text, size, "parallel.pipeline %d x parallel.chunks %d are %d pieces, but the model has only %lld blocks", l->pipeline,
+                 l->chunks, l->pipeline * l->chunks, (long long)m->layers);
+    else if (l->data > m->microbatches)
+        snprintf(text, size, "%d data-parallel ranks but batch.microbatches is %lld: each needs one at least", l->data,
+                 (long long)m->microbatches);
+    else if (l->expert > 1 && (l->data % l->expert != 0 || m->microbatches % l->data != 0))
+        snprintf(text, size, "parallel.expert %d must divide the data axis of %d, and that the %lld microbatches: the experts of a group "
+                 "work in step", l->expert, l->data, (long long)m->microbatches);
+    else if (l->expert > 1 && m->experts % l->expert != 0)
+        snprintf(text, size, "parallel.expert is %d, which does not divide the %lld experts of a block", l->expert, (long long)m->experts);
+    else
+        return NULL;
+    return text;
+}
+
+/* How far apart two layouts are: the factors between their axes. */
+static double distance(const struct layout *a, const struct layout *b)
+{
+    return fabs(log((double)a->tensor / b->tensor)) + fabs(log((double)a->context / b->context)) +
+           fabs(log((double)a->pipeline / b->pipeline)) + 0.1 * fabs(log((double)a->chunks / b->chunks)) +
+           0.1 * fabs(log((double)a->expert / b->expert));
+}
+
+/* Whether RANKS ranks can be arranged as L's axes, data free, within the limits. */
+static bool arrange(struct layout *l, int ranks, const struct layout_limits *m)
+{
+    char text[256];
+    int64_t model = layout_model_ranks(l);
+    if (ranks % model != 0)
+        return false;
+    l->data = (int)(ranks / model);
+    return objection(l, m, text, sizeof text) == NULL;
+}
+
+/* The layout of RANKS ranks that is nearest to WANTED; false: there is none. */
+static bool nearest(const struct layout *wanted, int ranks, const struct layout_limits *m, struct layout *best)
+{
+    bool found = false;
+    for (int tensor = 1; tensor <= ranks; tensor++)
+        for (int context = 1; ranks % tensor == 0 && context <= ranks / tensor; context++)
+            for (int pipeline = 1; ranks / tensor % context == 0 && pipeline <= ranks / tensor / context; pipeline++)
+                for (int chunks = pipeline > 1 ? wanted->chunks : 1; chunks >= 1; chunks--)
+                    for (int expert = wanted->expert; expert >= 1; expert--) {
+                        struct layout l = {.tensor = tensor, .context = context, .pipeline = pipeline, .chunks = chunks, .expert = expert};
+                        if (arrange(&l, ranks, m) && (!found || distance(&l, wanted) < distance(best, wanted))) {
+                            *best = l;
+                            found = true;
+                        }
+                    }
+    return found;
+}
+
+static cairn_err refuse(const struct layout *wanted, int ranks, const struct layout_limits *m, const char *why)
+{
+    struct layout best;
+    char text[LAYOUT_TEXT_SIZE];
+    if (nearest(wanted, ranks, m, &best))
+        return FAIL(CAIRN_ECONFIG, "%s; the nearest layout of %d rank%s that fits: %s", why, ranks, ranks == 1 ? "" : "s",
+                    layout_text(&best, text));
+    return FAIL(CAIRN_ECONFIG, "%s; no layout of %d ranks fits this model and batch", why, ranks);
+}
+
+cairn_err layout_fit(struct layout *l, int ranks, const struct layout_limits *limits)
+{
+    char text[256], axes[LAYOUT_TEXT_SIZE];
+    const struct layout wanted = *l;
+    int64_t model = layout_model_ranks(l);
+    int64_t data = l->data && model <= ranks ? l->data : ranks / model, needed = model * (l->data && data ? data : 1);
+    if (model * data != ranks || data == 0) {
+        int usable = layout_usable_ranks(l, ranks);
+        int used = snprintf(text, sizeof text, "%s needs %s%lld rank%s, but there %s %d", layout_text(l, axes),
+                            l->data ? "" : "a multiple of ", (long long)needed, needed == 1 ? "" : "s", ranks == 1 ? "is" : "are", ranks);
+        if (!l->data && usable > 0)
+            snprintf(text + used, sizeof text - (size_t)used, " (%d of them would do)", usable);
+        return refuse(&wanted, ranks, limits, text);
+    }
+    l->data = (int)data;
+    if (objection(l, limits, text, sizeof text))
+        return refuse(&wanted, ranks, limits, text);
+    return CAIRN_OK;
+}

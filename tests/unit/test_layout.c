@@ -1,0 +1,70 @@
+/* Places of ranks, and which layouts fit. */
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "mesh/layout.h"
+
+static const struct layout_limits limits = {.layers = 6, .heads = 4, .vocabulary = 61, .context = 32, .microbatches = 8};
+
+Test(layout, places_and_ranks_are_inverse)
+{
+    const struct layout l = {.data = 3, .tensor = 2, .context = 2, .pipeline = 4, .chunks = 1, .expert = 1};
+    for (int rank = 0; rank < 48; rank++) {
+        struct layout_place p = layout_place_of(&l, rank);
+        cr_assert(p.tensor < 2 && p.context < 2 && p.data < 3 && p.pipeline < 4);
+        cr_assert_eq(layout_rank_at(&l, p), rank);
+    }
+    cr_assert_eq(layout_place_of(&l, 1).tensor, 1, "tensor neighbours are innermost");
+    cr_assert_eq(layout_place_of(&l, 2).context, 1);
+    cr_assert_eq(layout_place_of(&l, 4).data, 1);
+    cr_assert_eq(layout_place_of(&l, 12).pipeline, 1);
+}
+
+static struct layout axes(int data, int tensor, int context, int pipeline)
+{
+    return (struct layout){.data = data, .tensor = tensor, .context = context, .pipeline = pipeline, .chunks = 1, .expert = 1};
+}
+
+Test(layout, data_takes_what_is_left)
+{
+    struct layout l = axes(0, 2, 1, 2);
+    cr_assert_eq(layout_fit(&l, 8, &limits), CAIRN_OK);
+    cr_assert_eq(l.data, 2);
+    l = axes(0, 1, 1, 1);
+    cr_assert_eq(layout_fit(&l, 5, &limits), CAIRN_OK);
+    cr_assert_eq(l.data, 5);
+    cr_assert_eq(layout_usable_ranks(&(struct layout){.tensor = 2, .context = 1, .pipeline = 2}, 7), 4);
+    cr_assert_eq(layout_usable_ranks(&(struct layout){.tensor = 2, .context = 1, .pipeline = 2}, 3), 0);
+}
+
+/* L on RANKS ranks is refused, and the message holds each of the words. */
+static void refused(struct layout l, int ranks, const char *why, const char *instead)
+{
+    cr_assert_eq(layout_fit(&l, ranks, &limits), CAIRN_ECONFIG);
+    cr_expect(strstr(cairn_err_message(), why), "'%s' lacks '%s'", cairn_err_message(), why);
+    cr_expect(strstr(cairn_err_message(), instead), "'%s' lacks '%s'", cairn_err_message(), instead);
+}
+
+Test(layout, what_does_not_fit_is_refused_with_the_nearest_that_does)
+{
+    refused(axes(0, 2, 1, 2), 6, "tensor 2 x pipeline 2 needs a multiple of 4 ranks, but there are 6 (4 of them would do)",
+            "the nearest layout of 6 ranks that fits: ");
+    refused(axes(4, 2, 1, 1), 4, "data 4 x tensor 2 needs 8 ranks, but there are 4", "fits: data 2 x tensor 2");
+    refused(axes(0, 8, 1, 1), 8, "parallel.tensor is 8, but there are only 4 heads", "fits: data 2 x tensor 4");
+    refused(axes(0, 1, 1, 8), 8, "but the model has only 6 blocks", "fits: ");
+    refused(axes(0, 1, 32, 1), 32, "at most 16 pairs of pieces", "fits: data 2 x context 16");
+    refused(axes(0, 1, 1, 1), 9, "9 data-parallel ranks but batch.microbatches is 8", "fits: ");
+    refused(axes(1 << 20, 1 << 20, 1 << 20, 1 << 20), 4, "but there are 4", "fits: ");
+    struct layout l = axes(0, 1, 1, 2);
+    l.chunks = 4;
+    refused(l, 2, "pieces, but the model has only 6 blocks", "fits: pipeline 2 x chunks 3");
+    l = axes(0, 1, 1, 1);
+    l.chunks = 2;
+    refused(l, 2, "without a pipeline", "fits: data 2");
+}
+
+Test(layout, no_layout_fits)
+{
+    refused(axes(0, 1, 1, 1), 10007, "10007 data-parallel ranks", "no layout of 10007 ranks fits");
+}
