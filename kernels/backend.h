@@ -39,6 +39,7 @@ struct dropout {
 
 struct attention_desc {
     int64_t batch, context, heads, head_size; /* qkv [batch, context, 3, heads, head_size]; causal */
+    int64_t heads_all, head_first;            /* these are heads head_first.. of heads_all; 0 of 0: they are all */
     float dropout_rate;                       /* of the probabilities; known ahead so that none costs nothing */
 };
 struct attention; /* plan and workspace */
@@ -106,7 +107,7 @@ struct backend_table {
 
     /* ---- attention: out[batch, context, heads, head_size]; log_sum[batch, heads, context] (acc) is kept ----
      * Probabilities are computed again in the backward pass. The dropout's element number is
-     * ((b * heads + h) * context + query) * context + key, from first. */
+     * ((b * heads_all + head_first + h) * context + query) * context + key, from first. */
     cairn_err (*attention_create)(struct backend *, const struct attention_desc *, struct attention **);
     void (*attention_forward)(struct attention *, void *out, void *log_sum, const void *qkv, const struct dropout *);
     void (*attention_backward)(struct attention *, void *d_qkv, const void *d_out, const void *out, const void *qkv,

@@ -22,4 +22,11 @@ static inline bool dropout_keeps(const struct dropout *d, uint64_t element)
     return words[element % 4] >= dropout_threshold(d->rate);
 }
 
+/* The whole batch's number of a head's first probability; HEAD is b * heads + h of these heads. */
+static inline uint64_t dropout_head(const struct attention_desc *d, int64_t head)
+{
+    int64_t all = d->heads_all != 0 ? d->heads_all : d->heads;
+    return (uint64_t)((head / d->heads * all + d->head_first + head % d->heads) * d->context * d->context);
+}
+
 #endif

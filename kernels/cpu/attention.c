@@ -8,6 +8,7 @@
 
 #include "base/least.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/dropout.h"
 
 /* Queries of a block: a multiple of the product's rows (6); the scores of 24 x 1024 are a tenth of a second-level cache. */
 enum { QUERIES = 24, PADDING = 16 };
@@ -127,7 +128,7 @@ static void apply_dropout(const struct attention *a, const struct head *head, co
 {
     for (int64_t r = 0; r < k->rows; r++) {
         int64_t query = k->first + r;
-        uint64_t element = (uint64_t)((head->number * a->desc.context + query) * a->desc.context);
+        uint64_t element = dropout_head(&a->desc, head->number) + (uint64_t)(query * a->desc.context);
         a->cpu->loops.dropout_factors(to + r * a->context, from + r * a->context, query + 1, dropout, dropout->first + element);
     }
 }

@@ -35,7 +35,8 @@ static int64_t log_sum_at(const struct head *head, int64_t t)
 
 static double probability_factor(const struct head *head, const struct dropout *dropout, int64_t query, int64_t key)
 {
-    return dropout_factor(dropout, (uint64_t)(log_sum_at(head, query) * head->desc->context + key));
+    const struct attention_desc *d = head->desc;
+    return dropout_factor(dropout, dropout_head(d, head->b * d->heads + head->h) + (uint64_t)(query * d->context + key));
 }
 
 static double dot(const REAL *a, const REAL *b, int64_t n)

@@ -1,4 +1,5 @@
-UNIT_TESTS += tests/unit/test_kernels_cpu tests/unit/test_kernels_dropout tests/unit/test_kernels_gradients
+UNIT_TESTS += tests/unit/test_kernels_cpu tests/unit/test_kernels_dropout tests/unit/test_kernels_gradients \
+  tests/unit/test_kernels_slices
 tests_unit_test_kernels_cpu_SOURCES = tests/unit/test_kernels_cpu.c \
   tests/unit/kernels_ops.c tests/unit/kernels_ops.h tests/unit/kernels_support.c tests/unit/kernels_support.h
 tests_unit_test_kernels_cpu_CPPFLAGS = $(UNIT_CPPFLAGS)
@@ -11,3 +12,7 @@ tests_unit_test_kernels_gradients_SOURCES = tests/unit/test_kernels_gradients.c 
   tests/unit/kernels_support.c tests/unit/kernels_support.h
 tests_unit_test_kernels_gradients_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_kernels_gradients_LDADD = $(UNIT_LDADD)
+tests_unit_test_kernels_slices_SOURCES = tests/unit/test_kernels_slices.c \
+  tests/unit/kernels_support.c tests/unit/kernels_support.h
+tests_unit_test_kernels_slices_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_kernels_slices_LDADD = $(UNIT_LDADD)
