@@ -37,6 +37,15 @@ struct dropout {
     uint64_t first;
 };
 
+/* Rows of tokens to vectors. The tables' rows may be shared out over ranks, and so may the columns of a sequence. */
+struct embedding_desc {
+    int64_t rows, width;
+    int64_t context;                  /* columns of each sequence here: row r is column r % context */
+    int64_t token_first, token_count; /* the table of tokens has the rows of these alone; any other is looked up as zeros */
+    int64_t position_count;           /* rows of the table of positions */
+    const int32_t *positions;         /* [context] of each column, all different; NULL: 0, 1, 2, ... */
+};
+
 struct attention_desc {
     int64_t batch, context, heads, head_size; /* qkv [batch, context, 3, heads, head_size]; causal */
     int64_t heads_all, head_first;            /* these are heads head_first.. of heads_all; 0 of 0: they are all */
@@ -77,13 +86,15 @@ struct backend_table {
     void (*matmul_run)(struct matmul *, void *c, const void *a, const void *b, const void *bias);
     void (*matmul_destroy)(struct matmul *);
 
-    /* ---- embedding: y[r, width] = token_table[tokens[r]] + position_table[r % context], r in 0..rows-1 ---- */
+    /* ---- embedding: y[r, width] = token_table[tokens[r] - token_first] + position_table[position of r's column] ----
+     * position_table NULL: no positions are added. */
     void (*embedding_forward)(struct backend *, void *y, const int32_t *tokens, const void *token_table,
-                              const void *position_table, int64_t rows, int64_t context, int64_t width);
-    /* d_position[context, width] (acc) overwritten. d_token (acc, [vocabulary, width]): ADDED to; only the rows of tokens
-     * that occur are touched, each summed over the occurrences in the order of r and then added once. */
+                              const void *position_table, const struct embedding_desc *);
+    /* d_position[position_count, width] (acc): overwritten, zeros where no column has the position; NULL: left out.
+     * d_token[token_count, width] (acc): ADDED to; only the rows of tokens that occur are touched, each summed over the
+     * occurrences in the order of r and then added once. */
     void (*embedding_backward)(struct backend *, void *d_token, void *d_position, const void *dy, const int32_t *tokens,
-                               int64_t rows, int64_t context, int64_t width, int64_t vocabulary);
+                               const struct embedding_desc *);
 
     /* ---- layer norm over the last dimension; mean and rstd[rows] (acc) are kept for the backward pass ---- */
     void (*layer_norm_forward)(struct backend *, void *y, void *mean, void *rstd, const void *x, const void *gain,

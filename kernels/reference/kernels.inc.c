@@ -9,6 +9,7 @@
 #include "kernels/reference/norm.inc.c"
 #include "kernels/reference/attention.inc.c"
 #include "kernels/reference/classifier.inc.c"
+#include "kernels/reference/embedding.inc.c"
 
 struct matmul {
     struct matmul_desc desc;
@@ -47,48 +48,6 @@ static void matmul_run(struct matmul *matmul, void *c_, const void *a_, const vo
 static void matmul_destroy(struct matmul *matmul)
 {
     free(matmul);
-}
-
-static void embedding_forward(struct backend *b, void *y_, const int32_t *tokens, const void *token_table_,
-                              const void *position_table_, int64_t rows, int64_t context, int64_t width)
-{
-    (void)b;
-    REAL *y = y_;
-    const REAL *token_table = token_table_, *position_table = position_table_;
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = 0; i < width; i++)
-            y[r * width + i] = token_table[tokens[r] * width + i] + position_table[r % context * width + i];
-}
-
-static void embedding_backward(struct backend *b, void *d_token_, void *d_position_, const void *dy_, const int32_t *tokens,
-                               int64_t rows, int64_t context, int64_t width, int64_t vocabulary)
-{
-    (void)b;
-    REAL *d_token = d_token_, *d_position = d_position_;
-    const REAL *dy = dy_;
-    for (int64_t p = 0; p < context; p++) {
-        for (int64_t i = 0; i < width; i++) {
-            double sum = 0;
-            for (int64_t r = p; r < rows; r += context)
-                sum += (double)dy[r * width + i];
-            d_position[p * width + i] = (REAL)sum;
-        }
-    }
-    for (int64_t v = 0; v < vocabulary; v++) {
-        for (int64_t i = 0; i < width; i++) {
-            double sum = 0;
-            bool occurs = false;
-            for (int64_t r = 0; r < rows; r++) {
-                if (tokens[r] == v) {
-                    sum += (double)dy[r * width + i];
-                    occurs = true;
-                }
-            }
-            if (!occurs)
-                break;
-            d_token[v * width + i] += (REAL)sum;
-        }
-    }
 }
 
 static void bias_backward(struct backend *b, void *d_bias_, const void *dy_, int64_t rows, int64_t width)

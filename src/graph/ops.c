@@ -78,17 +78,25 @@ tensor_id graph_embedding(struct graph *g, tensor_id token_table, tensor_id posi
     return op->y = activation(g, width);
 }
 
+static struct embedding_desc embedding_of(const struct graph *g, const struct op *op)
+{
+    const struct tensor *table = &g->tensors[op->weight];
+    return (struct embedding_desc){.rows = g->rows, .width = table->width, .context = g->options.context,
+                                   .token_count = table->rows, .position_count = g->tensors[op->bias].rows};
+}
+
 static void embedding_forward(struct graph *g, struct op *op)
 {
+    const struct embedding_desc desc = embedding_of(g, op);
     KERNEL(g)->embedding_forward(g->backend, tensor_data(g, op->y), g->inputs, parameter_data(g, op->weight),
-                                 parameter_data(g, op->bias), g->rows, g->options.context, g->tensors[op->y].width);
+                                 parameter_data(g, op->bias), &desc);
 }
 
 static void embedding_backward(struct graph *g, struct op *op)
 {
-    const struct tensor *table = &g->tensors[op->weight];
+    const struct embedding_desc desc = embedding_of(g, op);
     KERNEL(g)->embedding_backward(g->backend, parameter_gradient(g, op->weight, true), parameter_gradient(g, op->bias, false),
-                                  gradient_of(g, op->y), g->inputs, g->rows, g->options.context, table->width, table->rows);
+                                  gradient_of(g, op->y), g->inputs, &desc);
 }
 
 const struct op_class op_embedding = {.name = "embedding", .forward = embedding_forward, .backward_weight = embedding_backward};

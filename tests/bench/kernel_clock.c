@@ -215,20 +215,20 @@ static void record_rows(enum kernel kernel, double seconds, int64_t rows, int64_
 }
 
 static void time_embedding_forward(struct backend *b, void *y, const int32_t *tokens, const void *token_table,
-                                   const void *position_table, int64_t rows, int64_t context, int64_t width)
+                                   const void *position_table, const struct embedding_desc *d)
 {
-    TIME(seconds, embedding_forward, b, y, tokens, token_table, position_table, rows, context, width);
-    double x = (double)(rows * width) * timer.act, positions = (double)(context * width) * timer.act;
-    record_rows(KERNEL_embedding_forward, seconds, rows, width, x + positions + (double)rows * sizeof *tokens, x);
+    TIME(seconds, embedding_forward, b, y, tokens, token_table, position_table, d);
+    double x = (double)(d->rows * d->width) * timer.act, positions = (double)(d->context * d->width) * timer.act;
+    record_rows(KERNEL_embedding_forward, seconds, d->rows, d->width, x + positions + (double)d->rows * sizeof *tokens, x);
 }
 
 /* Counts a row of the table for each token: the bench's differ. */
 static void time_embedding_backward(struct backend *b, void *d_token, void *d_position, const void *dy, const int32_t *tokens,
-                                    int64_t rows, int64_t context, int64_t width, int64_t vocabulary)
+                                    const struct embedding_desc *d)
 {
-    TIME(seconds, embedding_backward, b, d_token, d_position, dy, tokens, rows, context, width, vocabulary);
-    double x = (double)(rows * width), positions = (double)(context * width) * timer.acc;
-    record_rows(KERNEL_embedding_backward, seconds, rows, width, x * (timer.act + timer.acc) + (double)rows * sizeof *tokens,
+    TIME(seconds, embedding_backward, b, d_token, d_position, dy, tokens, d);
+    double x = (double)(d->rows * d->width), positions = (double)(d->position_count * d->width) * timer.acc;
+    record_rows(KERNEL_embedding_backward, seconds, d->rows, d->width, x * (timer.act + timer.acc) + (double)d->rows * sizeof *tokens,
                 x * timer.acc + positions);
 }
 

@@ -135,12 +135,42 @@ static void run_embedding(struct backend *b, struct shape s, struct results *res
     void *table = input(&run, b->act, vocabulary * s.width, 1), *positions = input(&run, b->act, context * s.width, 1);
     void *y = output(&run, b->act, s.rows * s.width), *dy = input(&run, b->act, s.rows * s.width, 1);
     void *d_token = input(&run, b->acc, vocabulary * s.width, 1), *d_position = output(&run, b->acc, context * s.width);
-    T->embedding_forward(b, y, tokens, table, positions, s.rows, context, s.width);
-    T->embedding_backward(b, d_token, d_position, dy, tokens, s.rows, context, s.width, vocabulary);
+    const struct embedding_desc d = {.rows = s.rows, .width = s.width, .context = context, .token_count = vocabulary,
+                                     .position_count = context};
+    T->embedding_forward(b, y, tokens, table, positions, &d);
+    T->embedding_backward(b, d_token, d_position, dy, tokens, &d);
     take(&run, y);
     take(&run, d_token);
     take(&run, d_position);
     free(tokens);
+    end(&run);
+}
+
+/* Of the table rows 40..139, of the positions every other one, last and first exchanged. */
+static void run_embedding_slice(struct backend *b, struct shape s, struct results *results)
+{
+    BEGIN(run);
+    int64_t context = s.rows % 10 == 0 ? 10 : s.rows;
+    int32_t *tokens = make_tokens(s.rows, 257), *columns = malloc((size_t)context * sizeof *columns);
+    for (int64_t i = 0; i < context; i++)
+        columns[i] = (int32_t)(2 * (context - 1 - i));
+    const struct embedding_desc d = {.rows = s.rows, .width = s.width, .context = context, .token_first = 40, .token_count = 100,
+                                     .position_count = 2 * context, .positions = columns};
+    void *table = input(&run, b->act, d.token_count * s.width, 1), *positions = input(&run, b->act, d.position_count * s.width, 1);
+    void *y = output(&run, b->act, s.rows * s.width), *plain = output(&run, b->act, s.rows * s.width);
+    void *dy = input(&run, b->act, s.rows * s.width, 1), *d_token = input(&run, b->acc, d.token_count * s.width, 1);
+    void *d_position = output(&run, b->acc, d.position_count * s.width);
+    T->embedding_forward(b, y, tokens, table, positions, &d);
+    T->embedding_forward(b, plain, tokens, table, NULL, &d);
+    T->embedding_backward(b, d_token, d_position, dy, tokens, &d);
+    take(&run, y);
+    take(&run, plain);
+    take(&run, d_token);
+    take(&run, d_position);
+    T->embedding_backward(b, d_token, NULL, dy, tokens, &d);
+    take(&run, d_token);
+    free(tokens);
+    free(columns);
     end(&run);
 }
 
@@ -320,6 +350,7 @@ const struct op ops[] = {
     {"linear backward weight", run_linear_backward_weight, true, {130, 768}},
     {"product of two transposed", run_all_transposed, true, {130, 768}},
     {"embedding", run_embedding, false, {130, 768}},
+    {"embedding of a slice", run_embedding_slice, false, {130, 768}},
     {"layer norm", run_layer_norm, false, {130, 768}},
     {"bias backward", run_bias_backward, false, {130, 768}},
     {"gelu", run_gelu, false, {130, 768}},

@@ -108,25 +108,30 @@ Test(gradients, linear)
 
 /* ---- embedding ---- */
 
-static const int32_t tokens[6] = {2, 0, 2, 3, 2, 0};
+static const int32_t tokens[6] = {2, 0, 2, 3, 2, 0}, columns[3] = {4, 0, 3};
+static const struct embedding_desc whole_table = {.rows = 6, .width = K, .context = 3, .token_count = 5, .position_count = 3};
+static const struct embedding_desc part_of_table = {.rows = 6, .width = K, .context = 3, .token_first = 1, .token_count = 2,
+                                                    .position_count = 5, .positions = columns};
 
 static void embed(struct backend *b, double *y, double *const *in, const void *context)
 {
-    (void)context;
-    b->table->embedding_forward(b, y, tokens, in[0], in[1], 6, 3, K);
+    b->table->embedding_forward(b, y, tokens, in[0], in[1], context);
 }
 
-Test(gradients, embedding)
+static void check_embedding(const struct embedding_desc *d)
 {
     struct backend *b = reference();
-    struct forward f = {embed, NULL, 6 * K, {5 * K, 3 * K}, 2};
-    double *in[INPUTS_MAX], *dy = make_inputs(&f, in), d_token[5 * K] = {0}, d_position[3 * K];
-    b->table->embedding_backward(b, d_token, d_position, dy, tokens, 6, 3, K, 5);
+    struct forward f = {embed, d, 6 * K, {d->token_count * K, d->position_count * K}, 2};
+    double *in[INPUTS_MAX], *dy = make_inputs(&f, in), d_token[5 * K] = {0}, d_position[5 * K];
+    b->table->embedding_backward(b, d_token, d_position, dy, tokens, d);
     check_gradient(b, &f, in, dy, 0, d_token, "embedding");
     check_gradient(b, &f, in, dy, 1, d_position, "embedding");
     free_inputs(&f, in, dy);
     b->table->close(b);
 }
+
+Test(gradients, embedding) { check_embedding(&whole_table); }
+Test(gradients, embedding_of_a_slice) { check_embedding(&part_of_table); }
 
 /* ---- layer norm ---- */
 

@@ -97,3 +97,127 @@ static void check_heads(struct backend *b)
 }
 
 Test(slices, of_heads) { in_every_backend(check_heads); }
+
+/* ---- embedding over slices of the vocabulary and of the positions ---- */
+
+enum { VOCABULARY = 11, WIDTH = 19, ROWS = 3 * CONTEXT };
+
+struct embedding_results {
+    double *y, *d_token, *d_position;
+};
+
+static struct embedding_results embed(struct backend *b, const struct embedding_desc *d, const int32_t *tokens, const double *table,
+                                      const double *positions, const double *dy_values)
+{
+    int64_t n = d->rows * WIDTH, of_tokens = d->token_count * WIDTH, of_positions = d->position_count * WIDTH;
+    double *zeros = calloc((size_t)of_tokens, sizeof *zeros);
+    void *t = make_array(b, b->act, table + d->token_first * WIDTH, of_tokens), *p = make_array(b, b->act, positions, of_positions);
+    void *y = make_array(b, b->act, NULL, n), *dy = make_array(b, b->act, dy_values, n);
+    void *d_token = make_array(b, b->acc, zeros, of_tokens), *d_position = make_array(b, b->acc, NULL, of_positions);
+    b->table->embedding_forward(b, y, tokens, t, d->token_first == 0 ? p : NULL, d);
+    b->table->embedding_backward(b, d_token, d_position, dy, tokens, d);
+    struct embedding_results results = {array_values(b->act, y, n), array_values(b->acc, d_token, of_tokens),
+                                        array_values(b->acc, d_position, of_positions)};
+    free_array(b, b->act, t, of_tokens);
+    free_array(b, b->act, p, of_positions);
+    free_array(b, b->act, y, n);
+    free_array(b, b->act, dy, n);
+    free_array(b, b->acc, d_token, of_tokens);
+    free_array(b, b->acc, d_position, of_positions);
+    free(zeros);
+    return results;
+}
+
+static void embedding_results_free(struct embedding_results *r)
+{
+    free(r->y);
+    free(r->d_token);
+    free(r->d_position);
+}
+
+struct embedding_inputs {
+    int32_t tokens[ROWS];
+    double *table, *positions, *dy;
+};
+
+static struct embedding_inputs embedding_inputs_make(void)
+{
+    struct embedding_inputs in = {.table = random_values(VOCABULARY * WIDTH, 3, 1), .positions = random_values(CONTEXT * WIDTH, 4, 1),
+                                  .dy = random_values(ROWS * WIDTH, 5, 1)};
+    for (int i = 0; i < ROWS; i++)
+        in.tokens[i] = (i * i + 3 * i) % VOCABULARY;
+    return in;
+}
+
+static void embedding_inputs_free(struct embedding_inputs *in)
+{
+    free(in->table);
+    free(in->positions);
+    free(in->dy);
+}
+
+/* Words 0..3, 4..8 and 9, 10; positions are the first slice's. Each row is one slice's, so that sums over slices round nothing
+ * but the first's sum with its position. */
+static void check_words(struct backend *b)
+{
+    static const int64_t firsts[] = {0, 4, 9, VOCABULARY};
+    struct embedding_inputs in = embedding_inputs_make();
+    struct embedding_desc d = {.rows = ROWS, .width = WIDTH, .context = CONTEXT, .token_count = VOCABULARY, .position_count = CONTEXT};
+    struct embedding_results whole = embed(b, &d, in.tokens, in.table, in.positions, in.dy);
+    double *sum = calloc(ROWS * WIDTH, sizeof *sum);
+    for (int s = 0; s < 3; s++) {
+        d.token_first = firsts[s];
+        d.token_count = firsts[s + 1] - firsts[s];
+        struct embedding_results slice = embed(b, &d, in.tokens, in.table, in.positions, in.dy);
+        for (int i = 0; i < ROWS * WIDTH; i++)
+            sum[i] += slice.y[i];
+        expect_same(slice.d_token, whole.d_token + d.token_first * WIDTH, d.token_count * WIDTH, "d_token of a slice of words", b);
+        expect_same(slice.d_position, whole.d_position, CONTEXT * WIDTH, "d_position beside a slice of words", b);
+        embedding_results_free(&slice);
+    }
+    double error = relative_error(sum, whole.y, ROWS * WIDTH);
+    cr_expect_lt(error, b->act == DTYPE_BF16 ? 1e-2 : 1e-6, "sum of slices of words: relative error %g", error);
+    embedding_results_free(&whole);
+    embedding_inputs_free(&in);
+    free(sum);
+}
+
+Test(slices, of_words) { in_every_backend(check_words); }
+
+/* Columns 0..8 and 28..36 on one rank, the others on another: each row and each position is one rank's. */
+static void check_columns(struct backend *b)
+{
+    enum { EDGE = 9, INNER = CONTEXT - 2 * EDGE };
+    struct embedding_inputs in = embedding_inputs_make();
+    struct embedding_desc d = {.rows = ROWS, .width = WIDTH, .context = CONTEXT, .token_count = VOCABULARY, .position_count = CONTEXT};
+    struct embedding_results whole = embed(b, &d, in.tokens, in.table, in.positions, in.dy);
+    double *d_position = calloc(CONTEXT * WIDTH, sizeof *d_position);
+    for (int rank = 0; rank < 2; rank++) {
+        int32_t columns[CONTEXT], tokens[ROWS];
+        int count = rank == 0 ? 2 * EDGE : INNER, rows = ROWS / CONTEXT * count;
+        double *dy = malloc((size_t)(rows * WIDTH) * sizeof *dy), *y = malloc((size_t)(rows * WIDTH) * sizeof *y);
+        for (int r = 0; r < rows; r++) {
+            int column = r % count, at = columns[column] = rank != 0 ? column + EDGE : column < EDGE ? column : column + INNER;
+            at += r / count * CONTEXT;
+            tokens[r] = in.tokens[at];
+            memcpy(dy + r * WIDTH, in.dy + at * WIDTH, WIDTH * sizeof *dy);
+            memcpy(y + r * WIDTH, whole.y + at * WIDTH, WIDTH * sizeof *y);
+        }
+        d.rows = rows;
+        d.context = count;
+        d.positions = columns;
+        struct embedding_results part = embed(b, &d, tokens, in.table, in.positions, dy);
+        expect_same(part.y, y, rows * WIDTH, "columns of a sequence", b);
+        for (int i = 0; i < CONTEXT * WIDTH; i++)
+            d_position[i] += part.d_position[i];
+        embedding_results_free(&part);
+        free(dy);
+        free(y);
+    }
+    expect_same(d_position, whole.d_position, CONTEXT * WIDTH, "d_position of columns", b);
+    embedding_results_free(&whole);
+    embedding_inputs_free(&in);
+    free(d_position);
+}
+
+Test(slices, of_columns) { in_every_backend(check_columns); }
