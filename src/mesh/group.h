@@ -24,6 +24,7 @@ struct group {
     char *scratch; /* the collectives' */
     int64_t scratch_bytes;
     MPI_Request *requests; /* room for 4 * size */
+    int64_t *shares;       /* room for 2 * size */
 };
 
 /* A group of COMM's ranks. SCRATCH_BYTES bound what sums hold of other ranks' data at a time (at least 1 kB for each other rank is

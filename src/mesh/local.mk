@@ -1,4 +1,5 @@
 libcore_la_SOURCES += \
+  src/mesh/collective.c src/mesh/collective.h \
   src/mesh/comm.c src/mesh/comm.h \
   src/mesh/group.c src/mesh/group.h \
   src/mesh/layout.c src/mesh/layout.h \
