@@ -57,6 +57,8 @@ struct attention; /* plan and workspace */
  * the logits of the whole batch are never in memory (rows x vocabulary would be the largest tensor of a small model). */
 struct classifier_desc {
     int64_t rows, width, vocabulary;
+    int64_t word_first;      /* the first word here, where the vocabulary is split over ranks; targets are the whole's words */
+    int64_t vocabulary_most; /* the longest slice of any rank, so that all agree on the blocks; 0: vocabulary */
 };
 struct classifier;
 
@@ -125,12 +127,28 @@ struct backend_table {
                                const void *log_sum, const struct dropout *);
     void (*attention_destroy)(struct attention *);
 
-    /* ---- classifier: logits = x[rows,width] weight[vocabulary,width]^T; losses[rows] (acc) ---- */
+    /* ---- classifier: logits = x[rows,width] weight[vocabulary,width]^T; losses[rows] (acc) ----
+     * classifier_loss and classifier_loss_and_gradients are for a vocabulary that is not split. */
     cairn_err (*classifier_create)(struct backend *, const struct classifier_desc *, struct classifier **);
     void (*classifier_loss)(struct classifier *, void *losses, const void *x, const void *weight, const int32_t *targets);
     /* Losses too; gradients of scale * (sum of losses): dx (act) and d_weight[vocabulary,width] (acc), overwritten. */
     void (*classifier_loss_and_gradients)(struct classifier *, void *losses, void *dx, void *d_weight, const void *x,
                                           const void *weight, const int32_t *targets, double scale);
+    /* The same for a slice of the vocabulary: for each block of rows in turn, its logits; what all slices found is joined; then
+     * its losses and gradients. x, targets, losses and dx are those of all rows, stats and joined of the block's.
+     * Returns how many blocks there are, and in *ROWS how many rows each has but the last, which may have fewer. */
+    int64_t (*classifier_blocks)(const struct classifier *, int64_t *rows);
+    /* stats[rows][3] (acc): the row's greatest logit, the sum of exp(logit - greatest), and the target's logit, 0 if the target
+     * is not of this slice. KEEP: gradients will be wanted. */
+    void (*classifier_block_logits)(struct classifier *, int64_t block, void *stats, const void *x, const void *weight,
+                                    const int32_t *targets, bool keep);
+    /* joined[rows][2] (acc) of stats[slices][rows][3], added up in the order of slices: the logarithm of the sum of all
+     * exp(logit), and the target's logit. */
+    void (*classifier_join)(struct backend *, void *joined, const void *stats, int64_t slices, int64_t rows);
+    /* The block's losses, the same on all ranks. Where dx is not NULL, gradients as above: dx is this slice's part of a sum over
+     * slices; d_weight is overwritten by block 0 and added to by the others. */
+    void (*classifier_block_finish)(struct classifier *, int64_t block, void *losses, void *dx, void *d_weight, const void *joined,
+                                    const void *x, const void *weight, const int32_t *targets, double scale);
     void (*classifier_destroy)(struct classifier *);
 
     /* ---- vectors of acc ---- */

@@ -21,6 +21,15 @@ struct part_plans {
     struct matmul *d_weight[2]; /* the first block's overwrites, the others' add */
 };
 
+/* What a slice of the vocabulary gives a row, and what all slices do: backend.h's stats and joined. */
+struct row_stats {
+    struct running_sum sum;
+    float target;
+};
+struct row_joined {
+    float log_sum, target;
+};
+
 struct classifier {
     struct cpu *cpu;
     struct classifier_desc desc;
@@ -29,8 +38,8 @@ struct classifier {
     float *logits;                  /* part after part: [rows of the block][words of the part] */
     void *d_logits;                 /* of act, one part */
     float *dx;                      /* [rows][width], where act is bfloat16 */
-    struct running_sum *sums;       /* [rows] */
-    float *target_logits, *log_sums; /* [rows] */
+    struct row_stats *stats;        /* [rows], where the vocabulary is whole */
+    struct row_joined *joined;      /* [rows] */
     size_t logits_bytes, d_logits_bytes, dx_bytes;
 };
 
@@ -52,9 +61,8 @@ static void classifier_destroy(struct classifier *c)
     memory_free(b, c->logits, c->logits_bytes);
     memory_free(b, c->d_logits, c->d_logits_bytes);
     memory_free(b, c->dx, c->dx_bytes);
-    free(c->sums);
-    free(c->target_logits);
-    free(c->log_sums);
+    free(c->stats);
+    free(c->joined);
     free(c);
 }
 
@@ -92,11 +100,9 @@ static cairn_err create_workspace(struct classifier *c)
     c->logits = memory_alloc(b, c->logits_bytes);
     c->d_logits = memory_alloc(b, c->d_logits_bytes);
     c->dx = memory_alloc(b, c->dx_bytes);
-    c->sums = calloc((size_t)c->rows, sizeof *c->sums);
-    c->target_logits = calloc((size_t)c->rows, sizeof *c->target_logits);
-    c->log_sums = calloc((size_t)c->rows, sizeof *c->log_sums);
-    if (c->logits == NULL || c->d_logits == NULL || c->dx == NULL || c->sums == NULL || c->target_logits == NULL ||
-        c->log_sums == NULL)
+    c->stats = calloc((size_t)c->rows, sizeof *c->stats);
+    c->joined = calloc((size_t)c->rows, sizeof *c->joined);
+    if (c->logits == NULL || c->d_logits == NULL || c->dx == NULL || c->stats == NULL || c->joined == NULL)
         return FAIL(CAIRN_ENOMEM, "no memory for the classifier's workspace, %zu bytes of logits", c->logits_bytes);
     return CAIRN_OK;
 }
@@ -109,7 +115,8 @@ static cairn_err classifier_create(struct backend *b, const struct classifier_de
         return FAIL(CAIRN_ENOMEM, "no memory for the classifier's plan");
     c->cpu = cpu_of(b);
     c->desc = *desc;
-    int64_t fitting = LOGITS_BYTES_MAX / (desc->vocabulary * (int64_t)sizeof(float));
+    int64_t words = desc->vocabulary_most > 0 ? desc->vocabulary_most : desc->vocabulary;
+    int64_t fitting = LOGITS_BYTES_MAX / (words * (int64_t)sizeof(float));
     c->rows = least(least(ROWS_MAX, desc->rows), fitting > 0 ? fitting : 1);
     cairn_err err;
     TRY_GOTO(err, create_workspace(c), failed);
@@ -138,56 +145,82 @@ static struct part part_of(struct classifier *c, int64_t row, int64_t word)
     return p;
 }
 
+/* The target of the part's row R among the part's words, -1 if it is none of them. */
+static int64_t target_of(const struct classifier *c, const struct part *p, const int32_t *targets, int64_t r)
+{
+    int64_t target = targets[p->row + r] - c->desc.word_first - p->word;
+    return target >= 0 && target < p->words ? target : -1;
+}
+
 /* Logits of one part, and what they add to the rows' sums. */
-static void sum_part(struct classifier *c, const struct part *p, const void *x, const void *weight, const int32_t *targets)
+static void sum_part(struct classifier *c, const struct part *p, struct row_stats *stats, const void *x, const void *weight,
+                     const int32_t *targets)
 {
     struct cpu *cpu = c->cpu;
     product_run(p->plans->logits, p->logits, cpu_at(cpu, x, p->row * c->desc.width), cpu_at(cpu, weight, p->word * c->desc.width),
                 NULL);
 #pragma omp parallel for num_threads(cpu->base.threads) schedule(static)
     for (int64_t r = 0; r < p->rows; r++) {
-        int64_t target = targets[p->row + r] - p->word;
-        cpu->loops.running_sum(&c->sums[r], p->logits + r * p->words, p->words);
-        if (target >= 0 && target < p->words)
-            c->target_logits[r] = p->logits[r * p->words + target];
+        int64_t target = target_of(c, p, targets, r);
+        cpu->loops.running_sum(&stats[r].sum, p->logits + r * p->words, p->words);
+        if (target >= 0)
+            stats[r].target = p->logits[r * p->words + target];
     }
 }
 
-/* Losses of a block of rows. KEEP: all parts' logits are wanted afterwards. */
-static void block_losses(struct classifier *c, int64_t row, float *losses, const void *x, const void *weight, const int32_t *targets,
-                         bool keep)
+static int64_t rows_of(const struct classifier *c, int64_t block)
 {
-    int64_t rows = least(c->rows, c->desc.rows - row);
-    for (int64_t r = 0; r < rows; r++)
-        c->sums[r] = (struct running_sum){-INFINITY, 0};
+    return least(c->rows, c->desc.rows - block * c->rows);
+}
+
+static int64_t classifier_blocks(const struct classifier *c, int64_t *rows)
+{
+    *rows = c->rows;
+    return (c->desc.rows + c->rows - 1) / c->rows;
+}
+
+static void classifier_block_logits(struct classifier *c, int64_t block, void *stats_, const void *x, const void *weight,
+                                    const int32_t *targets, bool keep)
+{
+    struct row_stats *stats = stats_;
+    for (int64_t r = 0; r < rows_of(c, block); r++)
+        stats[r] = (struct row_stats){{-INFINITY, 0}, 0};
     for (int64_t word = 0; word < c->desc.vocabulary; word += WORDS) {
-        struct part p = part_of(c, row, word);
+        struct part p = part_of(c, block * c->rows, word);
         if (!keep)
             p.logits = c->logits;
-        sum_part(c, &p, x, weight, targets);
-    }
-    for (int64_t r = 0; r < rows; r++) {
-        c->log_sums[r] = c->sums[r].greatest + logf(c->sums[r].sum);
-        losses[row + r] = c->log_sums[r] - c->target_logits[r];
+        sum_part(c, &p, stats, x, weight, targets);
     }
 }
 
-static void classifier_loss(struct classifier *c, void *losses, const void *x, const void *weight, const int32_t *targets)
+static void classifier_join(struct backend *b, void *joined_, const void *stats_, int64_t slices, int64_t rows)
 {
-    for (int64_t row = 0; row < c->desc.rows; row += c->rows)
-        block_losses(c, row, losses, x, weight, targets, false);
+    (void)b;
+    struct row_joined *joined = joined_;
+    const struct row_stats *stats = stats_;
+    for (int64_t r = 0; r < rows; r++) {
+        float greatest = -INFINITY, sum = 0, target = 0;
+        for (int64_t s = 0; s < slices; s++)
+            greatest = fmaxf(greatest, stats[s * rows + r].sum.greatest);
+        for (int64_t s = 0; s < slices; s++) {
+            const struct row_stats *of_slice = &stats[s * rows + r];
+            sum += of_slice->sum.sum * expf(of_slice->sum.greatest - greatest);
+            target += of_slice->target;
+        }
+        joined[r] = (struct row_joined){greatest + logf(sum), target};
+    }
 }
 
 /* One row of d_logits = scale * (softmax - one at the target). */
-static void row_gradient(struct classifier *c, const struct part *p, int64_t r, int64_t target, float scale)
+static void row_gradient(struct classifier *c, const struct part *p, int64_t r, int64_t target, float log_sum, float scale)
 {
     struct cpu *cpu = c->cpu;
     const float *logits = p->logits + r * p->words;
     void *d_logits = cpu_at_mutable(cpu, c->d_logits, r * p->words);
-    cpu->act->softmax_gradient(d_logits, logits, p->words, c->log_sums[r], scale);
-    if (target < 0 || target >= p->words)
+    cpu->act->softmax_gradient(d_logits, logits, p->words, log_sum, scale);
+    if (target < 0)
         return;
-    float d = scale * (expf(logits[target] - c->log_sums[r]) - 1);
+    float d = scale * (expf(logits[target] - log_sum) - 1);
     if (cpu->half)
         ((uint16_t *)d_logits)[target] = bf16_from_float(d);
     else
@@ -195,35 +228,52 @@ static void row_gradient(struct classifier *c, const struct part *p, int64_t r, 
 }
 
 /* What one part gives to the gradients; DX is the block's, of float. */
-static void part_gradients(struct classifier *c, const struct part *p, float *dx, float *d_weight, const void *x, const void *weight,
-                           const int32_t *targets, float scale)
+static void part_gradients(struct classifier *c, const struct part *p, float *dx, float *d_weight, const struct row_joined *joined,
+                           const void *x, const void *weight, const int32_t *targets, float scale)
 {
     struct cpu *cpu = c->cpu;
     int64_t width = c->desc.width;
 #pragma omp parallel for num_threads(cpu->base.threads) schedule(static)
     for (int64_t r = 0; r < p->rows; r++)
-        row_gradient(c, p, r, targets[p->row + r] - p->word, scale);
+        row_gradient(c, p, r, target_of(c, p, targets, r), joined[r].log_sum, scale);
     product_run(p->plans->dx, dx, c->d_logits, cpu_at(cpu, weight, p->word * width), NULL);
     product_run(p->plans->d_weight[p->row > 0], d_weight + p->word * width, c->d_logits, cpu_at(cpu, x, p->row * width), NULL);
+}
+
+static void classifier_block_finish(struct classifier *c, int64_t block, void *losses, void *dx, void *d_weight, const void *joined_,
+                                    const void *x, const void *weight, const int32_t *targets, double scale)
+{
+    struct cpu *cpu = c->cpu;
+    const struct row_joined *joined = joined_;
+    int64_t width = c->desc.width, row = block * c->rows, rows = rows_of(c, block);
+    for (int64_t r = 0; r < rows; r++)
+        ((float *)losses)[row + r] = joined[r].log_sum - joined[r].target;
+    if (dx == NULL)
+        return;
+    float *block_dx = cpu->half ? c->dx : (float *)dx + row * width;
+    memset(block_dx, 0, (size_t)(rows * width) * sizeof *block_dx);
+    for (int64_t word = 0; word < c->desc.vocabulary; word += WORDS) {
+        struct part p = part_of(c, row, word);
+        part_gradients(c, &p, block_dx, d_weight, joined, x, weight, targets, (float)scale);
+    }
+    if (cpu->half)
+        cpu->act->from_float(cpu_at_mutable(cpu, dx, row * width), block_dx, rows * width);
 }
 
 static void classifier_loss_and_gradients(struct classifier *c, void *losses, void *dx, void *d_weight, const void *x,
                                           const void *weight, const int32_t *targets, double scale)
 {
-    struct cpu *cpu = c->cpu;
-    int64_t width = c->desc.width;
-    for (int64_t row = 0; row < c->desc.rows; row += c->rows) {
-        int64_t elements = least(c->rows, c->desc.rows - row) * width;
-        float *block_dx = cpu->half ? c->dx : (float *)dx + row * width;
-        block_losses(c, row, losses, x, weight, targets, true);
-        memset(block_dx, 0, (size_t)elements * sizeof *block_dx);
-        for (int64_t word = 0; word < c->desc.vocabulary; word += WORDS) {
-            struct part p = part_of(c, row, word);
-            part_gradients(c, &p, block_dx, d_weight, x, weight, targets, (float)scale);
-        }
-        if (cpu->half)
-            cpu->act->from_float(cpu_at_mutable(cpu, dx, row * width), block_dx, elements);
+    int64_t rows, blocks = classifier_blocks(c, &rows);
+    for (int64_t block = 0; block < blocks; block++) {
+        classifier_block_logits(c, block, c->stats, x, weight, targets, dx != NULL);
+        classifier_join(&c->cpu->base, c->joined, c->stats, 1, rows_of(c, block));
+        classifier_block_finish(c, block, losses, dx, d_weight, c->joined, x, weight, targets, scale);
     }
+}
+
+static void classifier_loss(struct classifier *c, void *losses, const void *x, const void *weight, const int32_t *targets)
+{
+    classifier_loss_and_gradients(c, losses, NULL, NULL, x, weight, targets, 0);
 }
 
 void classifier_fill(struct backend_table *table)
@@ -231,5 +281,9 @@ void classifier_fill(struct backend_table *table)
     table->classifier_create = classifier_create;
     table->classifier_loss = classifier_loss;
     table->classifier_loss_and_gradients = classifier_loss_and_gradients;
+    table->classifier_blocks = classifier_blocks;
+    table->classifier_block_logits = classifier_block_logits;
+    table->classifier_join = classifier_join;
+    table->classifier_block_finish = classifier_block_finish;
     table->classifier_destroy = classifier_destroy;
 }
