@@ -5,6 +5,7 @@ libcore_la_SOURCES += \
   src/base/config_table.c src/base/config_table.h \
   src/base/duration.c src/base/duration.h \
   src/base/error.c src/base/error.h \
+  src/base/exact_sum.c src/base/exact_sum.h \
   src/base/exit_code.h \
   src/base/folder_lock.c src/base/folder_lock.h \
   src/base/hdf5_lock.c src/base/hdf5_lock.h \
