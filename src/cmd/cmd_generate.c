@@ -44,14 +44,14 @@ static void generator_close(struct generator *g)
 }
 
 /* The token after the LENGTH tokens of TEXT; the model sees the last of them, as many as its context holds. */
-static int64_t next_token(struct generator *g, const unsigned char *text, int64_t length, int64_t position)
+static cairn_err next_token(struct generator *g, const unsigned char *text, int64_t length, int64_t position, int64_t *token)
 {
     struct restored_model *m = &g->model;
     int64_t context = m->config.model.context, width = m->config.model.width;
     int64_t seen = length < context ? length : context;
     for (int64_t i = 0; i < context; i++) /* what comes after has no influence: attention is causal */
         g->window[i] = i < seen ? text[length - seen + i] : 0;
-    graph_forward(m->graph, g->window, NULL);
+    TRY(graph_forward(m->graph, g->window, NULL));
     const char *hidden = graph_tensor_data(m->graph, m->hidden);
     const char *last = hidden + (size_t)((seen - 1) * width) * dtype_size(m->backend->act);
     const char *table = (const char *)m->weights.compute;
@@ -63,7 +63,8 @@ static int64_t next_token(struct generator *g, const unsigned char *text, int64_
     if (m->backend->acc == DTYPE_F64)
         for (int64_t i = 0; i < known; i++)
             g->logits[i] = (float)((const double *)(const void *)g->logits)[i];
-    return sampler_choose(&g->sampler, g->logits, known, position, g->scratch);
+    *token = sampler_choose(&g->sampler, g->logits, known, position, g->scratch);
+    return CAIRN_OK;
 }
 
 static cairn_err generate(struct generator *g, const char *prompt, int64_t tokens)
@@ -76,15 +77,19 @@ static cairn_err generate(struct generator *g, const char *prompt, int64_t token
     if (length == 0)
         text[length++] = '\n'; /* the model needs something to go on from */
     fwrite(prompt, 1, strlen(prompt), stdout);
-    for (int64_t i = 0; i < tokens; i++) {
-        int64_t token = next_token(g, text, length, i);
+    cairn_err err = CAIRN_OK;
+    for (int64_t i = 0, token; i < tokens; i++) {
+        TRY_GOTO(err, next_token(g, text, length, i, &token), done);
         text[length++] = (unsigned char)token;
         putchar((int)token);
         fflush(stdout);
     }
     putchar('\n');
+    if (ferror(stdout))
+        err = FAIL(CAIRN_ESYS, "cannot write the text");
+done:
     free(text);
-    return ferror(stdout) ? FAIL(CAIRN_ESYS, "cannot write the text") : CAIRN_OK;
+    return err;
 }
 
 int cmd_generate(int argc, char **argv)

@@ -2,7 +2,7 @@
  * later ones add. */
 #include "graph/graph_internal.h"
 
-/* The gradient of activation X as op OP writes it; sets op->add_x when it is there already. */
+/* The gradient of activation X as op OP writes it; sets *ADDS when it is there already. */
 static void give_gradient(struct graph *g, struct op *op, tensor_id x, bool *adds)
 {
     struct tensor *t = &g->tensors[x];
@@ -16,35 +16,39 @@ static void give_gradient(struct graph *g, struct op *op, tensor_id x, bool *add
         g->tensors[x].gradient = gradient;
 }
 
-/* x + dropout(h): the gradient of x is that of the sum, in the same memory; ops before add to it in place, after h's own copy
- * was made. */
-static void derive_residual(struct graph *g, struct op *op)
+/* The gradient of X is that of the op's result, in the same memory; ops before add to it in place. */
+static void share_gradient(struct graph *g, struct op *op, tensor_id x)
 {
-    tensor_id sum = g->tensors[op->y].gradient;
-    bool adds;
-    give_gradient(g, op, op->h, &adds);
-    if (adds)
-        graph_mistake(g, "residual: its second operand is used elsewhere too");
-    if (op->x < 0)
-        return;
-    if (g->tensors[op->x].gradient >= 0)
-        graph_mistake(g, "residual: its first operand has a later use");
-    g->tensors[op->x].gradient = sum;
+    if (g->tensors[x].gradient >= 0)
+        graph_mistake(g, "%s: its operand has a later use", op->class->name);
+    g->tensors[x].gradient = g->tensors[op->y].gradient;
+}
+
+static void derive(struct graph *g, struct op *op)
+{
+    if (op->class == &op_residual) { /* x + dropout(h): h's own copy is made before others add to the sum's */
+        bool adds;
+        give_gradient(g, op, op->h, &adds);
+        if (adds)
+            graph_mistake(g, "residual: its second operand is used elsewhere too");
+        if (op->x >= 0)
+            share_gradient(g, op, op->x);
+    } else if (op->class->in_place) {
+        share_gradient(g, op, op->x);
+    } else if (op->x >= 0) {
+        give_gradient(g, op, op->x, &op->add_x);
+    }
+    if (op->add_x && !op->class->adds_to_gradient)
+        graph_mistake(g, "%s: its input has a later use, and it cannot add to a gradient", op->class->name);
 }
 
 void graph_derive_backward(struct graph *g)
 {
     for (int i = g->op_count - 1; i >= 0 && !g->error; i--) {
         struct op *op = &g->ops[i];
-        if (op->class != &op_classifier && g->tensors[op->y].gradient < 0) {
+        if (op->y >= 0 && g->tensors[op->y].gradient < 0)
             graph_mistake(g, "the result of %s (operation %d) is never used", op->class->name, i);
-            return;
-        }
-        if (op->class == &op_residual)
-            derive_residual(g, op);
-        else if (op->x >= 0)
-            give_gradient(g, op, op->x, &op->add_x);
-        if (op->add_x && op->class != &op_layer_norm && op->class != &op_linear)
-            graph_mistake(g, "%s: its input has a later use, and it cannot add to a gradient", op->class->name);
+        else
+            derive(g, op);
     }
 }

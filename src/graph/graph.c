@@ -1,4 +1,4 @@
-/* Declaring a graph, and running it. */
+/* Declaring a graph, and what it came to. */
 #include "graph/graph_internal.h"
 
 #include <stdarg.h>
@@ -14,8 +14,18 @@ struct graph *graph_new(struct backend *backend, const struct graph_options *opt
     g->backend = backend;
     g->options = *options;
     g->rows = options->samples * options->context;
-    g->losses = -1;
+    g->losses = g->stage_input = g->stage_output = g->segment = -1;
     return g;
+}
+
+static void release_memory(struct graph *g)
+{
+    const struct backend_table *table = g->backend->table;
+    if (g->slots)
+        table->free(g->backend, g->slots, (size_t)g->slot_count * g->slot_bytes);
+    if (g->scratch && g->own_scratch)
+        table->free(g->backend, g->scratch, g->scratch_bytes);
+    g->slots = g->scratch = NULL;
 }
 
 void graph_free(struct graph *g)
@@ -25,11 +35,15 @@ void graph_free(struct graph *g)
     for (int i = 0; i < g->op_count; i++)
         if (g->ops[i].class->release)
             g->ops[i].class->release(g, &g->ops[i]);
-    if (g->arena)
-        g->backend->table->free(g->backend, g->arena, g->arena_bytes);
+    release_memory(g);
     free(g->tensors);
     free(g->ops);
     free(g->parameters);
+    free(g->buckets);
+    free(g->steps);
+    free(g->events);
+    free(g->bucket_parameters);
+    free(g->bucket_gradients);
     free(g);
 }
 
@@ -44,8 +58,7 @@ void graph_mistake(struct graph *g, const char *format, ...)
     g->error = CAIRN_EINVAL;
 }
 
-/* Makes room for one more element of an array; false (and the graph's error) when there is no memory. */
-static bool grow(struct graph *g, void **array, int count, int *room, size_t size)
+bool graph_grow(struct graph *g, void **array, int count, int *room, size_t size)
 {
     if (count < *room)
         return true;
@@ -63,41 +76,76 @@ static bool grow(struct graph *g, void **array, int count, int *room, size_t siz
 
 tensor_id graph_add_tensor(struct graph *g, enum tensor_role role, enum dtype dtype, int64_t rows, int64_t width)
 {
-    if (g->error || !grow(g, (void **)&g->tensors, g->tensor_count, &g->tensor_room, sizeof *g->tensors))
+    if (g->error || !graph_grow(g, (void **)&g->tensors, g->tensor_count, &g->tensor_room, sizeof *g->tensors))
         return -1;
     g->tensors[g->tensor_count] = (struct tensor){.role = role, .dtype = dtype, .rows = rows, .width = width, .parameter = -1,
-                                                  .alias = -1, .gradient = -1, .first_use = -1, .last_use = -1};
+                                                  .alias = -1, .gradient = -1, .producer = -1, .life = {{-1, -1}, {-1, -1}}};
     return g->tensor_count++;
 }
 
 struct op *graph_add_op(struct graph *g, const struct op_class *class)
 {
-    if (g->error || !grow(g, (void **)&g->ops, g->op_count, &g->op_room, sizeof *g->ops))
+    if (g->error || !graph_grow(g, (void **)&g->ops, g->op_count, &g->op_room, sizeof *g->ops))
         return NULL;
-    struct op *op = &g->ops[g->op_count];
-    *op = (struct op){.class = class, .number = g->op_count, .x = -1, .h = -1, .y = -1, .weight = -1, .bias = -1,
-                      .statistic = {-1, -1}};
-    g->op_count++;
+    struct op *op = &g->ops[g->op_count++];
+    *op = (struct op){.class = class, .unit = g->unit, .segment = g->segment, .x = -1, .h = -1,
+                      .y = -1, .weight = -1, .bias = -1, .statistic = {-1, -1}};
     return op;
 }
 
-tensor_id graph_parameter(struct graph *g, const char *name, int dims, const int64_t *shape, struct parameter_init init)
+void graph_unit(struct graph *g, int number)
 {
-    if (g->error || !grow(g, (void **)&g->parameters, g->parameter_count, &g->parameter_room, sizeof *g->parameters))
-        return -1;
-    struct parameter p = {.dims = dims, .elements = 1, .init = init, .decays = dims >= 2, .lookup = -1};
-    snprintf(p.name, sizeof p.name, "%s", name);
-    for (int i = 0; i < dims; i++) {
-        if (shape[i] < 1)
-            graph_mistake(g, "parameter %s: dimension %d is %lld", name, i, (long long)shape[i]);
-        p.shape[i] = shape[i];
-        p.elements *= shape[i];
+    g->unit = number;
+    g->dropouts_in_unit = 0;
+}
+
+void graph_segment_begin(struct graph *g, enum graph_recompute kind)
+{
+    bool wanted = g->options.training && kind != GRAPH_RECOMPUTE_NONE && (int)kind == g->options.recompute;
+    if (g->segment_depth > 0 || wanted)
+        g->segment_depth++;
+    if (g->segment_depth == 1 && wanted)
+        g->segment = g->segment_count++;
+}
+
+void graph_segment_end(struct graph *g)
+{
+    if (g->segment_depth > 0 && --g->segment_depth == 0)
+        g->segment = -1;
+}
+
+/* The slab of DESC in P; false: DESC is a mistake. */
+static bool take_slab(struct graph *g, const struct parameter_desc *desc, struct parameter *p)
+{
+    for (int i = 0; i < desc->dims; i++) {
+        if (desc->shape[i] < 1)
+            graph_mistake(g, "parameter %s: dimension %d is %lld", desc->name, i, (long long)desc->shape[i]);
+        p->shape[i] = p->extent[i] = desc->shape[i];
+        if (i == desc->split) {
+            p->first[i] = desc->first;
+            p->extent[i] = desc->count;
+            if (desc->count < 1 || desc->first < 0 || desc->first + desc->count > desc->shape[i])
+                graph_mistake(g, "parameter %s: %lld from %lld on lie outside dimension %d", desc->name, (long long)desc->count,
+                              (long long)desc->first, i);
+        }
+        p->elements *= p->extent[i];
     }
     for (int i = 0; i < g->parameter_count; i++)
-        if (strcmp(g->parameters[i].name, p.name) == 0)
-            graph_mistake(g, "parameter %s is declared twice", name);
-    int64_t rows = dims > 1 ? shape[0] : 1;
-    tensor_id id = graph_add_tensor(g, ROLE_PARAMETER, g->backend->act, rows, p.elements / (rows ? rows : 1));
+        if (strcmp(g->parameters[i].name, p->name) == 0)
+            graph_mistake(g, "parameter %s is declared twice", desc->name);
+    return !g->error;
+}
+
+tensor_id graph_parameter(struct graph *g, const struct parameter_desc *desc)
+{
+    if (g->error || !graph_grow(g, (void **)&g->parameters, g->parameter_count, &g->parameter_room, sizeof *g->parameters))
+        return -1;
+    struct parameter p = {.dims = desc->dims, .elements = 1, .init = desc->init, .vector = desc->vector, .lookup = -1};
+    snprintf(p.name, sizeof p.name, "%s", desc->name);
+    if (!take_slab(g, desc, &p))
+        return -1;
+    int64_t width = desc->vector ? p.elements : p.extent[desc->dims - 1];
+    tensor_id id = graph_add_tensor(g, ROLE_PARAMETER, g->backend->act, p.elements / width, width);
     if (id < 0)
         return -1;
     g->tensors[id].parameter = g->parameter_count;
@@ -105,97 +153,40 @@ tensor_id graph_parameter(struct graph *g, const char *name, int dims, const int
     return id;
 }
 
-/* ---- finishing ---- */
-
-static int compare_names(const void *a, const void *b)
+static cairn_err prepare_ops(struct graph *g)
 {
-    return strcmp(((const struct parameter *)a)->name, ((const struct parameter *)b)->name);
-}
-
-static int64_t aligned(int64_t elements)
-{
-    return (elements + PARAMETER_ALIGN - 1) / PARAMETER_ALIGN * PARAMETER_ALIGN;
-}
-
-/* Sorts the parameters by name and gives each its place in the flat vector. */
-static cairn_err place_parameters(struct graph *g)
-{
-    char(*names)[SHARD_NAME_SIZE] = malloc((size_t)(g->parameter_count + 1) * sizeof *names);
-    if (!names)
-        return FAIL(CAIRN_ENOMEM, "no memory for the graph");
-    for (int i = 0; i < g->parameter_count; i++)
-        memcpy(names[i], g->parameters[i].name, SHARD_NAME_SIZE);
-    qsort(g->parameters, (size_t)g->parameter_count, sizeof *g->parameters, compare_names);
-    for (int t = 0; t < g->tensor_count; t++) {
-        if (g->tensors[t].role != ROLE_PARAMETER)
-            continue;
-        struct parameter key;
-        memcpy(key.name, names[g->tensors[t].parameter], SHARD_NAME_SIZE);
-        struct parameter *found =
-            bsearch(&key, g->parameters, (size_t)g->parameter_count, sizeof *g->parameters, compare_names);
-        g->tensors[t].parameter = (int)(found - g->parameters);
-    }
-    free(names);
-    for (int i = 0; i < g->parameter_count; i++) {
-        g->parameters[i].offset = g->parameter_elements;
-        g->parameter_elements += aligned(g->parameters[i].elements);
-    }
-    return CAIRN_OK;
-}
-
-/* A parameter that is a lookup table in one op and a matrix in another gets a second region in the gradient vector. */
-static void place_lookups(struct graph *g)
-{
-    g->gradient_elements = g->parameter_elements;
-    if (g->options.join_lookups)
-        return;
     for (int i = 0; i < g->op_count; i++)
-        for (int j = 0; j < g->op_count && g->ops[i].is_lookup; j++) {
-            struct parameter *p = &g->parameters[g->tensors[g->ops[i].weight].parameter];
-            if (j == i || g->ops[j].weight != g->ops[i].weight || p->lookup >= 0)
-                continue;
-            p->lookup = g->gradient_elements;
-            g->gradient_elements += aligned(p->elements);
-        }
-}
-
-/* A table whose uses are joined at once shares its region with the op that overwrites it; any other region has to be cleared. */
-static void mark_lookups(struct graph *g)
-{
-    for (int i = 0; i < g->op_count; i++) {
-        struct op *op = &g->ops[i];
-        op->clears_lookup = op->is_lookup;
-        for (int j = 0; j < g->op_count && op->is_lookup; j++)
-            if (j != i && g->ops[j].weight == op->weight && g->parameters[g->tensors[op->weight].parameter].lookup < 0)
-                op->clears_lookup = false;
-    }
+        if (g->ops[i].class->prepare)
+            TRY_CONTEXT(g->ops[i].class->prepare(g, &g->ops[i]), "preparing %s", g->ops[i].class->name);
+    return CAIRN_OK;
 }
 
 cairn_err graph_finish(struct graph *g)
 {
-    if (g->error)
-        return FAIL(g->error, "%s", g->error_message);
-    TRY(place_parameters(g));
-    place_lookups(g);
-    mark_lookups(g);
-    if (g->options.training)
+    if (!g->error)
+        TRY(graph_place_parameters(g));
+    if (!g->error && g->options.training)
         graph_derive_backward(g);
     if (g->error)
         return FAIL(g->error, "%s", g->error_message);
-    TRY(graph_plan_arena(g, &g->arena_bytes));
-    g->arena = g->backend->table->alloc(g->backend, g->arena_bytes);
-    if (!g->arena)
-        return FAIL(CAIRN_ENOMEM, "no memory for %.1f MB of activations", (double)g->arena_bytes * 1e-6);
-    for (int i = 0; i < g->tensor_count; i++) {
-        struct tensor *t = &g->tensors[i];
-        while (t->alias >= 0)
-            t = &g->tensors[t->alias];
-        if (t->role != ROLE_PARAMETER)
-            g->tensors[i].data = (char *)g->arena + t->offset;
-    }
-    for (int i = 0; i < g->op_count; i++)
-        if (g->ops[i].class->prepare)
-            TRY_CONTEXT(g->ops[i].class->prepare(g, &g->ops[i]), "preparing %s", g->ops[i].class->name);
+    TRY(graph_list_steps(g));
+    TRY(graph_make_buckets(g));
+    TRY(graph_plan_memory(g));
+    return prepare_ops(g);
+}
+
+cairn_err graph_allocate(struct graph *g, int slots, void *scratch)
+{
+    const struct backend_table *table = g->backend->table;
+    release_memory(g);
+    g->slot_count = slots;
+    g->own_scratch = !scratch;
+    g->slots = table->alloc(g->backend, (size_t)slots * g->slot_bytes);
+    g->scratch = scratch ? scratch : table->alloc(g->backend, g->scratch_bytes);
+    if (!g->slots || !g->scratch)
+        return FAIL(CAIRN_ENOMEM, "no memory for %.1f MB of activations",
+                    ((double)slots * (double)g->slot_bytes + (double)g->scratch_bytes) * 1e-6);
+    g->slot = g->slots;
     return CAIRN_OK;
 }
 
@@ -211,6 +202,16 @@ const struct parameter *graph_parameter_at(const struct graph *g, int index)
     return &g->parameters[index];
 }
 
+int graph_bucket_count(const struct graph *g)
+{
+    return g->bucket_count;
+}
+
+const struct graph_bucket *graph_bucket_at(const struct graph *g, int index)
+{
+    return &g->buckets[index];
+}
+
 int64_t graph_parameter_elements(const struct graph *g)
 {
     return g->parameter_elements;
@@ -221,19 +222,24 @@ int64_t graph_gradient_elements(const struct graph *g)
     return g->gradient_elements;
 }
 
-size_t graph_arena_bytes(const struct graph *g)
+size_t graph_slot_bytes(const struct graph *g)
 {
-    return g->arena_bytes;
+    return g->slot_bytes;
+}
+
+size_t graph_scratch_bytes(const struct graph *g)
+{
+    return g->scratch_bytes;
 }
 
 const void *graph_losses(const struct graph *g)
 {
-    return g->tensors[g->losses].data;
+    return tensor_data(g, g->losses);
 }
 
 const void *graph_tensor_data(const struct graph *g, tensor_id tensor)
 {
-    return g->tensors[tensor].data;
+    return tensor_data(g, tensor);
 }
 
 double graph_sum_losses(const struct graph *g, int64_t rows)
@@ -250,64 +256,26 @@ double graph_mean_loss(const struct graph *g)
     return graph_sum_losses(g, g->rows) / (double)g->rows;
 }
 
-/* ---- running ---- */
-
-void graph_bind_parameters(struct graph *g, const void *parameters)
+/* SIZE is what the tensor takes; NULL where there is none. */
+static void *boundary_data(struct graph *g, tensor_id x, size_t *size)
 {
-    g->parameter_data = parameters;
+    *size = 0;
+    if (x < 0)
+        return NULL;
+    *size = (size_t)(g->tensors[x].rows * g->tensors[x].width) * dtype_size(g->tensors[x].dtype);
+    return tensor_data(g, x);
 }
 
-void graph_forward(struct graph *g, const int32_t *inputs, const int32_t *targets)
+struct graph_boundary graph_boundary(struct graph *g, int slot)
 {
-    g->inputs = inputs;
-    g->targets = targets;
-    g->gradient_data = NULL; /* the classifier computes losses alone */
-    g->dropping = false;
-    for (int i = 0; i < g->op_count; i++)
-        if (targets || g->ops[i].class != &op_classifier)
-            g->ops[i].class->forward(g, &g->ops[i]);
-}
-
-/* Lookup tables' gradients are added to; where no other op overwrites the region first, it is cleared here. */
-static void clear_lookups(struct graph *g)
-{
-    for (int i = 0; i < g->op_count; i++)
-        if (g->ops[i].clears_lookup) {
-            int64_t elements = g->parameters[g->tensors[g->ops[i].weight].parameter].elements;
-            memset(parameter_gradient(g, g->ops[i].weight, true), 0, (size_t)elements * dtype_size(g->backend->acc));
-        }
-}
-
-/* The dropout masks of microbatch MICROBATCH of STEP: positions follow from the op's own count of elements. */
-static void place_dropout(struct graph *g, struct op *op, int64_t step, int64_t microbatch)
-{
-    int64_t elements = op->class == &op_attention
-                           ? g->options.samples * op->heads * g->options.context * g->options.context
-                           : g->tensors[op->y].rows * g->tensors[op->y].width;
-    op->dropout.step = (uint64_t)step;
-    op->dropout.first = (uint64_t)((elements + 3) / 4 * 4) * (uint64_t)microbatch;
-}
-
-void graph_forward_backward(struct graph *g, const int32_t *inputs, const int32_t *targets, int64_t step, int64_t microbatch,
-                            double loss_scale, void *gradient)
-{
-    g->inputs = inputs;
-    g->targets = targets;
-    g->gradient_data = gradient;
-    g->loss_scale = loss_scale;
-    g->dropping = true;
-    clear_lookups(g);
-    for (int i = 0; i < g->op_count; i++) {
-        struct op *op = &g->ops[i];
-        if (op->rate > 0)
-            place_dropout(g, op, step, microbatch);
-        op->class->forward(g, op);
-    }
-    for (int i = g->op_count - 1; i >= 0; i--) {
-        struct op *op = &g->ops[i];
-        if (op->class->backward_input)
-            op->class->backward_input(g, op);
-        if (op->class->backward_weight)
-            op->class->backward_weight(g, op);
-    }
+    struct graph_boundary b = {0};
+    size_t size;
+    g->slot = g->slots + (size_t)slot * g->slot_bytes;
+    b.input = boundary_data(g, g->stage_input, &b.input_bytes);
+    b.output = boundary_data(g, g->stage_output, &b.output_bytes);
+    if (g->options.training && g->stage_input >= 0)
+        b.input_gradient = boundary_data(g, g->tensors[g->stage_input].gradient, &size);
+    if (g->options.training && g->stage_output >= 0)
+        b.output_gradient = boundary_data(g, g->tensors[g->stage_output].gradient, &size);
+    return b;
 }

@@ -1,8 +1,13 @@
-/* The graph of a model's stage: a builder declares operations on tensors; finishing it checks shapes, derives the backward lists
- * and plans all activation memory in one arena. A step then runs lists of kernel calls: no allocation, no shape logic, no lookup.
+/* The graph of a piece of a model: a builder declares operations on tensors; finishing it checks shapes, derives the lists of kernel
+ * calls for the forward and backward passes, and plans all activation memory. A step then runs those lists: no allocation, no shape
+ * logic, no lookup.
  *
  * Builders call graph_* in order; the first mistake is kept and returned by graph_finish, so that builders need no checks.
- * Matrices of activations are [rows, width] with rows = samples * context. */
+ * Matrices of activations are [rows, width]; a microbatch has samples * columns rows.
+ *
+ * A pass has phases, each run whole: forward, backward, and, where options.split_backward, the weights' gradients last. What a
+ * microbatch keeps from one phase to a later one lies in a slot; as many microbatches can be on their way as there are slots.
+ * What lives within a phase lies in one scratch memory. */
 #ifndef GRAPH_GRAPH_H
 #define GRAPH_GRAPH_H
 
@@ -11,6 +16,7 @@
 
 #include "base/error.h"
 #include "kernels/backend.h"
+#include "mesh/group.h"
 #include "tensor/shard.h"
 
 struct graph;
@@ -23,33 +29,84 @@ struct parameter_init {
     float deviation; /* a normal number times this; 0: the constant alone */
 };
 
-/* A parameter: a persistent array with a global name. All parameters, sorted by name, lie in one flat vector; each begins at a
- * multiple of PARAMETER_ALIGN elements, and the gap before the next is zero. */
+/* A parameter: this rank's slab of a persistent array with a global name. All parameters, sorted by name, lie in one flat vector; each
+ * begins at a multiple of PARAMETER_ALIGN elements, and the gap before the next is zero. */
 enum { PARAMETER_ALIGN = 16 };
 
 struct parameter {
     char name[SHARD_NAME_SIZE]; /* without the "weights/" or "moment1/" in front */
     int dims;
-    int64_t shape[SHARD_MAX_DIMS];
-    int64_t elements;
+    int64_t shape[SHARD_MAX_DIMS];                          /* of the whole array */
+    int64_t first[SHARD_MAX_DIMS], extent[SHARD_MAX_DIMS];  /* of the slab */
+    int64_t elements;                                       /* of the slab */
     struct parameter_init init;
-    bool decays;     /* takes weight decay */
+    bool vector;     /* a bias or gain: takes no weight decay */
     int64_t offset;  /* in the flat vector of parameters and of gradients */
-    int64_t lookup;  /* offset in the gradient vector where a tied parameter's use as lookup table is summed apart; -1: not tied */
+    int bucket;
+    int lookup;      /* the bucket where a tied parameter's use as lookup table is summed apart; -1: not tied */
 };
+
+/* Parameters that follow one another in the flat vector and whose gradients are complete at the same point of the backward pass: what
+ * is exchanged between ranks, gathered and freed as one. */
+struct graph_bucket {
+    int64_t offset, elements; /* in the flat vector of gradients, and of parameters unless it is a lookup's */
+    int lookup_of;            /* a tied parameter's bucket, of the same elements; -1: of parameters of its own */
+};
+
+enum graph_recompute { GRAPH_RECOMPUTE_NONE, GRAPH_RECOMPUTE_ATTENTION, GRAPH_RECOMPUTE_BLOCK };
 
 struct graph_options {
     int64_t samples, context; /* of a microbatch */
     bool training;            /* else forward only */
     bool join_lookups;        /* one microbatch a step: a tied parameter's uses may be joined at once */
     uint64_t seed;            /* of dropout */
+    int recompute;            /* enum graph_recompute: which activations the backward pass computes again */
+    bool split_backward;      /* weights' gradients in a phase of their own */
+    struct group *tensor;     /* ranks that share each product; NULL: this one alone */
+    bool sequence;            /* between products, those ranks share the rows */
+};
+
+/* What a run asks of its surroundings; each may be NULL. An error ends the run. */
+struct graph_hooks {
+    void *context;
+    /* Before the first write of a bucket's gradient in a pass: where it goes (acc). After the last write. */
+    cairn_err (*gradient_begin)(void *context, int bucket, void **gradient);
+    cairn_err (*gradient_ready)(void *context, int bucket);
+    /* Before a phase's first use of a bucket's parameters: where they are (act). After its last use. */
+    cairn_err (*parameters_acquire)(void *context, int bucket, const void **parameters);
+    cairn_err (*parameters_release)(void *context, int bucket);
+    cairn_err (*progress)(void *context); /* after every operation */
 };
 
 struct graph *graph_new(struct backend *backend, const struct graph_options *options); /* NULL: no memory */
 void graph_free(struct graph *graph);
 
 /* ---- declaring ---- */
-tensor_id graph_parameter(struct graph *graph, const char *name, int dims, const int64_t *shape, struct parameter_init init);
+
+/* The following operations belong to unit NUMBER of the model, counted over all pieces: dropout's masks are told apart by it. */
+void graph_unit(struct graph *graph, int number);
+
+/* The operations between the two are computed again in the backward pass if options.recompute is KIND; a segment inside of another
+ * counts for nothing. */
+void graph_segment_begin(struct graph *graph, enum graph_recompute kind);
+void graph_segment_end(struct graph *graph);
+
+struct parameter_desc {
+    const char *name;
+    int dims;
+    int64_t shape[SHARD_MAX_DIMS];
+    int split; /* the dimension of which this rank holds COUNT from FIRST on; -1: it holds the whole */
+    int64_t first, count;
+    struct parameter_init init;
+    bool vector;
+};
+tensor_id graph_parameter(struct graph *graph, const struct parameter_desc *desc);
+
+/* The begin of a piece that is not the model's first: what graph_input is given. WIDTH of the activations. */
+tensor_id graph_stage_input(struct graph *graph, int64_t width);
+/* The end of a piece that is not the model's last. */
+void graph_stage_output(struct graph *graph, tensor_id x);
+
 /* rows of token_table[vocabulary, width] chosen by the input tokens, plus rows of position_table[context, width] */
 tensor_id graph_embedding(struct graph *graph, tensor_id token_table, tensor_id position_table);
 tensor_id graph_layer_norm(struct graph *graph, tensor_id x, tensor_id gain, tensor_id bias, double epsilon);
@@ -67,25 +124,54 @@ cairn_err graph_finish(struct graph *graph);
 /* ---- what it came to ---- */
 int graph_parameter_count(const struct graph *graph);
 const struct parameter *graph_parameter_at(const struct graph *graph, int index); /* in the order of names */
+int graph_bucket_count(const struct graph *graph);
+const struct graph_bucket *graph_bucket_at(const struct graph *graph, int index); /* those of lookups last */
 int64_t graph_parameter_elements(const struct graph *graph); /* of the flat vector, gaps included */
 int64_t graph_gradient_elements(const struct graph *graph);  /* the same and the lookups apart */
-size_t graph_arena_bytes(const struct graph *graph);
+size_t graph_slot_bytes(const struct graph *graph);
+size_t graph_scratch_bytes(const struct graph *graph);
 
 /* ---- running ---- */
 
-/* Where the parameters' compute copy is: act elements, flat. Read at every run. */
+/* Memory for SLOTS microbatches, and SCRATCH (graph_scratch_bytes, of the backend's alloc, the caller's), which graphs that do not run
+ * at once may share; NULL: the graph's own. */
+cairn_err graph_allocate(struct graph *graph, int slots, void *scratch);
+
+/* Where the parameters' compute copy is: act elements, flat. Read at every run; not needed with hooks that acquire them. */
 void graph_bind_parameters(struct graph *graph, const void *parameters);
+void graph_set_hooks(struct graph *graph, const struct graph_hooks *hooks);
 
-/* Forward: INPUTS and TARGETS [samples, context]. TARGETS may be NULL where there is no classifier. Dropout acts only in
- * graph_forward_backward. */
-void graph_forward(struct graph *graph, const int32_t *inputs, const int32_t *targets);
+/* A microbatch's way through the phases of training. */
+struct graph_pass {
+    int slot;
+    int64_t step, microbatch;
+    const int32_t *inputs, *targets; /* [samples, context], for all phases; NULL where the piece reads none */
+    double loss_scale;               /* gradients are of it times the sum of losses */
+};
 
-/* Forward and backward of microbatch MICROBATCH of STEP: gradients of LOSS_SCALE * (sum of losses) into GRADIENT
- * (graph_gradient_elements of acc, overwritten). */
-void graph_forward_backward(struct graph *graph, const int32_t *inputs, const int32_t *targets, int64_t step, int64_t microbatch,
-                            double loss_scale, void *gradient);
+/* A piece that is not the first: INPUT (graph_slot_input) is filled before the forward phase. One that is not the last: OUTPUT is there
+ * after it, until the next run; OUTPUT_GRADIENT is filled before the backward phase; INPUT_GRADIENT is there after it, until the next. */
+enum graph_phase {
+    GRAPH_FORWARD,
+    GRAPH_BACKWARD, /* losses too */
+    GRAPH_WEIGHTS,  /* nothing unless options.split_backward */
+    GRAPH_EVALUATE, /* instead of the others: forward without dropout, and losses if there are targets */
+};
+cairn_err graph_run(struct graph *graph, enum graph_phase phase, const struct graph_pass *pass);
 
-/* After a run with a classifier: the losses of the first ROWS rows, or the mean over all, summed in their order in float64. */
+struct graph_boundary {
+    void *input, *input_gradient, *output, *output_gradient; /* NULL: the piece has none */
+    size_t input_bytes, output_bytes;
+};
+struct graph_boundary graph_boundary(struct graph *graph, int slot);
+
+/* GRAPH_EVALUATE of a whole model: INPUTS and TARGETS [samples, context]. TARGETS may be NULL: then no losses. */
+cairn_err graph_forward(struct graph *graph, const int32_t *inputs, const int32_t *targets);
+
+/* All phases of PASS in a row: gradients into GRADIENT (graph_gradient_elements of acc, overwritten). */
+cairn_err graph_forward_backward(struct graph *graph, const struct graph_pass *pass, void *gradient);
+
+/* After the backward phase, or graph_forward: the losses of the first ROWS rows, or the mean over all, summed in their order in float64. */
 double graph_sum_losses(const struct graph *graph, int64_t rows);
 double graph_mean_loss(const struct graph *graph);
 

@@ -4,27 +4,38 @@
 
 #include "graph/graph.h"
 
-enum { GRAPH_MAX_INPUTS = 3 };
-
 enum tensor_role { ROLE_ACTIVATION, ROLE_PARAMETER, ROLE_STATISTIC, ROLE_GRADIENT };
+
+/* Places in the list of steps, both included. */
+struct interval {
+    int first, last; /* first < 0: empty */
+};
 
 struct tensor {
     enum tensor_role role;
     enum dtype dtype;
-    int64_t rows, width;    /* statistics: rows, 1 */
-    int parameter;          /* index while declaring, by name after finishing; -1 */
-    tensor_id alias;        /* its memory is that tensor's; -1 */
-    tensor_id gradient;     /* of an activation, once derived; -1 */
-    int first_use, last_use;/* positions in forward list then backward list; the memory is its own between them */
-    int64_t offset;         /* bytes into the arena */
-    void *data;
+    int64_t rows, width;     /* statistics: rows, 1 */
+    int parameter;           /* index while declaring, by name after finishing; -1 */
+    tensor_id alias;         /* its memory is that tensor's; -1 */
+    tensor_id gradient;      /* of an activation, once derived; -1 */
+    int producer;            /* the operation that makes it; -1 */
+    struct interval life[2]; /* its memory is its own in these; the second where it is computed again */
+    bool in_slot;            /* lives from one phase to another */
+    int64_t offset;          /* bytes into its slot or into the scratch memory */
 };
 
 struct op;
 
+/* What an operation's backward kernels read beside the gradient of its result. */
+enum { READS_X = 1, READS_Y = 2, READS_STATISTICS = 4 };
+
 /* What the graph knows of a kind of operation. */
 struct op_class {
     const char *name;
+    unsigned input_reads, weight_reads; /* READS_...: of backward_input, of backward_weight */
+    bool in_place;                      /* the result is its input, changed where it is; so is its gradient */
+    bool adds_to_gradient;              /* backward_input can add to a gradient of x that is there */
+    bool backward_only;                 /* in training the forward phase has nothing to do */
     cairn_err (*prepare)(struct graph *, struct op *); /* plans of products and the like; may be NULL */
     void (*forward)(struct graph *, struct op *);
     void (*backward_input)(struct graph *, struct op *);  /* gradients of activations; NULL: has none */
@@ -34,16 +45,18 @@ struct op_class {
 
 struct op {
     const struct op_class *class;
-    int number;
+    int unit;                     /* of the model */
+    int segment;                  /* computed again as one; -1: kept */
     tensor_id x, h;               /* activations read; -1 */
     tensor_id y;                  /* activation made; -1 */
     tensor_id weight, bias;       /* parameters; -1 */
     tensor_id statistic[2];       /* kept for the backward pass; -1 */
     bool add_x;                   /* the gradient of x exists already: add to it */
+    bool adds_bias;               /* of tensor ranks that share a product, one adds its bias */
     double epsilon;
     float rate;
     int64_t heads;
-    bool is_lookup;               /* the weight's gradient goes to its lookup region */
+    bool is_lookup;               /* the weight's gradient goes to its lookup bucket */
     bool clears_lookup;           /* and the region must be cleared before */
     struct dropout dropout;
     struct matmul *forward_plan, *input_plan, *weight_plan;
@@ -51,33 +64,89 @@ struct op {
     struct classifier *classifier;
 };
 
+/* A call of a kernel, with what has to happen around it: entries first..first + count - 1 of the graph's events. */
+enum step_kind { STEP_FORWARD, STEP_BACKWARD_INPUT, STEP_BACKWARD_WEIGHT };
+enum event_kind { EVENT_ACQUIRE, EVENT_BEGIN, EVENT_RELEASE, EVENT_READY }; /* the first two before the step */
+
+struct event {
+    enum event_kind kind;
+    int step, bucket;
+};
+
+struct step {
+    int op;
+    enum step_kind kind;
+    bool again;            /* a forward step of the backward phase */
+    int before, after;     /* events of this step: [before, after) come first, [after, next step's before) last */
+};
+
 struct graph {
     struct backend *backend;
     struct graph_options options;
-    int64_t rows;
+    int64_t rows;                 /* of a microbatch */
     cairn_err error;              /* the first mistake of the builder */
     char error_message[512];
     struct tensor *tensors;
     int tensor_count, tensor_room;
     struct op *ops;
     int op_count, op_room;
+    int unit, dropouts_in_unit, segment, segment_count, segment_depth; /* while declaring */
     struct parameter *parameters; /* in order of declaration, sorted by name when finished */
     int parameter_count, parameter_room;
+    struct graph_bucket *buckets;
+    int bucket_count;
     int64_t parameter_elements, gradient_elements;
-    void *arena;
-    size_t arena_bytes;
-    tensor_id losses;
+    struct step *steps;           /* of all phases in a row, and a last one that only ends the list */
+    int step_count, step_room;
+    int phase_begin[4];           /* forward, backward, weights, end */
+    struct event *events;
+    int event_count, event_room;
+    char *slots, *scratch;        /* memory */
+    int slot_count;
+    bool own_scratch;
+    size_t slot_bytes, scratch_bytes;
+    tensor_id losses, stage_input, stage_output;
+    struct graph_hooks hooks;
+    const void **bucket_parameters; /* by bucket: where they are now */
+    void **bucket_gradients;
     /* of the current run */
+    char *slot;
     const int32_t *inputs, *targets;
-    const char *parameter_data;
-    char *gradient_data;
     double loss_scale;
     bool dropping;                /* training's forward pass: dropout acts */
+    cairn_err run_error;          /* of an operation that spoke to other ranks */
 };
 
-static inline void *tensor_data(struct graph *g, tensor_id id)
+static inline tensor_id tensor_owner(const struct graph *g, tensor_id id)
 {
-    return id < 0 ? NULL : g->tensors[id].data;
+    while (id >= 0 && g->tensors[id].alias >= 0)
+        id = g->tensors[id].alias;
+    return id;
+}
+
+static inline void *tensor_data(const struct graph *g, tensor_id id)
+{
+    if (id < 0)
+        return NULL;
+    const struct tensor *t = &g->tensors[tensor_owner(g, id)];
+    return (t->in_slot ? g->slot : g->scratch) + t->offset;
+}
+
+static inline void *gradient_of(const struct graph *g, tensor_id x)
+{
+    return tensor_data(g, g->tensors[x].gradient);
+}
+
+static inline struct parameter *parameter_of(struct graph *g, tensor_id id)
+{
+    return &g->parameters[g->tensors[id].parameter];
+}
+
+/* The bucket that takes a parameter's gradient, of a tied one's use as lookup table if LOOKUP. */
+static inline int gradient_bucket(struct graph *g, tensor_id id, bool lookup)
+{
+    const struct parameter *p = parameter_of(g, id);
+    return lookup && p->lookup >= 0 ? p->lookup : p->bucket;
 }
 
 /* The compute copy of a parameter. */
@@ -85,29 +154,52 @@ static inline const void *parameter_data(struct graph *g, tensor_id id)
 {
     if (id < 0)
         return NULL;
-    const struct parameter *p = &g->parameters[g->tensors[id].parameter];
-    return g->parameter_data + (size_t)p->offset * dtype_size(g->backend->act);
+    const struct parameter *p = parameter_of(g, id);
+    size_t inside = (size_t)(p->offset - g->buckets[p->bucket].offset);
+    return (const char *)g->bucket_parameters[p->bucket] + inside * dtype_size(g->backend->act);
 }
 
 /* Where a parameter's gradient goes in this run; of a tied one's use as lookup table if LOOKUP. */
 static inline void *parameter_gradient(struct graph *g, tensor_id id, bool lookup)
 {
-    const struct parameter *p = &g->parameters[g->tensors[id].parameter];
-    int64_t offset = lookup && p->lookup >= 0 ? p->lookup : p->offset;
-    return g->gradient_data + (size_t)offset * dtype_size(g->backend->acc);
+    const struct parameter *p = parameter_of(g, id);
+    int64_t inside = p->offset - g->buckets[p->bucket].offset;
+    return (char *)g->bucket_gradients[gradient_bucket(g, id, lookup)] + (size_t)inside * dtype_size(g->backend->acc);
+}
+
+/* Whether the op writes gradients of parameters in its step of KIND. */
+static inline bool op_writes_weights(const struct op *op, enum step_kind kind)
+{
+    return kind == STEP_BACKWARD_WEIGHT || (kind == STEP_BACKWARD_INPUT && op->class->backward_only);
 }
 
 /* graph.c */
 tensor_id graph_add_tensor(struct graph *g, enum tensor_role role, enum dtype dtype, int64_t rows, int64_t width);
 struct op *graph_add_op(struct graph *g, const struct op_class *class); /* NULL after an error */
 void graph_mistake(struct graph *g, const char *format, ...) __attribute__((format(printf, 2, 3)));
+bool graph_grow(struct graph *g, void **array, int count, int *room, size_t size); /* room for one more element; false: the graph's error */
+
+/* ops.c: for all kinds of operations */
+bool graph_is_activation(struct graph *g, tensor_id x, const char *op);
+bool graph_is_parameter(struct graph *g, tensor_id p, int64_t rows, int64_t width, const char *op);
+/* An activation made by OP. */
+tensor_id graph_result(struct graph *g, struct op *op, int64_t rows, int64_t width);
+tensor_id graph_statistic(struct graph *g, struct op *op, int64_t rows);
 
 /* backward.c: gradients of activations, and which ops add to one that is there */
 void graph_derive_backward(struct graph *g);
 
-/* arena.c: offsets for all tensors that need memory of their own; *BYTES is the arena's size */
-cairn_err graph_plan_arena(struct graph *g, size_t *bytes);
+/* steps.c: the list of steps */
+cairn_err graph_list_steps(struct graph *g);
+
+/* parameters.c: places of parameters, their buckets, and the events around steps */
+cairn_err graph_place_parameters(struct graph *g); /* before the steps are listed */
+cairn_err graph_make_buckets(struct graph *g);     /* after */
+
+/* arena.c: offsets of all tensors that need memory of their own, and the sizes of a slot and of the scratch memory */
+cairn_err graph_plan_memory(struct graph *g);
 
 extern const struct op_class op_embedding, op_layer_norm, op_linear, op_attention, op_gelu, op_residual, op_classifier;
+extern const struct op_class op_stage_input, op_stage_output, op_tensor_enter, op_tensor_leave;
 
 #endif

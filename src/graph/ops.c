@@ -4,7 +4,10 @@
 /* The backend's table, and the backend itself as its first argument. */
 #define KERNEL(g) ((g)->backend->table)
 
-static bool is_activation(struct graph *g, tensor_id x, const char *op)
+/* Each unit of a model has so many numbers for its dropouts' keys. */
+enum { DROPOUTS_IN_UNIT = 16 };
+
+bool graph_is_activation(struct graph *g, tensor_id x, const char *op)
 {
     if (g->error)
         return false;
@@ -13,7 +16,7 @@ static bool is_activation(struct graph *g, tensor_id x, const char *op)
     return !g->error;
 }
 
-static bool is_parameter(struct graph *g, tensor_id p, int64_t rows, int64_t width, const char *op)
+bool graph_is_parameter(struct graph *g, tensor_id p, int64_t rows, int64_t width, const char *op)
 {
     if (g->error)
         return false;
@@ -25,14 +28,25 @@ static bool is_parameter(struct graph *g, tensor_id p, int64_t rows, int64_t wid
     return !g->error;
 }
 
-static tensor_id activation(struct graph *g, int64_t width)
+tensor_id graph_result(struct graph *g, struct op *op, int64_t rows, int64_t width)
 {
-    return graph_add_tensor(g, ROLE_ACTIVATION, g->backend->act, g->rows, width);
+    op->y = graph_add_tensor(g, ROLE_ACTIVATION, g->backend->act, rows, width);
+    if (op->y >= 0)
+        g->tensors[op->y].producer = (int)(op - g->ops);
+    return op->y;
 }
 
-static tensor_id statistic(struct graph *g, int64_t rows)
+tensor_id graph_statistic(struct graph *g, struct op *op, int64_t rows)
 {
-    return graph_add_tensor(g, ROLE_STATISTIC, g->backend->acc, rows, 1);
+    tensor_id id = graph_add_tensor(g, ROLE_STATISTIC, g->backend->acc, rows, 1);
+    if (id >= 0)
+        g->tensors[id].producer = (int)(op - g->ops);
+    return id;
+}
+
+static int64_t rows_of(const struct graph *g, tensor_id x)
+{
+    return g->tensors[x].rows;
 }
 
 static void set_dropout(struct graph *g, struct op *op, float rate)
@@ -41,7 +55,7 @@ static void set_dropout(struct graph *g, struct op *op, float rate)
         graph_mistake(g, "%s: dropout %g is not in [0, 1)", op->class->name, (double)rate);
     op->rate = rate;
     op->dropout.rate = rate;
-    op->dropout.key = philox_key_make(g->options.seed, STREAM_DROPOUT, (uint32_t)op->number);
+    op->dropout.key = philox_key_make(g->options.seed, STREAM_DROPOUT, (uint32_t)(op->unit * DROPOUTS_IN_UNIT + g->dropouts_in_unit++));
 }
 
 /* What the forward pass drops: nothing outside training. */
@@ -53,11 +67,6 @@ static struct dropout active_dropout(const struct graph *g, const struct op *op)
     return d;
 }
 
-static void *gradient_of(struct graph *g, tensor_id x)
-{
-    return tensor_data(g, g->tensors[x].gradient);
-}
-
 /* ---- embedding ---- */
 
 tensor_id graph_embedding(struct graph *g, tensor_id token_table, tensor_id position_table)
@@ -67,7 +76,7 @@ tensor_id graph_embedding(struct graph *g, tensor_id token_table, tensor_id posi
     if (token_table < 0)
         graph_mistake(g, "embedding: no table of tokens");
     int64_t width = g->error ? 0 : g->tensors[token_table].width;
-    if (!is_parameter(g, position_table, g->options.context, width, "embedding"))
+    if (!graph_is_parameter(g, position_table, g->options.context, width, "embedding"))
         return -1;
     struct op *op = graph_add_op(g, &op_embedding);
     if (!op)
@@ -75,7 +84,7 @@ tensor_id graph_embedding(struct graph *g, tensor_id token_table, tensor_id posi
     op->weight = token_table;
     op->bias = position_table;
     op->is_lookup = true;
-    return op->y = activation(g, width);
+    return graph_result(g, op, g->rows, width);
 }
 
 static struct embedding_desc embedding_of(const struct graph *g, const struct op *op)
@@ -105,10 +114,10 @@ const struct op_class op_embedding = {.name = "embedding", .forward = embedding_
 
 tensor_id graph_layer_norm(struct graph *g, tensor_id x, tensor_id gain, tensor_id bias, double epsilon)
 {
-    if (!is_activation(g, x, "layer norm"))
+    if (!graph_is_activation(g, x, "layer norm"))
         return -1;
     int64_t width = g->tensors[x].width;
-    if (!is_parameter(g, gain, 1, width, "layer norm") || !is_parameter(g, bias, 1, width, "layer norm"))
+    if (!graph_is_parameter(g, gain, 1, width, "layer norm") || !graph_is_parameter(g, bias, 1, width, "layer norm"))
         return -1;
     struct op *op = graph_add_op(g, &op_layer_norm);
     if (!op)
@@ -117,43 +126,45 @@ tensor_id graph_layer_norm(struct graph *g, tensor_id x, tensor_id gain, tensor_
     op->weight = gain;
     op->bias = bias;
     op->epsilon = epsilon;
-    op->statistic[0] = statistic(g, g->rows);
-    op->statistic[1] = statistic(g, g->rows);
-    return op->y = activation(g, width);
+    op->statistic[0] = graph_statistic(g, op, rows_of(g, x));
+    op->statistic[1] = graph_statistic(g, op, rows_of(g, x));
+    return graph_result(g, op, rows_of(g, x), width);
 }
 
 static void layer_norm_forward(struct graph *g, struct op *op)
 {
     KERNEL(g)->layer_norm_forward(g->backend, tensor_data(g, op->y), tensor_data(g, op->statistic[0]),
                                   tensor_data(g, op->statistic[1]), tensor_data(g, op->x), parameter_data(g, op->weight),
-                                  parameter_data(g, op->bias), g->rows, g->tensors[op->x].width, op->epsilon);
+                                  parameter_data(g, op->bias), rows_of(g, op->x), g->tensors[op->x].width, op->epsilon);
 }
 
 static void layer_norm_backward_input(struct graph *g, struct op *op)
 {
     KERNEL(g)->layer_norm_backward_input(g->backend, gradient_of(g, op->x), gradient_of(g, op->y), tensor_data(g, op->x),
                                          parameter_data(g, op->weight), tensor_data(g, op->statistic[0]),
-                                         tensor_data(g, op->statistic[1]), g->rows, g->tensors[op->x].width, op->add_x);
+                                         tensor_data(g, op->statistic[1]), rows_of(g, op->x), g->tensors[op->x].width, op->add_x);
 }
 
 static void layer_norm_backward_weight(struct graph *g, struct op *op)
 {
     KERNEL(g)->layer_norm_backward_weight(g->backend, parameter_gradient(g, op->weight, false), parameter_gradient(g, op->bias, false),
                                           gradient_of(g, op->y), tensor_data(g, op->x), tensor_data(g, op->statistic[0]),
-                                          tensor_data(g, op->statistic[1]), g->rows, g->tensors[op->x].width);
+                                          tensor_data(g, op->statistic[1]), rows_of(g, op->x), g->tensors[op->x].width);
 }
 
-const struct op_class op_layer_norm = {.name = "layer norm", .forward = layer_norm_forward,
+const struct op_class op_layer_norm = {.name = "layer norm", .input_reads = READS_X | READS_STATISTICS,
+                                       .weight_reads = READS_X | READS_STATISTICS, .adds_to_gradient = true,
+                                       .forward = layer_norm_forward,
                                        .backward_input = layer_norm_backward_input, .backward_weight = layer_norm_backward_weight};
 
 /* ---- linear ---- */
 
 tensor_id graph_linear(struct graph *g, tensor_id x, tensor_id weight, tensor_id bias)
 {
-    if (!is_activation(g, x, "linear"))
+    if (!graph_is_activation(g, x, "linear"))
         return -1;
     int64_t out = weight < 0 ? 0 : g->tensors[weight].rows;
-    if (!is_parameter(g, weight, out, g->tensors[x].width, "linear") || (bias >= 0 && !is_parameter(g, bias, 1, out, "linear")))
+    if (!graph_is_parameter(g, weight, out, g->tensors[x].width, "linear") || (bias >= 0 && !graph_is_parameter(g, bias, 1, out, "linear")))
         return -1;
     struct op *op = graph_add_op(g, &op_linear);
     if (!op)
@@ -161,12 +172,12 @@ tensor_id graph_linear(struct graph *g, tensor_id x, tensor_id weight, tensor_id
     op->x = x;
     op->weight = weight;
     op->bias = bias;
-    return op->y = activation(g, out);
+    return graph_result(g, op, rows_of(g, x), out);
 }
 
 static cairn_err linear_prepare(struct graph *g, struct op *op)
 {
-    int64_t rows = g->rows, in = g->tensors[op->x].width, out = g->tensors[op->y].width;
+    int64_t rows = rows_of(g, op->x), in = g->tensors[op->x].width, out = g->tensors[op->y].width;
     const struct matmul_desc forward = {.m = rows, .n = out, .k = in, .transpose_b = true, .bias = op->bias >= 0};
     TRY(KERNEL(g)->matmul_create(g->backend, &forward, &op->forward_plan));
     if (!g->options.training)
@@ -193,8 +204,8 @@ static void linear_backward_weight(struct graph *g, struct op *op)
     KERNEL(g)->matmul_run(op->weight_plan, parameter_gradient(g, op->weight, false), gradient_of(g, op->y), tensor_data(g, op->x),
                           NULL);
     if (op->bias >= 0)
-        KERNEL(g)->bias_backward(g->backend, parameter_gradient(g, op->bias, false), gradient_of(g, op->y), g->rows,
-                                 g->tensors[op->y].width);
+        KERNEL(g)->bias_backward(g->backend, parameter_gradient(g, op->bias, false), gradient_of(g, op->y),
+                                 rows_of(g, op->y), g->tensors[op->y].width);
 }
 
 static void linear_release(struct graph *g, struct op *op)
@@ -205,7 +216,7 @@ static void linear_release(struct graph *g, struct op *op)
             KERNEL(g)->matmul_destroy(plans[i]);
 }
 
-const struct op_class op_linear = {.name = "linear", .prepare = linear_prepare, .forward = linear_forward,
+const struct op_class op_linear = {.name = "linear", .weight_reads = READS_X, .adds_to_gradient = true, .prepare = linear_prepare, .forward = linear_forward,
                                    .backward_input = linear_backward_input, .backward_weight = linear_backward_weight,
                                    .release = linear_release};
 
@@ -213,7 +224,7 @@ const struct op_class op_linear = {.name = "linear", .prepare = linear_prepare, 
 
 tensor_id graph_attention(struct graph *g, tensor_id qkv, int64_t heads, float dropout)
 {
-    if (!is_activation(g, qkv, "attention"))
+    if (!graph_is_activation(g, qkv, "attention"))
         return -1;
     int64_t width = g->tensors[qkv].width / 3;
     if (heads < 1 || g->tensors[qkv].width != 3 * width || width % heads)
@@ -224,8 +235,8 @@ tensor_id graph_attention(struct graph *g, tensor_id qkv, int64_t heads, float d
     op->x = qkv;
     op->heads = heads;
     set_dropout(g, op, dropout);
-    op->statistic[0] = statistic(g, g->rows * heads);
-    return op->y = activation(g, width);
+    op->statistic[0] = graph_statistic(g, op, g->rows * heads);
+    return graph_result(g, op, g->rows, width);
 }
 
 static cairn_err attention_prepare(struct graph *g, struct op *op)
@@ -253,21 +264,21 @@ static void attention_release(struct graph *g, struct op *op)
         KERNEL(g)->attention_destroy(op->attention);
 }
 
-const struct op_class op_attention = {.name = "attention", .prepare = attention_prepare, .forward = attention_forward,
+const struct op_class op_attention = {.name = "attention", .input_reads = READS_X | READS_Y | READS_STATISTICS, .prepare = attention_prepare, .forward = attention_forward,
                                       .backward_input = attention_backward, .release = attention_release};
 
 /* ---- GELU ---- */
 
 tensor_id graph_gelu(struct graph *g, tensor_id x)
 {
-    if (!is_activation(g, x, "gelu"))
+    if (!graph_is_activation(g, x, "gelu"))
         return -1;
     int64_t width = g->tensors[x].width;
     struct op *op = graph_add_op(g, &op_gelu);
     if (!op)
         return -1;
     op->x = x;
-    return op->y = activation(g, width);
+    return graph_result(g, op, rows_of(g, x), width);
 }
 
 static int64_t elements(const struct graph *g, tensor_id x)
@@ -285,13 +296,13 @@ static void gelu_backward(struct graph *g, struct op *op)
     KERNEL(g)->gelu_backward(g->backend, gradient_of(g, op->x), gradient_of(g, op->y), tensor_data(g, op->x), elements(g, op->x));
 }
 
-const struct op_class op_gelu = {.name = "gelu", .forward = gelu_forward, .backward_input = gelu_backward};
+const struct op_class op_gelu = {.name = "gelu", .input_reads = READS_X, .forward = gelu_forward, .backward_input = gelu_backward};
 
 /* ---- residual and dropout ---- */
 
 tensor_id graph_residual(struct graph *g, tensor_id x, tensor_id h, float dropout)
 {
-    if ((x >= 0 && !is_activation(g, x, "residual")) || !is_activation(g, h, "residual"))
+    if ((x >= 0 && !graph_is_activation(g, x, "residual")) || !graph_is_activation(g, h, "residual"))
         return -1;
     if (x >= 0 && g->tensors[x].width != g->tensors[h].width)
         graph_mistake(g, "residual: widths %lld and %lld differ", (long long)g->tensors[x].width, (long long)g->tensors[h].width);
@@ -302,7 +313,7 @@ tensor_id graph_residual(struct graph *g, tensor_id x, tensor_id h, float dropou
     op->x = x;
     op->h = h;
     set_dropout(g, op, dropout);
-    return op->y = activation(g, width);
+    return graph_result(g, op, rows_of(g, h), width);
 }
 
 tensor_id graph_dropout(struct graph *g, tensor_id x, float rate)
@@ -328,10 +339,10 @@ const struct op_class op_residual = {.name = "residual", .forward = residual_for
 
 void graph_classifier(struct graph *g, tensor_id x, tensor_id weight)
 {
-    if (!is_activation(g, x, "classifier"))
+    if (!graph_is_activation(g, x, "classifier"))
         return;
     int64_t vocabulary = weight < 0 ? 0 : g->tensors[weight].rows;
-    if (!is_parameter(g, weight, vocabulary, g->tensors[x].width, "classifier"))
+    if (!graph_is_parameter(g, weight, vocabulary, g->tensors[x].width, "classifier"))
         return;
     if (g->losses >= 0)
         graph_mistake(g, "a graph has one classifier");
@@ -340,7 +351,7 @@ void graph_classifier(struct graph *g, tensor_id x, tensor_id weight)
         return;
     op->x = x;
     op->weight = weight;
-    op->statistic[0] = g->losses = statistic(g, g->rows);
+    op->statistic[0] = g->losses = graph_statistic(g, op, g->rows);
 }
 
 static cairn_err classifier_prepare(struct graph *g, struct op *op)
@@ -351,13 +362,16 @@ static cairn_err classifier_prepare(struct graph *g, struct op *op)
 
 static void classifier_forward(struct graph *g, struct op *op)
 {
-    void *losses = tensor_data(g, op->statistic[0]);
-    const void *x = tensor_data(g, op->x), *weight = parameter_data(g, op->weight);
-    if (!g->gradient_data)
-        KERNEL(g)->classifier_loss(op->classifier, losses, x, weight, g->targets);
-    else /* logits are never kept, so the gradients are made along with the losses */
-        KERNEL(g)->classifier_loss_and_gradients(op->classifier, losses, gradient_of(g, op->x),
-                                                 parameter_gradient(g, op->weight, false), x, weight, g->targets, g->loss_scale);
+    KERNEL(g)->classifier_loss(op->classifier, tensor_data(g, op->statistic[0]), tensor_data(g, op->x), parameter_data(g, op->weight),
+                               g->targets);
+}
+
+/* Logits are never kept, so the losses are made along with the gradients. */
+static void classifier_backward(struct graph *g, struct op *op)
+{
+    KERNEL(g)->classifier_loss_and_gradients(op->classifier, tensor_data(g, op->statistic[0]), gradient_of(g, op->x),
+                                             parameter_gradient(g, op->weight, false), tensor_data(g, op->x),
+                                             parameter_data(g, op->weight), g->targets, g->loss_scale);
 }
 
 static void classifier_release(struct graph *g, struct op *op)
@@ -366,5 +380,6 @@ static void classifier_release(struct graph *g, struct op *op)
         KERNEL(g)->classifier_destroy(op->classifier);
 }
 
-const struct op_class op_classifier = {.name = "classifier", .prepare = classifier_prepare, .forward = classifier_forward,
-                                       .release = classifier_release};
+const struct op_class op_classifier = {.name = "classifier", .input_reads = READS_X | READS_STATISTICS, .backward_only = true,
+                                       .prepare = classifier_prepare, .forward = classifier_forward,
+                                       .backward_input = classifier_backward, .release = classifier_release};

@@ -13,18 +13,22 @@ struct namer {
     char prefix[64];
 };
 
-static tensor_id vector(const struct namer *n, const char *name, int64_t width, struct parameter_init init)
+static tensor_id declare(const struct namer *n, const char *name, struct parameter_desc desc)
 {
     char full[SHARD_NAME_SIZE];
     snprintf(full, sizeof full, "%s%s", n->prefix, name);
-    return graph_parameter(n->graph, full, 1, &width, init);
+    desc.name = full;
+    return graph_parameter(n->graph, &desc);
+}
+
+static tensor_id vector(const struct namer *n, const char *name, int64_t width, struct parameter_init init)
+{
+    return declare(n, name, (struct parameter_desc){.dims = 1, .shape = {width}, .split = -1, .init = init, .vector = true});
 }
 
 static tensor_id matrix(const struct namer *n, const char *name, int64_t rows, int64_t width, float deviation)
 {
-    char full[SHARD_NAME_SIZE];
-    snprintf(full, sizeof full, "%s%s", n->prefix, name);
-    return graph_parameter(n->graph, full, 2, (int64_t[]){rows, width}, (struct parameter_init){0, deviation});
+    return declare(n, name, (struct parameter_desc){.dims = 2, .shape = {rows, width}, .split = -1, .init = {0, deviation}});
 }
 
 static tensor_id norm(const struct namer *n, const char *name, tensor_id x, int64_t width)
@@ -50,27 +54,55 @@ static tensor_id block(struct graph *g, const struct gpt *m, int64_t layer, tens
     /* Each of the 2 * layers residual branches adds to the variance: GPT-2 scales their last products' weights for it. */
     float branch_deviation = weight_deviation / sqrtf(2.0f * (float)m->layers);
     int64_t c = m->width;
+    graph_unit(g, (int)layer + 1);
+    graph_segment_begin(g, GRAPH_RECOMPUTE_BLOCK);
+    graph_segment_begin(g, GRAPH_RECOMPUTE_ATTENTION);
     tensor_id h = norm(&n, "attention_norm", x, c);
     h = linear(&n, "attention.qkv", h, c, 3 * c, weight_deviation);
     h = graph_attention(g, h, m->heads, m->dropout);
     h = linear(&n, "attention.projection", h, c, c, branch_deviation);
+    graph_segment_end(g);
     x = graph_residual(g, x, h, m->dropout);
     h = norm(&n, "mlp_norm", x, c);
     h = linear(&n, "mlp.expand", h, c, 4 * c, weight_deviation);
     h = graph_gelu(g, h);
     h = linear(&n, "mlp.contract", h, 4 * c, c, branch_deviation);
-    return graph_residual(g, x, h, m->dropout);
+    x = graph_residual(g, x, h, m->dropout);
+    graph_segment_end(g);
+    return x;
 }
 
-void gpt_declare(struct graph *g, const struct gpt *m, int64_t context, bool classify, tensor_id *hidden, tensor_id *head)
+/* The table of tokens: where the model begins, and where it ends if it is tied. */
+static tensor_id token_table(const struct namer *n, const struct gpt *m)
+{
+    return matrix(n, "token_embedding", m->vocabulary, m->width, weight_deviation);
+}
+
+static tensor_id begin(const struct namer *n, const struct gpt *m, const struct gpt_piece *piece, int64_t context, tensor_id *tokens)
+{
+    if (!piece->begins)
+        return graph_stage_input(n->graph, m->width);
+    graph_unit(n->graph, 0);
+    *tokens = token_table(n, m);
+    tensor_id positions = matrix(n, "position_embedding", context, m->width, weight_deviation);
+    return graph_dropout(n->graph, graph_embedding(n->graph, *tokens, positions), m->dropout);
+}
+
+void gpt_declare(struct graph *g, const struct gpt *m, const struct gpt_piece *piece, int64_t context, bool classify, tensor_id *hidden,
+                 tensor_id *head)
 {
     struct namer n = {.graph = g, .prefix = ""};
-    tensor_id tokens = matrix(&n, "token_embedding", m->vocabulary, m->width, weight_deviation);
-    tensor_id positions = matrix(&n, "position_embedding", context, m->width, weight_deviation);
-    tensor_id x = graph_dropout(g, graph_embedding(g, tokens, positions), m->dropout);
-    for (int64_t i = 0; i < m->layers; i++)
+    tensor_id tokens = -1, x = begin(&n, m, piece, context, &tokens);
+    for (int64_t i = piece->first; i < piece->first + piece->count; i++)
         x = block(g, m, i, x);
+    if (!piece->ends) {
+        graph_stage_output(g, x);
+        return;
+    }
+    graph_unit(g, (int)m->layers + 1);
     x = norm(&n, "final_norm", x, m->width);
+    if (m->tied && tokens < 0)
+        tokens = token_table(&n, m);
     tensor_id table = m->tied ? tokens : matrix(&n, "head.weight", m->vocabulary, m->width, weight_deviation);
     if (classify)
         graph_classifier(g, x, table);
@@ -78,6 +110,40 @@ void gpt_declare(struct graph *g, const struct gpt *m, int64_t context, bool cla
         *hidden = x;
     if (head)
         *head = table;
+}
+
+/* Multiplications and additions of a token's forward pass. */
+static double block_cost(const struct gpt *m, int64_t context)
+{
+    double c = (double)m->width;
+    return 24 * c * c + 2 * c * (double)context; /* products; attention's two, over half of the context on average */
+}
+
+static double head_cost(const struct gpt *m)
+{
+    return 2 * (double)m->vocabulary * (double)m->width;
+}
+
+/* The most costly of COUNT pieces if the last has LAST blocks. */
+static double worst_cost(const struct gpt *m, int64_t context, int count, int64_t last)
+{
+    int64_t others = (m->layers - last + count - 2) / (count - 1);
+    return fmax((double)others * block_cost(m, context), (double)last * block_cost(m, context) + head_cost(m));
+}
+
+struct gpt_piece gpt_piece_of(const struct gpt *m, int64_t context, int count, int index)
+{
+    struct gpt_piece p = {.count = m->layers, .begins = index == 0, .ends = index == count - 1};
+    if (count == 1)
+        return p;
+    int64_t last = 1, most = m->layers - count + 1;
+    for (int64_t n = 2; n <= most; n++)
+        if (worst_cost(m, context, count, n) <= worst_cost(m, context, count, last))
+            last = n;
+    int64_t rest = m->layers - last, base = rest / (count - 1), more = rest % (count - 1);
+    p.count = p.ends ? last : base + (index < more);
+    p.first = p.ends ? rest : index * base + (index < more ? index : more);
+    return p;
 }
 
 int64_t gpt_parameter_count(const struct gpt *m, int64_t context)

@@ -10,11 +10,21 @@ struct gpt {
     float dropout; /* of the embedding, the attention's probabilities and both residual branches */
 };
 
-/* Declares the model in GRAPH, up to the classifier. The final norm's output, for generating, goes to *HIDDEN and the table of
- * the head to *HEAD (either may be NULL). The classifier is added if CLASSIFY. Errors come out at graph_finish. */
-void gpt_declare(struct graph *graph, const struct gpt *gpt, int64_t context, bool classify, tensor_id *hidden, tensor_id *head);
+/* A run of blocks, with the embedding before the first and the head after the last if it has these. */
+struct gpt_piece {
+    int64_t first, count; /* blocks */
+    bool begins, ends;    /* the model */
+};
 
-/* Its parameters, for the log. */
+/* Piece INDEX of COUNT (at most the layers): cut so that the most costly piece, in operations, costs as little as can be. */
+struct gpt_piece gpt_piece_of(const struct gpt *gpt, int64_t context, int count, int index);
+
+/* Declares a piece of the model in GRAPH. The last one's classifier is added if CLASSIFY; the final norm's output, for generating, goes to
+ * *HIDDEN and the table of the head to *HEAD (either may be NULL). Errors come out at graph_finish. */
+void gpt_declare(struct graph *graph, const struct gpt *gpt, const struct gpt_piece *piece, int64_t context, bool classify,
+                 tensor_id *hidden, tensor_id *head);
+
+/* The model's parameters, for the log. */
 int64_t gpt_parameter_count(const struct gpt *gpt, int64_t context);
 
 #endif

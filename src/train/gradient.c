@@ -53,7 +53,7 @@ static cairn_err list_chunks(struct gradient *t, const struct graph *graph)
         for (int64_t at = 0; at < p->elements; at += NORM_CHUNK) {
             int64_t left = p->elements - at;
             t->chunks[t->chunk_count++] = (struct chunk){.offset = p->offset + at, .length = left < NORM_CHUNK ? left : NORM_CHUNK,
-                                                         .lookup = p->lookup < 0 ? -1 : p->lookup + at};
+                                                         .lookup = p->lookup < 0 ? -1 : graph_bucket_at(graph, p->lookup)->offset + at};
         }
     }
     return CAIRN_OK;
@@ -99,7 +99,7 @@ static cairn_err share_elements(struct gradient *t, const struct graph *graph)
         for (int r = 0; r < ranks; r++) {
             int64_t from = most(t->main.begin[r], p->offset);
             int64_t to = least(t->main.begin[r] + t->main.length[r], p->offset + p->elements);
-            l->begin[r] = from - p->offset + p->lookup;
+            l->begin[r] = from - p->offset + graph_bucket_at(graph, p->lookup)->offset;
             l->length[r] = most(to - from, 0);
         }
     }

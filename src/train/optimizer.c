@@ -16,7 +16,7 @@ void optimizer_update(const struct config *c, struct weights *w, const void *gra
     for (int i = 0; i < w->count; i++) {
         const struct parameter *p = &w->parameters[i];
         size_t at = (size_t)p->offset;
-        adamw.weight_decay = p->decays ? c->optimizer.weight_decay : 0;
+        adamw.weight_decay = p->vector ? 0 : c->optimizer.weight_decay;
         w->backend->table->adamw(w->backend, (char *)w->master + at * acc, (char *)w->moment1 + at * acc,
                                  (char *)w->moment2 + at * acc, w->compute == w->master ? NULL : (char *)w->compute + at * act,
                                  (const char *)gradient + at * acc, p->elements, &adamw);

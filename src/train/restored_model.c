@@ -35,8 +35,10 @@ static cairn_err build(struct restored_model *m, int local_ranks, int64_t sample
     m->graph = graph_new(m->backend, &options);
     if (!m->graph)
         return FAIL(CAIRN_ENOMEM, "no memory for the graph");
-    gpt_declare(m->graph, &gpt, c->model.context, classify, &m->hidden, &m->head);
+    const struct gpt_piece whole = gpt_piece_of(&gpt, c->model.context, 1, 0);
+    gpt_declare(m->graph, &gpt, &whole, c->model.context, classify, &m->hidden, &m->head);
     TRY(graph_finish(m->graph));
+    TRY(graph_allocate(m->graph, 1, NULL));
     TRY(weights_open(m->backend, m->graph, false, &m->weights));
     graph_bind_parameters(m->graph, m->weights.compute);
     return CAIRN_OK;

@@ -126,8 +126,10 @@ static cairn_err open_model(struct trainer *t)
     t->graph = graph_new(t->backend, &options);
     if (!t->graph)
         return FAIL(CAIRN_ENOMEM, "no memory for the graph");
-    gpt_declare(t->graph, &gpt, c->model.context, true, NULL, NULL);
+    const struct gpt_piece whole = gpt_piece_of(&gpt, c->model.context, 1, 0);
+    gpt_declare(t->graph, &gpt, &whole, c->model.context, true, NULL, NULL);
     TRY_CONTEXT(graph_finish(t->graph), "building the model");
+    TRY(graph_allocate(t->graph, 1, NULL));
     TRY(weights_open(t->backend, t->graph, true, &t->weights));
     TRY(gradient_open(t->mesh, t->backend, t->graph, c->batch.microbatches, &t->gradient));
     graph_bind_parameters(t->graph, t->weights.compute);
@@ -142,7 +144,7 @@ static cairn_err open_model(struct trainer *t)
                  (long long)gpt.layers, (long long)gpt.width, (long long)gpt.heads, (long long)gpt.vocabulary,
                  (double)gpt_parameter_count(&gpt, c->model.context) * 1e-6,
                  (double)t->weights.elements * 3 * (double)dtype_size(t->backend->acc) * 1e-6,
-                 (double)gradient_memory(t->gradient) * 1e-6, (double)graph_arena_bytes(t->graph) * 1e-6,
+                 (double)gradient_memory(t->gradient) * 1e-6, (double)(graph_slot_bytes(t->graph) + graph_scratch_bytes(t->graph)) * 1e-6,
                  t->backend->table->signature(t->backend));
     return CAIRN_OK;
 }

@@ -18,7 +18,9 @@ static cairn_err run_microbatches(struct trainer *t, double *own)
     for (int64_t i = 0; i < t->count; i++) {
         const int32_t *inputs, *targets;
         TRY(loader_next(t->loader, &inputs, &targets));
-        graph_forward_backward(t->graph, inputs, targets, t->step, t->first + i, scale, gradient_slot(t->gradient));
+        const struct graph_pass pass = {.step = t->step, .microbatch = t->first + i, .inputs = inputs, .targets = targets,
+                                        .loss_scale = scale};
+        TRY(graph_forward_backward(t->graph, &pass, gradient_slot(t->gradient)));
         own[1 + i] = graph_mean_loss(t->graph);
         gradient_add(t->gradient);
     }

@@ -36,7 +36,7 @@ static cairn_err run_own(const struct job_of_rank *j, int rank, int size, int64_
 {
     for (int64_t i = rank; i < microbatches; i += size) {
         TRY(read_microbatch(j, i));
-        graph_forward(j->graph, j->inputs, j->targets);
+        TRY(graph_forward(j->graph, j->inputs, j->targets));
         losses[i] = graph_sum_losses(j->graph, present(j, i) * j->context);
     }
     return CAIRN_OK;

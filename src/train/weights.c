@@ -106,8 +106,11 @@ void weights_shards(const struct weights *w, int replica, int replicas, struct s
             struct shard *s = &shards[n++];
             *s = (struct shard){.dtype = w->backend->acc, .dims = p->dims, .replica = replica, .replicas = replicas};
             snprintf(s->name, sizeof s->name, "%s/%s", groups[g], p->name);
-            for (int d = 0; d < p->dims; d++)
-                s->shape[d] = s->extent[d] = p->shape[d];
+            for (int d = 0; d < p->dims; d++) {
+                s->shape[d] = p->shape[d];
+                s->offset[d] = p->first[d];
+                s->extent[d] = p->extent[d];
+            }
             s->data = (char *)vectors[g] + (size_t)p->offset * dtype_size(s->dtype);
         }
 }

@@ -76,8 +76,10 @@ static cairn_err open_model(struct bench *b)
     b->graph = graph_new(b->backend, &options);
     if (!b->graph)
         return FAIL(CAIRN_ENOMEM, "no memory for the graph");
-    gpt_declare(b->graph, &c->gpt, c->context, true, NULL, NULL);
+    const struct gpt_piece whole = gpt_piece_of(&c->gpt, c->context, 1, 0);
+    gpt_declare(b->graph, &c->gpt, &whole, c->context, true, NULL, NULL);
     TRY_CONTEXT(graph_finish(b->graph), "building the model");
+    TRY(graph_allocate(b->graph, 1, NULL));
     TRY(weights_open(b->backend, b->graph, true, &b->weights));
     TRY(gradient_open(&b->mesh, b->backend, b->graph, 1, &b->gradient));
     graph_bind_parameters(b->graph, b->weights.compute);
@@ -127,7 +129,8 @@ static cairn_err run_step(struct bench *b, double *seconds)
     const void *sum;
     double norm, begin = clock_seconds();
     double scale = 1 / (double)(b->choices.bench_case->samples * b->choices.bench_case->context);
-    graph_forward_backward(b->graph, b->inputs, b->targets, b->step, 0, scale, gradient_slot(b->gradient));
+    const struct graph_pass pass = {.step = b->step, .inputs = b->inputs, .targets = b->targets, .loss_scale = scale};
+    TRY(graph_forward_backward(b->graph, &pass, gradient_slot(b->gradient)));
     gradient_add(b->gradient);
     TRY(gradient_finish(b->gradient, &sum, &norm));
     optimizer_update(&b->config, &b->weights, sum, norm, b->step++);
@@ -136,13 +139,14 @@ static cairn_err run_step(struct bench *b, double *seconds)
 }
 
 /* The kernels of validation, of several microbatches and of restoring. */
-static void run_rest(struct bench *b)
+static cairn_err run_rest(struct bench *b)
 {
     const struct backend_table *table = b->backend->table;
     float *vector = machine_rates_vector(b->rates);
-    graph_forward(b->graph, b->inputs, b->targets);
+    TRY(graph_forward(b->graph, b->inputs, b->targets));
     table->add(b->backend, vector, vector, b->weights.master, b->weights.elements);
     table->convert_to_act(b->backend, vector, b->weights.master, b->weights.elements);
+    return CAIRN_OK;
 }
 
 static cairn_err run_rounds(struct bench *b)
@@ -154,7 +158,7 @@ static cairn_err run_rounds(struct bench *b)
         kernel_clock_set(CLOCK_STEP);
         TRY(run_step(b, &b->step_seconds[round]));
         kernel_clock_set(CLOCK_REST);
-        run_rest(b);
+        TRY(run_rest(b));
         kernel_clock_set(CLOCK_OFF);
     }
     return CAIRN_OK;

@@ -10,8 +10,8 @@ allowed() {
         job) echo "tensor base cairn" ;;
         mesh) echo "job tensor base cairn" ;;
         kernels) echo "tensor base cairn" ;;
-        graph) echo "kernels tensor base cairn" ;;
-        model) echo "graph kernels tensor base cairn" ;;
+        graph) echo "kernels mesh tensor base cairn" ;;
+        model) echo "graph kernels mesh tensor base cairn" ;;
         io | ckpt) echo "mesh job tensor base cairn" ;;
         train) echo "model graph kernels io ckpt mesh job tensor base cairn" ;;
         slurm) echo "job tensor base cairn" ;;

@@ -179,8 +179,10 @@ static void train(struct run *r)
         const void *sum;
         for (int64_t m = first; m < first + count; m++) {
             int64_t at = (step * V + m) * rows;
-            graph_forward_backward(r->graph, g->tokens + at, g->targets + at, step, m, 1.0 / (double)(rows * V),
-                                   gradient_slot(r->gradient));
+            const struct graph_pass pass = {.step = step, .microbatch = m, .inputs = g->tokens + at, .targets = g->targets + at,
+                                            .loss_scale = 1.0 / (double)(rows * V)};
+            if (graph_forward_backward(r->graph, &pass, gradient_slot(r->gradient)) != CAIRN_OK)
+                printf("# %s\n", cairn_err_message());
             loss += graph_mean_loss(r->graph) / (double)V;
             gradient_add(r->gradient);
         }
@@ -221,8 +223,10 @@ static void run(const char *folder, const char *file, const char *backend, enum 
     cairn_err err = backend_open(backend, &options, &r.backend);
     if (!err) {
         r.graph = graph_new(r.backend, &shape);
-        gpt_declare(r.graph, &gpt, shape.context, true, NULL, NULL);
+        const struct gpt_piece whole = gpt_piece_of(&gpt, shape.context, 1, 0);
+        gpt_declare(r.graph, &gpt, &whole, shape.context, true, NULL, NULL);
         err = graph_finish(r.graph);
+        err = err ? err : graph_allocate(r.graph, 1, NULL);
     }
     if (!err)
         err = weights_open(r.backend, r.graph, true, &r.weights);

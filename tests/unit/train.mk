@@ -6,3 +6,7 @@ UNIT_TESTS += tests/unit/test_layout
 tests_unit_test_layout_SOURCES = tests/unit/test_layout.c
 tests_unit_test_layout_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_layout_LDADD = $(UNIT_LDADD)
+UNIT_TESTS += tests/unit/test_graph
+tests_unit_test_graph_SOURCES = tests/unit/test_graph.c
+tests_unit_test_graph_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_graph_LDADD = $(UNIT_LDADD)

@@ -1,0 +1,135 @@
+/* Running a graph's phases. */
+#include "graph/graph_internal.h"
+
+#include <string.h>
+
+void graph_bind_parameters(struct graph *g, const void *parameters)
+{
+    for (int b = 0; b < g->bucket_count; b++)
+        if (g->buckets[b].lookup_of < 0)
+            g->bucket_parameters[b] = (const char *)parameters + (size_t)g->buckets[b].offset * dtype_size(g->backend->act);
+}
+
+void graph_set_hooks(struct graph *g, const struct graph_hooks *hooks)
+{
+    g->hooks = *hooks;
+}
+
+/* Lookup tables' gradients are added to: the region begins as zero. */
+static void clear_lookup(struct graph *g, int bucket)
+{
+    for (int i = 0; i < g->op_count; i++)
+        if (g->ops[i].clears_lookup && gradient_bucket(g, g->ops[i].weight, true) == bucket)
+            memset(parameter_gradient(g, g->ops[i].weight, true), 0,
+                   (size_t)parameter_of(g, g->ops[i].weight)->elements * dtype_size(g->backend->acc));
+}
+
+static cairn_err handle(struct graph *g, const struct event *e)
+{
+    const struct graph_hooks *h = &g->hooks;
+    switch (e->kind) {
+    case EVENT_ACQUIRE:
+        return h->parameters_acquire ? h->parameters_acquire(h->context, e->bucket, &g->bucket_parameters[e->bucket]) : CAIRN_OK;
+    case EVENT_BEGIN:
+        if (h->gradient_begin)
+            TRY(h->gradient_begin(h->context, e->bucket, &g->bucket_gradients[e->bucket]));
+        clear_lookup(g, e->bucket);
+        return CAIRN_OK;
+    case EVENT_RELEASE: return h->parameters_release ? h->parameters_release(h->context, e->bucket) : CAIRN_OK;
+    case EVENT_READY: return h->gradient_ready ? h->gradient_ready(h->context, e->bucket) : CAIRN_OK;
+    }
+    return CAIRN_OK;
+}
+
+static cairn_err handle_all(struct graph *g, int first, int end)
+{
+    for (int e = first; e < end; e++)
+        TRY(handle(g, &g->events[e]));
+    return CAIRN_OK;
+}
+
+static void run_kernels(struct graph *g, struct op *op, enum step_kind kind)
+{
+    if (kind == STEP_FORWARD)
+        op->class->forward(g, op);
+    else if (kind == STEP_BACKWARD_INPUT)
+        op->class->backward_input(g, op);
+    else
+        op->class->backward_weight(g, op);
+}
+
+static cairn_err run_steps(struct graph *g, int first, int end)
+{
+    for (int s = first; s < end; s++) {
+        const struct step *step = &g->steps[s];
+        TRY(handle_all(g, step->before, step->after));
+        run_kernels(g, &g->ops[step->op], step->kind);
+        if (g->run_error)
+            return g->run_error;
+        TRY(handle_all(g, step->after, g->steps[s + 1].before));
+        if (g->hooks.progress)
+            TRY(g->hooks.progress(g->hooks.context));
+    }
+    return CAIRN_OK;
+}
+
+/* What the forward phase of training leaves to the backward one. */
+static cairn_err evaluate_losses(struct graph *g)
+{
+    for (int i = 0; i < g->op_count; i++) {
+        struct op *op = &g->ops[i];
+        if (!op->class->backward_only || !g->targets)
+            continue;
+        struct event e = {.kind = EVENT_ACQUIRE, .bucket = parameter_of(g, op->weight)->bucket};
+        TRY(handle(g, &e));
+        op->class->forward(g, op);
+        e.kind = EVENT_RELEASE;
+        TRY(handle(g, &e));
+    }
+    return g->run_error;
+}
+
+/* The dropout masks of microbatch MICROBATCH of STEP: positions follow from the op's own count of elements. */
+static void place_dropout(struct graph *g, struct op *op, int64_t step, int64_t microbatch)
+{
+    int64_t elements = op->class == &op_attention
+                           ? g->options.samples * op->heads * g->options.context * g->options.context
+                           : g->rows * g->tensors[op->y].width;
+    op->dropout.step = (uint64_t)step;
+    op->dropout.first = (uint64_t)((elements + 3) / 4 * 4) * (uint64_t)microbatch;
+}
+
+cairn_err graph_run(struct graph *g, enum graph_phase phase, const struct graph_pass *pass)
+{
+    g->slot = g->slots + (size_t)pass->slot * g->slot_bytes;
+    g->inputs = pass->inputs;
+    g->targets = pass->targets;
+    g->loss_scale = pass->loss_scale;
+    g->dropping = phase != GRAPH_EVALUATE;
+    g->run_error = CAIRN_OK;
+    for (int i = 0; i < g->op_count && g->dropping; i++)
+        if (g->ops[i].rate > 0)
+            place_dropout(g, &g->ops[i], pass->step, pass->microbatch);
+    if (phase != GRAPH_EVALUATE)
+        return run_steps(g, g->phase_begin[phase], g->phase_begin[phase + 1]);
+    int end = g->phase_begin[1];
+    if (!g->options.training && end > 0 && g->ops[g->steps[end - 1].op].class->backward_only)
+        end--;
+    TRY(run_steps(g, 0, end));
+    return evaluate_losses(g);
+}
+
+cairn_err graph_forward(struct graph *g, const int32_t *inputs, const int32_t *targets)
+{
+    const struct graph_pass pass = {.inputs = inputs, .targets = targets};
+    return graph_run(g, GRAPH_EVALUATE, &pass);
+}
+
+cairn_err graph_forward_backward(struct graph *g, const struct graph_pass *pass, void *gradient)
+{
+    for (int b = 0; b < g->bucket_count; b++)
+        g->bucket_gradients[b] = (char *)gradient + (size_t)g->buckets[b].offset * dtype_size(g->backend->acc);
+    TRY(graph_run(g, GRAPH_FORWARD, pass));
+    TRY(graph_run(g, GRAPH_BACKWARD, pass));
+    return graph_run(g, GRAPH_WEIGHTS, pass);
+}

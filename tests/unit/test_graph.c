@@ -1,0 +1,201 @@
+/* A model cut into pieces, computed again, or with its weights' gradients apart gives the same bits as in one piece. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/philox.h"
+#include "model/gpt.h"
+
+enum { SAMPLES = 2, CONTEXT = 8, ROWS = SAMPLES * CONTEXT, VOCABULARY = 29, PIECES_MAX = 3, MICROBATCHES = 3 };
+
+static const struct gpt model = {.layers = 4, .width = 12, .heads = 3, .vocabulary = VOCABULARY, .tied = true, .dropout = 0.25f};
+
+struct pieces {
+    struct backend *backend;
+    int count;
+    struct graph *graphs[PIECES_MAX];
+    float *parameters[PIECES_MAX], *gradients[PIECES_MAX][MICROBATCHES];
+    double loss[MICROBATCHES];
+};
+
+/* A value that depends on the parameter's name and place alone. */
+static float value_at(const struct parameter *p, int64_t i)
+{
+    uint32_t word[4], hash = 2166136261u;
+    for (const char *c = p->name; *c; c++)
+        hash = (hash ^ (uint32_t)*c) * 16777619u;
+    philox4x32(philox_key_make(hash, STREAM_WEIGHTS, 0), 0, (uint64_t)i, word);
+    return p->init.constant + 0.2f * (philox_uniform(word[0]) - 0.5f);
+}
+
+static void open_pieces(struct pieces *p, const char *backend, int count, int recompute, bool split)
+{
+    const struct backend_options options = {.act = DTYPE_F32, .threads = 1, .instruction_set = "auto"};
+    const struct graph_options shape = {.samples = SAMPLES, .context = CONTEXT, .training = true, .seed = 5, .recompute = recompute,
+                                        .split_backward = split};
+    *p = (struct pieces){.count = count};
+    cr_assert_eq(backend_open(backend, &options, &p->backend), CAIRN_OK);
+    for (int k = 0; k < count; k++) {
+        const struct gpt_piece piece = gpt_piece_of(&model, CONTEXT, count, k);
+        struct graph *g = p->graphs[k] = graph_new(p->backend, &shape);
+        gpt_declare(g, &model, &piece, CONTEXT, true, NULL, NULL);
+        cr_assert_eq(graph_finish(g), CAIRN_OK, "%s", cairn_err_message());
+        cr_assert_eq(graph_allocate(g, MICROBATCHES, NULL), CAIRN_OK);
+        p->parameters[k] = calloc((size_t)graph_parameter_elements(g), sizeof(float));
+        for (int i = 0; i < graph_parameter_count(g); i++)
+            for (int64_t e = 0; e < graph_parameter_at(g, i)->elements; e++)
+                p->parameters[k][graph_parameter_at(g, i)->offset + e] = value_at(graph_parameter_at(g, i), e);
+        graph_bind_parameters(g, p->parameters[k]);
+        for (int m = 0; m < MICROBATCHES; m++)
+            p->gradients[k][m] = calloc((size_t)graph_gradient_elements(g), sizeof(float));
+    }
+}
+
+static void close_pieces(struct pieces *p)
+{
+    for (int k = 0; k < p->count; k++) {
+        graph_free(p->graphs[k]);
+        free(p->parameters[k]);
+        for (int m = 0; m < MICROBATCHES; m++)
+            free(p->gradients[k][m]);
+    }
+    p->backend->table->close(p->backend);
+}
+
+static cairn_err gradient_begin(void *context, int bucket, void **gradient)
+{
+    void *const *where = context;
+    struct graph *g = where[0];
+    *gradient = (float *)where[1] + graph_bucket_at(g, bucket)->offset;
+    return CAIRN_OK;
+}
+
+static int32_t tokens[MICROBATCHES][ROWS + 1];
+
+static void run(struct pieces *p, int k, enum graph_phase phase, int m)
+{
+    void *where[] = {p->graphs[k], p->gradients[k][m]};
+    const struct graph_hooks hooks = {.context = where, .gradient_begin = gradient_begin};
+    const struct graph_pass pass = {.slot = m, .step = 3, .microbatch = m, .inputs = tokens[m], .targets = tokens[m] + 1, .loss_scale = 0.5};
+    graph_set_hooks(p->graphs[k], &hooks);
+    cr_assert_eq(graph_run(p->graphs[k], phase, &pass), CAIRN_OK);
+}
+
+/* Activations to the next piece after a forward phase, their gradients to the one before after a backward phase. */
+static void pass_on(struct pieces *p, int k, enum graph_phase phase, int m)
+{
+    int to = phase == GRAPH_FORWARD ? k + 1 : k - 1;
+    if (to < 0 || to >= p->count || phase == GRAPH_WEIGHTS)
+        return;
+    struct graph_boundary a = graph_boundary(p->graphs[k], m), b = graph_boundary(p->graphs[to], m);
+    if (phase == GRAPH_FORWARD)
+        memcpy(b.input, a.output, a.output_bytes);
+    else
+        memcpy(b.output_gradient, a.input_gradient, a.input_bytes);
+}
+
+/* All forward phases, then backward, then weights: all microbatches are on their way at once. */
+static void train(struct pieces *p)
+{
+    for (int m = 0; m < MICROBATCHES; m++)
+        for (int i = 0; i <= ROWS; i++)
+            tokens[m][i] = (7 * i + 11 * m) % VOCABULARY;
+    for (int m = 0; m < MICROBATCHES; m++)
+        for (int k = 0; k < p->count; k++) {
+            run(p, k, GRAPH_FORWARD, m);
+            pass_on(p, k, GRAPH_FORWARD, m);
+        }
+    for (int m = 0; m < MICROBATCHES; m++)
+        for (int k = p->count - 1; k >= 0; k--) {
+            run(p, k, GRAPH_BACKWARD, m);
+            if (k == p->count - 1)
+                p->loss[m] = graph_mean_loss(p->graphs[k]);
+            pass_on(p, k, GRAPH_BACKWARD, m);
+        }
+    for (int m = 0; m < MICROBATCHES; m++)
+        for (int k = 0; k < p->count; k++)
+            run(p, k, GRAPH_WEIGHTS, m);
+}
+
+/* The gradient of parameter NAME in P, of its use as lookup table if LOOKUP; NULL: P's pieces have none. */
+static const float *find(const struct pieces *p, int m, const char *name, bool lookup)
+{
+    for (int k = 0; k < p->count; k++)
+        for (int i = 0; i < graph_parameter_count(p->graphs[k]); i++) {
+            const struct parameter *q = graph_parameter_at(p->graphs[k], i);
+            if (strcmp(q->name, name) != 0)
+                continue;
+            if (!lookup && (p->count == 1 || k == p->count - 1 || strcmp(name, "token_embedding") != 0))
+                return p->gradients[k][m] + q->offset;
+            if (lookup)
+                return p->gradients[k][m] + (q->lookup >= 0 ? graph_bucket_at(p->graphs[k], q->lookup)->offset : q->offset);
+        }
+    return NULL;
+}
+
+static void compare(const struct pieces *a, const struct pieces *b, const char *what)
+{
+    for (int m = 0; m < MICROBATCHES; m++) {
+        cr_expect(a->loss[m] == b->loss[m], "%s: losses %.9g and %.9g", what, a->loss[m], b->loss[m]);
+        for (int i = 0; i < graph_parameter_count(a->graphs[0]); i++) {
+            const struct parameter *q = graph_parameter_at(a->graphs[0], i);
+            for (int lookup = 0; lookup <= (strcmp(q->name, "token_embedding") == 0); lookup++)
+                cr_expect(memcmp(find(a, m, q->name, lookup), find(b, m, q->name, lookup), (size_t)q->elements * sizeof(float)) == 0,
+                          "%s: gradient of %s of microbatch %d differs", what, q->name, m);
+        }
+    }
+}
+
+static void check_all(const char *backend)
+{
+    struct pieces whole, other;
+    size_t slot_bytes[3];
+    open_pieces(&whole, backend, 1, GRAPH_RECOMPUTE_NONE, false);
+    train(&whole);
+    for (int count = 1; count <= PIECES_MAX; count++)
+        for (int recompute = GRAPH_RECOMPUTE_NONE; recompute <= GRAPH_RECOMPUTE_BLOCK; recompute++)
+            for (int split = 0; split < 2; split++) {
+                char what[96];
+                snprintf(what, sizeof what, "%s, %d pieces, recompute %d, split %d", backend, count, recompute, split);
+                open_pieces(&other, backend, count, recompute, split);
+                train(&other);
+                compare(&whole, &other, what);
+                if (count == 1 && !split)
+                    slot_bytes[recompute] = graph_slot_bytes(other.graphs[0]);
+                close_pieces(&other);
+            }
+    cr_expect(slot_bytes[1] < slot_bytes[0] && slot_bytes[2] < slot_bytes[1] / 2, "slots of %zu, %zu and %zu bytes", slot_bytes[0],
+              slot_bytes[1], slot_bytes[2]);
+    close_pieces(&whole);
+}
+
+Test(graph, reference_same_bits_however_it_is_cut)
+{
+    check_all("reference");
+}
+
+Test(graph, cpu_same_bits_however_it_is_cut)
+{
+    check_all("cpu");
+}
+
+Test(graph, pieces_are_cut_by_cost)
+{
+    const struct gpt even = {.layers = 24, .width = 1024, .heads = 16, .vocabulary = 256};
+    const struct gpt heavy = {.layers = 24, .width = 256, .heads = 4, .vocabulary = 50257};
+    for (int count = 1; count <= 8; count++) {
+        int64_t next = 0;
+        for (int k = 0; k < count; k++) {
+            struct gpt_piece p = gpt_piece_of(&heavy, 1024, count, k);
+            cr_assert(p.first == next && p.count >= 1 && p.begins == (k == 0) && p.ends == (k == count - 1));
+            next += p.count;
+        }
+        cr_assert_eq(next, 24);
+    }
+    cr_assert_eq(gpt_piece_of(&even, 1024, 4, 3).count, 6, "a light head takes no block away");
+    /* A head of 50257 x 256 costs as much as 12 blocks. */
+    cr_assert_eq(gpt_piece_of(&heavy, 1024, 2, 1).count, 6);
+    cr_assert_eq(gpt_piece_of(&heavy, 1024, 4, 3).count, 1);
+}
