@@ -49,9 +49,25 @@ struct embedding_desc {
 struct attention_desc {
     int64_t batch, context, heads, head_size; /* qkv [batch, context, 3, heads, head_size]; causal */
     int64_t heads_all, head_first;            /* these are heads head_first.. of heads_all; 0 of 0: they are all */
+    int64_t columns;                          /* the most of a rank where sequences are split; 0: they are whole */
     float dropout_rate;                       /* of the probabilities; known ahead so that none costs nothing */
 };
 struct attention; /* plan and workspace */
+
+/* The columns of each sequence that a rank holds where sequences are split: one or two segments, ascending by position, one
+ * after the other in memory. Two, the n-th from the front and the n-th from the end, give all ranks alike much to do. */
+enum { SEGMENTS_MAX = 2 };
+struct attention_span {
+    int segments;
+    struct {
+        int64_t position, length;
+    } segment[SEGMENTS_MAX];
+};
+
+/* The queries of one rank, and the keys and values of one that they meet: the same or another. */
+struct attention_piece {
+    struct attention_span query, key;
+};
 
 /* Linear layer to the vocabulary and cross-entropy in one, forward and backward at once, over blocks of rows so that
  * the logits of the whole batch are never in memory (rows x vocabulary would be the largest tensor of a small model). */
@@ -125,6 +141,24 @@ struct backend_table {
     void (*attention_forward)(struct attention *, void *out, void *log_sum, const void *qkv, const struct dropout *);
     void (*attention_backward)(struct attention *, void *d_qkv, const void *d_out, const void *out, const void *qkv,
                                const void *log_sum, const struct dropout *);
+    /* Attention where sequences are split: this rank's queries meet each rank's keys and values in turn, with a running softmax
+     * (Liu et al., arXiv 2310.01889). Positions tell what a query sees; what no query sees costs nothing. Sums are taken in the
+     * order of the calls; the dropout's numbers are the whole sequence's. qkv, out, log_sum and d_out are as above, with COLUMNS,
+     * this rank's, in place of context. What travels between ranks: kv[batch, columns, 2, heads, head_size] (act), keys and
+     * values of a rank's qkv, and d_kv (acc), their gradients. */
+    void (*attention_keys_values)(struct attention *, void *kv, const void *qkv, int64_t columns);
+    /* running[batch, heads, columns, head_size + 2] (acc): the weighted sum of values, the greatest score, the sum of weights. */
+    void (*attention_pieces_begin)(struct attention *, void *running, int64_t columns);
+    void (*attention_piece_forward)(struct attention *, void *running, const void *qkv, const void *kv, const struct attention_piece *,
+                                    const struct dropout *);
+    void (*attention_pieces_end)(struct attention *, void *out, void *log_sum, const void *running, int64_t columns);
+    /* d_query[batch, columns, heads, head_size] (acc) and d_kv of this rank's keys are set to zero ... */
+    void (*attention_pieces_backward_begin)(struct attention *, void *d_query, void *d_kv, int64_t columns);
+    /* ... added to, d_kv being that of the piece's keys ... */
+    void (*attention_piece_backward)(struct attention *, void *d_query, void *d_kv, const void *d_out, const void *out, const void *qkv,
+                                     const void *kv, const void *log_sum, const struct attention_piece *, const struct dropout *);
+    /* ... and rounded, when d_kv is back with the sums of all ranks. */
+    void (*attention_pieces_backward_end)(struct attention *, void *d_qkv, const void *d_query, const void *d_kv, int64_t columns);
     void (*attention_destroy)(struct attention *);
 
     /* ---- classifier: logits = x[rows,width] weight[vocabulary,width]^T; losses[rows] (acc) ----

@@ -1,4 +1,5 @@
 libcore_la_SOURCES += \
+  kernels/attention_span.h \
   kernels/backend.c kernels/backend.h \
   kernels/backends.h \
   kernels/dropout.h

@@ -135,6 +135,7 @@ static void fill_table(void)
     embedding_fill(&cpu_table);
     product_fill(&cpu_table);
     attention_fill(&cpu_table);
+    attention_pieces_fill(&cpu_table);
     classifier_fill(&cpu_table);
 }
 

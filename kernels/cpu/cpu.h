@@ -48,6 +48,7 @@ void norm_fill(struct backend_table *);
 void embedding_fill(struct backend_table *);
 void product_fill(struct backend_table *);
 void attention_fill(struct backend_table *);
+void attention_pieces_fill(struct backend_table *);
 void classifier_fill(struct backend_table *);
 
 #endif

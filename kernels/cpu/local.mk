@@ -1,5 +1,6 @@
 libcore_la_SOURCES += \
-  kernels/cpu/attention.c \
+  kernels/cpu/attention.c kernels/cpu/attention.h \
+  kernels/cpu/attention_pieces.c \
   kernels/cpu/classifier.c \
   kernels/cpu/cpu.c kernels/cpu/cpu.h \
   kernels/cpu/elementwise.c \

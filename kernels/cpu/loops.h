@@ -54,6 +54,9 @@ struct cpu_loops {
     struct act_loops act[2]; /* float32, bfloat16 */
 
     void (*product)(const struct small_product *);
+    /* Scores s[0..n-1] to exp(scale * s - greatest), in place; zeros up to PADDED. RUN goes on over the scaled scores; returns
+     * what sums taken so far are to be multiplied by, the greatest having grown. */
+    float (*exponentials)(float *s, int64_t n, int64_t padded, float scale, struct running_sum *run);
     /* Scores s[0..n-1] to probabilities of scale * s, in place; zeros up to PADDED. Returns the log of the sum. */
     float (*softmax)(float *s, int64_t n, int64_t padded, float scale);
     /* s = exp(scale * s - log_sum), zeros from n up to PADDED */

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/attention_span.h"
 #include "kernels/dropout.h"
 #include "kernels/reference/reference.h"
 
@@ -188,6 +189,13 @@ const struct backend_table TABLE = {
     .attention_create = attention_create,
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
+    .attention_keys_values = attention_keys_values,
+    .attention_pieces_begin = attention_pieces_begin,
+    .attention_piece_forward = attention_piece_forward,
+    .attention_pieces_end = attention_pieces_end,
+    .attention_pieces_backward_begin = attention_pieces_backward_begin,
+    .attention_piece_backward = attention_piece_backward,
+    .attention_pieces_backward_end = attention_pieces_backward_end,
     .attention_destroy = attention_destroy,
     .classifier_create = classifier_create,
     .classifier_loss = classifier_loss,

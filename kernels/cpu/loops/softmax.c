@@ -18,20 +18,30 @@ static void zero_behind(float *x, int64_t n, int64_t padded)
     memset(x + n, 0, (size_t)(padded - n) * sizeof *x);
 }
 
-static float softmax(float *s, int64_t n, int64_t padded, float scale)
+static float exponentials(float *s, int64_t n, int64_t padded, float scale, struct running_sum *run)
 {
-    float greatest = scale * greatest_of(s, n);
+    float before = run->greatest, greatest = scale * greatest_of(s, n);
+    greatest = greatest < before ? before : greatest;
     lanes sums = {0};
     for (int64_t i = 0; i < n; i += LANES) {
         lanes e = exp_lanes(lanes_load_to(s, i, n, false, -INFINITY) * scale - greatest);
         sums += e;
         lanes_store_to(s, i, n, e, false);
     }
-    float sum = lanes_sum(sums), inverse = 1 / sum;
+    zero_behind(s, n, padded);
+    float factor = expf(before - greatest);
+    *run = (struct running_sum){greatest, run->sum * factor + lanes_sum(sums)};
+    return factor;
+}
+
+static float softmax(float *s, int64_t n, int64_t padded, float scale)
+{
+    struct running_sum run = {-INFINITY, 0};
+    exponentials(s, n, padded, scale, &run);
+    float inverse = 1 / run.sum;
     for (int64_t i = 0; i < n; i += LANES)
         lanes_store_to(s, i, n, lanes_load_to(s, i, n, false, 0) * inverse, false);
-    zero_behind(s, n, padded);
-    return greatest + logf(sum);
+    return run.greatest + logf(run.sum);
 }
 
 static void probabilities(float *s, int64_t n, int64_t padded, float scale, float log_sum)
@@ -101,6 +111,7 @@ static void softmax_gradient_bf16(void *d_logits, const float *logits, int64_t n
 
 void PART(softmax)(struct cpu_loops *loops)
 {
+    loops->exponentials = exponentials;
     loops->softmax = softmax;
     loops->probabilities = probabilities;
     loops->score_gradients = score_gradients;
