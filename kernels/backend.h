@@ -185,8 +185,9 @@ struct backend_table {
                                     const void *x, const void *weight, const int32_t *targets, double scale);
     void (*classifier_destroy)(struct classifier *);
 
-    /* ---- vectors of acc ---- */
+    /* ---- vectors, of acc but for add_act's ---- */
     void (*add)(struct backend *, void *sum, const void *a, const void *b, int64_t n); /* sum = a + b; sum may be a or b */
+    void (*add_act)(struct backend *, void *sum, const void *a, const void *b, int64_t n); /* rounded once */
     /* sums[ceil(n / NORM_CHUNK)] (double): each the sum of squares of one chunk */
     void (*sum_squares)(struct backend *, double *sums, const void *x, int64_t n);
     /* One AdamW update (Loshchilov and Hutter, arXiv 1711.05101): gradient, master weights, moments of acc; COMPUTE (act)

@@ -48,6 +48,13 @@ static void add(struct backend *backend, void *sum_, const void *a_, const void 
     FOR_PIECES(cpu, n, at, count, cpu->loops.add(sum + at, a + at, b + at, count));
 }
 
+static void add_act(struct backend *backend, void *sum, const void *a, const void *b, int64_t n)
+{
+    struct cpu *cpu = cpu_of(backend);
+    FOR_PIECES(cpu, n, at, count,
+               cpu->act->add_rows(cpu_at_mutable(cpu, sum, at), cpu_at(cpu, a, at), cpu_at(cpu, b, at), count));
+}
+
 static void sum_squares(struct backend *b, double *sums, const void *x_, int64_t n)
 {
     struct cpu *cpu = cpu_of(b);
@@ -82,6 +89,7 @@ void elementwise_fill(struct backend_table *table)
     table->add_dropout_forward = add_dropout_forward;
     table->dropout_backward = dropout_backward;
     table->add = add;
+    table->add_act = add_act;
     table->sum_squares = sum_squares;
     table->adamw = adamw;
     table->convert_to_act = convert_to_act;

@@ -206,6 +206,7 @@ const struct backend_table TABLE = {
     .classifier_block_finish = classifier_block_finish,
     .classifier_destroy = classifier_destroy,
     .add = add,
+    .add_act = add, /* act and acc are one type */
     .sum_squares = sum_squares,
     .adamw = adamw,
     .convert_to_act = convert_to_act,

@@ -138,7 +138,7 @@ static cairn_err run_step(struct bench *b, double *seconds)
     return CAIRN_OK;
 }
 
-/* The kernels of validation, of several microbatches and of restoring. */
+/* The kernels of validation, of several microbatches, of sums over tensor ranks and of restoring. */
 static cairn_err run_rest(struct bench *b)
 {
     const struct backend_table *table = b->backend->table;
@@ -146,6 +146,7 @@ static cairn_err run_rest(struct bench *b)
     TRY(graph_forward(b->graph, b->inputs, b->targets));
     table->add(b->backend, vector, vector, b->weights.master, b->weights.elements);
     table->convert_to_act(b->backend, vector, b->weights.master, b->weights.elements);
+    table->add_act(b->backend, vector, vector, b->weights.compute, b->weights.elements);
     return CAIRN_OK;
 }
 

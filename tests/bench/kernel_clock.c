@@ -302,6 +302,12 @@ static void time_add(struct backend *b, void *sum, const void *x, const void *y,
     record_elements(KERNEL_add, seconds, n, 2 * timer.acc, timer.acc);
 }
 
+static void time_add_act(struct backend *b, void *sum, const void *x, const void *y, int64_t n)
+{
+    TIME(seconds, add_act, b, sum, x, y, n);
+    record_elements(KERNEL_add_act, seconds, n, 2 * timer.act, timer.act);
+}
+
 static void time_sum_squares(struct backend *b, double *sums, const void *x, int64_t n)
 {
     TIME(seconds, sum_squares, b, sums, x, n);

@@ -9,7 +9,7 @@
     X(matmul_run) X(embedding_forward) X(embedding_backward) X(layer_norm_forward) X(layer_norm_backward_input)         \
     X(layer_norm_backward_weight) X(bias_backward) X(gelu_forward) X(gelu_backward) X(add_dropout_forward)              \
     X(dropout_backward) X(attention_forward) X(attention_backward) X(classifier_loss) X(classifier_loss_and_gradients)  \
-    X(add) X(sum_squares) X(adamw) X(convert_to_act)
+    X(add) X(add_act) X(sum_squares) X(adamw) X(convert_to_act)
 
 #define KERNEL_ENUM(name) KERNEL_##name,
 enum kernel { KERNEL_LIST(KERNEL_ENUM) KERNELS };

@@ -335,8 +335,13 @@ static void run_vectors(struct backend *b, struct shape s, struct results *resul
     T->add(b, sum, a, c, n);
     T->add(b, a, a, c, n);
     T->sum_squares(b, sums, sum, n);
+    void *x = input(&run, b->act, n, 1), *y = input(&run, b->act, n, 1), *sum_act = output(&run, b->act, n);
+    T->add_act(b, sum_act, x, y, n);
+    T->add_act(b, x, x, y, n);
     take(&run, sum);
     take(&run, a);
+    take(&run, sum_act);
+    take(&run, x);
     int64_t chunks = (n + NORM_CHUNK - 1) / NORM_CHUNK;
     results->values[results->count] = malloc((size_t)chunks * sizeof *sums);
     memcpy(results->values[results->count], sums, (size_t)chunks * sizeof *sums);
