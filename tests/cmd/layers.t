@@ -7,20 +7,21 @@ allowed() {
     case $1 in
         base) echo "cairn" ;;
         tensor) echo "base cairn" ;;
+        schedule) echo "base cairn" ;;
         job) echo "tensor base cairn" ;;
         mesh) echo "job tensor base cairn" ;;
         kernels) echo "tensor base cairn" ;;
         graph) echo "kernels mesh tensor base cairn" ;;
         model) echo "graph kernels mesh tensor base cairn" ;;
         io | ckpt) echo "mesh job tensor base cairn" ;;
-        train) echo "model graph kernels io ckpt mesh job tensor base cairn" ;;
+        train) echo "schedule model graph kernels io ckpt mesh job tensor base cairn" ;;
         slurm) echo "job tensor base cairn" ;;
-        cmd) echo "train slurm model graph kernels io ckpt mesh job tensor base cairn" ;;
+        cmd) echo "train slurm schedule model graph kernels io ckpt mesh job tensor base cairn" ;;
         cairn) echo "" ;;
     esac
 }
 
-for part in cairn base tensor job mesh kernels graph model io ckpt train slurm cmd; do
+for part in cairn base tensor schedule job mesh kernels graph model io ckpt train slurm cmd; do
     folder=$CAIRN_SOURCE/src/$part
     [ -d "$folder" ] || folder=$CAIRN_SOURCE/$part
     grep -rnE --include='*.[ch]' --include='*.inc' '^#include "[a-z_]+/' "$folder" >"$scratch/includes"

@@ -1,0 +1,12 @@
+UNIT_TESTS += tests/unit/test_schedule
+tests_unit_test_schedule_SOURCES = tests/unit/test_schedule.c tests/unit/schedule_cases.c tests/unit/schedule_cases.h
+tests_unit_test_schedule_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_schedule_LDADD = $(UNIT_LDADD)
+UNIT_TESTS += tests/unit/test_schedule_messages
+tests_unit_test_schedule_messages_SOURCES = tests/unit/test_schedule_messages.c tests/unit/schedule_cases.c tests/unit/schedule_cases.h
+tests_unit_test_schedule_messages_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_schedule_messages_LDADD = $(UNIT_LDADD)
+UNIT_TESTS += tests/unit/test_schedule_time
+tests_unit_test_schedule_time_SOURCES = tests/unit/test_schedule_time.c tests/unit/schedule_cases.c tests/unit/schedule_cases.h
+tests_unit_test_schedule_time_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_schedule_time_LDADD = $(UNIT_LDADD)
