@@ -2,71 +2,28 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libfyaml.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/config_table.h"
 #include "base/utf8.h"
+#include "base/yaml.h"
 
-/* Where a key's value came from. Lines and columns count from 1; line 0 is the command line. */
-struct origin {
-    bool given;
-    int line, column;
-};
-
+/* Where values came from is kept by key and by section. */
 struct reader {
     struct config *config;
     const char *file; /* as messages call it */
-    struct origin keys[CONFIG_KEYS_MAX];
-    struct origin sections[CONFIG_KEYS_MAX];
+    struct yaml_place keys[CONFIG_KEYS_MAX];
+    struct yaml_place sections[CONFIG_KEYS_MAX];
 };
+
+/* Fails with "FILE:LINE:COLUMN: text", or with "command line: text". */
+#define fail_at(reader, at, ...) yaml_fail((reader)->file, at, __VA_ARGS__)
 
 static const char *file_title(const char *file)
 {
     return strcmp(file, "-") == 0 ? "standard input" : file;
-}
-
-/* Fails with "FILE:LINE:COLUMN: text", or with "command line: text". */
-static cairn_err fail_at(const struct reader *reader, struct origin at, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-
-static cairn_err fail_at(const struct reader *reader, struct origin at, const char *format, ...)
-{
-    char text[1024];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    if (!at.given)
-        return FAIL(CAIRN_ECONFIG, "%s: %s", reader->file, text);
-    if (at.line == 0)
-        return FAIL(CAIRN_ECONFIG, "command line: %s", text);
-    return FAIL(CAIRN_ECONFIG, "%s:%d:%d: %s", reader->file, at.line, at.column, text);
-}
-
-/* TEXT for a message: one line, not long, its end replaced by "..." if need be. OUT has CONFIG_NAME_SIZE bytes. */
-static const char *shown(const char *text, char *out)
-{
-    enum { LONGEST = 60 };
-    size_t used = 0;
-    for (uint32_t code; *text; used++) {
-        int length = utf8_next(text, &code);
-        bool plain = length > 0 && code >= ' ' && code != 0x7f && (code < 0x80 || code >= 0xa0);
-        if (used + 4 > LONGEST)
-            return strcpy(out + used, "..."), out;
-        if (plain && length > 1) {
-            memcpy(out + used, text, (size_t)length);
-            used += (size_t)length - 1;
-        } else {
-            out[used] = plain ? *text : '?';
-        }
-        text += length > 0 ? length : 1;
-    }
-    out[used] = 0;
-    return out;
 }
 
 /* ---- keys and values ---- */
@@ -87,12 +44,12 @@ static int find_section(const char *name)
     return -1;
 }
 
-static cairn_err fail_unknown(const struct reader *reader, struct origin at, const char *section, const char *name)
+static cairn_err fail_unknown(const struct reader *reader, struct yaml_place at, const char *section, const char *name)
 {
     char full[4 * CONFIG_NAME_SIZE], nearest[CONFIG_NAME_SIZE], text[CONFIG_NAME_SIZE];
     snprintf(full, sizeof full, "%s%s%s", section, *section ? "." : "", name);
     const char *near = config_nearest(full, nearest);
-    shown(full, text);
+    yaml_shown(full, text);
     if (near && strcmp(near, full) == 0) /* in a file, where a dot does not reach into a section */
         return fail_at(reader, at, "unknown key '%s'; write '%s' under '%.*s:'", text, strchr(near, '.') + 1,
                        (int)strcspn(near, "."), near);
@@ -110,13 +67,13 @@ static bool is_utf8(const char *text)
     return true;
 }
 
-static cairn_err fail_expected(const struct reader *reader, struct origin at, const struct config_key *key, const char *found)
+static cairn_err fail_expected(const struct reader *reader, struct yaml_place at, const struct config_key *key, const char *found)
 {
     char name[CONFIG_NAME_SIZE], expected[CONFIG_NAME_SIZE];
     return fail_at(reader, at, "%s: expected %s, found %s", config_key_name(key, name), config_key_expected(key, expected), found);
 }
 
-static cairn_err set_value(struct reader *reader, const struct config_key *key, struct origin at, const char *text)
+static cairn_err set_value(struct reader *reader, const struct config_key *key, struct yaml_place at, const char *text)
 {
     char name[CONFIG_NAME_SIZE], value[CONFIG_NAME_SIZE], found[CONFIG_NAME_SIZE + 2];
     if (!is_utf8(text))
@@ -128,7 +85,7 @@ static cairn_err set_value(struct reader *reader, const struct config_key *key, 
     }
     if (!memory)
         return FAIL(CAIRN_ENOMEM, "no memory for the config");
-    snprintf(found, sizeof found, "'%s'", shown(text, value));
+    snprintf(found, sizeof found, "'%s'", yaml_shown(text, value));
     return fail_expected(reader, at, key, *text ? found : "nothing");
 }
 
@@ -143,18 +100,6 @@ static cairn_err set_defaults(struct config *config)
 
 /* ---- the YAML document ---- */
 
-/* The place of NODE if it is a scalar with text, else OTHERWISE: libfyaml gives no marks of lists and mappings. */
-static struct origin node_origin(struct fy_node *node, struct origin otherwise)
-{
-    struct fy_token *token = node && fy_node_is_scalar(node) ? fy_node_get_scalar_token(node) : NULL;
-    const struct fy_mark *mark = token ? fy_token_start_mark(token) : NULL;
-    if (!mark)
-        return otherwise;
-    enum fy_node_style style = fy_node_get_style(node);
-    int lead = style == FYNS_SINGLE_QUOTED || style == FYNS_DOUBLE_QUOTED || style == FYNS_ALIAS; /* the mark stands after it */
-    return (struct origin){true, mark->line + 1, mark->column + 1 - lead};
-}
-
 /* What NODE is when it should have been something else. OUT has CONFIG_NAME_SIZE + 2 bytes. */
 static const char *node_found(struct fy_node *node, char *out)
 {
@@ -167,7 +112,7 @@ static const char *node_found(struct fy_node *node, char *out)
     if (fy_node_is_sequence(node))
         return "a list";
     scalar = fy_node_get_scalar0(node);
-    snprintf(out, CONFIG_NAME_SIZE + 2, "'%s'", shown(scalar ? scalar : "", text));
+    snprintf(out, CONFIG_NAME_SIZE + 2, "'%s'", yaml_shown(scalar ? scalar : "", text));
     return out;
 }
 
@@ -185,22 +130,12 @@ static bool is_null(struct fy_node *node)
     return false;
 }
 
-/* Aliases and tags would let one place of the file change another's meaning: a config is plain. */
-static cairn_err check_plain(const struct reader *reader, struct fy_node *node, struct origin at, const char *name)
-{
-    if (node && fy_node_is_alias(node))
-        return fail_at(reader, at, "%s: aliases are not taken; write the value itself", name);
-    if (node && fy_node_get_tag_token(node))
-        return fail_at(reader, at, "%s: tags are not taken; write the value alone", name);
-    return CAIRN_OK;
-}
-
-static cairn_err read_value(struct reader *reader, const struct config_key *key, struct fy_node *node, struct origin key_at)
+static cairn_err read_value(struct reader *reader, const struct config_key *key, struct fy_node *node, struct yaml_place key_at)
 {
     char name[CONFIG_NAME_SIZE], found[CONFIG_NAME_SIZE + 2];
-    struct origin at = node_origin(node, key_at), *first = &reader->keys[key - config_keys];
+    struct yaml_place at = yaml_place_of(node, key_at), *first = &reader->keys[key - config_keys];
     config_key_name(key, name);
-    TRY(check_plain(reader, node, at, name));
+    TRY(yaml_check_plain(reader->file, node, at, name));
     if (first->given)
         return fail_at(reader, key_at, "%s: given twice, first in line %d", name, first->line);
     if (is_null(node))
@@ -216,22 +151,22 @@ static cairn_err read_value(struct reader *reader, const struct config_key *key,
     bool quoted = fy_node_get_style(node) != FYNS_PLAIN;
     if (quoted && (key->kind == CONFIG_INT || key->kind == CONFIG_REAL || key->kind == CONFIG_BOOL)) {
         char value[CONFIG_NAME_SIZE], with_quotes[CONFIG_NAME_SIZE + 16];
-        snprintf(with_quotes, sizeof with_quotes, "the text \"%s\"", shown(text, value));
+        snprintf(with_quotes, sizeof with_quotes, "the text \"%s\"", yaml_shown(text, value));
         return fail_expected(reader, at, key, with_quotes);
     }
     return set_value(reader, key, at, text);
 }
 
-static cairn_err read_mapping(struct reader *reader, const char *section, struct fy_node *mapping, struct origin at);
+static cairn_err read_mapping(struct reader *reader, const char *section, struct fy_node *mapping, struct yaml_place at);
 
 /* A key of the top level that names section INDEX. */
-static cairn_err read_section(struct reader *reader, int index, struct fy_node *node, struct origin key_at)
+static cairn_err read_section(struct reader *reader, int index, struct fy_node *node, struct yaml_place key_at)
 {
     char found[CONFIG_NAME_SIZE + 2];
     const char *name = config_sections[index].name;
-    struct origin *first = &reader->sections[index];
-    struct origin at = node_origin(node, key_at);
-    TRY(check_plain(reader, node, at, name));
+    struct yaml_place *first = &reader->sections[index];
+    struct yaml_place at = yaml_place_of(node, key_at);
+    TRY(yaml_check_plain(reader->file, node, at, name));
     if (first->given)
         return fail_at(reader, key_at, "%s: given twice, first in line %d", name, first->line);
     *first = key_at;
@@ -242,10 +177,10 @@ static cairn_err read_section(struct reader *reader, int index, struct fy_node *
     return read_mapping(reader, name, node, key_at);
 }
 
-static cairn_err read_pair(struct reader *reader, const char *section, struct fy_node_pair *pair, struct origin around)
+static cairn_err read_pair(struct reader *reader, const char *section, struct fy_node_pair *pair, struct yaml_place around)
 {
     struct fy_node *key_node = fy_node_pair_key(pair), *value = fy_node_pair_value(pair);
-    struct origin at = node_origin(key_node, around);
+    struct yaml_place at = yaml_place_of(key_node, around);
     size_t length = 0;
     bool simple = key_node && fy_node_is_scalar(key_node) && !fy_node_is_alias(key_node) && !fy_node_get_tag_token(key_node);
     const char *name = simple && fy_node_get_scalar(key_node, &length) ? fy_node_get_scalar0(key_node) : NULL;
@@ -260,7 +195,7 @@ static cairn_err read_pair(struct reader *reader, const char *section, struct fy
     return read_value(reader, key, value, at);
 }
 
-static cairn_err read_mapping(struct reader *reader, const char *section, struct fy_node *mapping, struct origin at)
+static cairn_err read_mapping(struct reader *reader, const char *section, struct fy_node *mapping, struct yaml_place at)
 {
     void *position = NULL;
     struct fy_node_pair *pair;
@@ -269,12 +204,13 @@ static cairn_err read_mapping(struct reader *reader, const char *section, struct
     return CAIRN_OK;
 }
 
-static cairn_err read_root(struct reader *reader, struct fy_document *document)
+static cairn_err read_root(struct fy_document *document, void *context)
 {
+    struct reader *reader = context;
     char found[CONFIG_NAME_SIZE + 2];
     struct fy_node *root = fy_document_root(document);
-    struct origin begin = {true, 1, 1}, at = node_origin(root, begin);
-    TRY(check_plain(reader, root, at, "the config"));
+    struct yaml_place begin = {true, 1, 1}, at = yaml_place_of(root, begin);
+    TRY(yaml_check_plain(reader->file, root, at, "the config"));
     if (is_null(root))
         return CAIRN_OK;
     if (!fy_node_is_mapping(root))
@@ -282,84 +218,15 @@ static cairn_err read_root(struct reader *reader, struct fy_document *document)
     return read_mapping(reader, "", root, begin);
 }
 
-/* libfyaml's first diagnostic as one line of ours. */
-static cairn_err fail_syntax(const struct reader *reader, struct fy_diag *diag)
-{
-    char text[CONFIG_NAME_SIZE];
-    void *position = NULL;
-    struct fy_diag_error *error = fy_diag_errors_iterate(diag, &position);
-    if (!error || !error->msg)
-        return fail_at(reader, (struct origin){0}, "not valid YAML");
-    return fail_at(reader, (struct origin){error->line > 0, error->line, error->column}, "not valid YAML: %s", shown(error->msg, text));
-}
-
-/* The lines and columns are counted here, since libfyaml takes what is not UTF-8 for the end of the text. */
-static cairn_err check_utf8(const struct reader *reader, const char *text)
-{
-    struct origin at = {true, 1, 1};
-    uint32_t code;
-    for (int length; *text; text += length) {
-        length = utf8_next(text, &code);
-        if (length == 0)
-            return fail_at(reader, at, "the byte 0x%02x is not UTF-8", (unsigned)(unsigned char)*text);
-        at.column = code == '\n' ? 1 : at.column + 1;
-        at.line += code == '\n';
-    }
-    return CAIRN_OK;
-}
-
-static cairn_err read_documents(struct reader *reader, struct fy_parser *parser, struct fy_diag *diag)
-{
-    struct fy_document *document = fy_parse_load_document(parser);
-    if (!document)
-        return fy_parser_get_stream_error(parser) ? fail_syntax(reader, diag) : CAIRN_OK; /* an empty file: all defaults */
-    cairn_err err = read_root(reader, document);
-    fy_parse_document_destroy(parser, document);
-    if (err != CAIRN_OK)
-        return err;
-    document = fy_parse_load_document(parser);
-    if (!document)
-        return fy_parser_get_stream_error(parser) ? fail_syntax(reader, diag) : CAIRN_OK;
-    struct origin at = {0};
-    void *position = NULL;
-    struct fy_node *root = fy_document_root(document);
-    struct fy_node_pair *pair = root && fy_node_is_mapping(root) ? fy_node_mapping_iterate(root, &position) : NULL;
-    at = node_origin(pair ? fy_node_pair_key(pair) : root, at);
-    fy_parse_document_destroy(parser, document);
-    return fail_at(reader, at, "a second document; a config is one");
-}
-
-static cairn_err read_text(struct reader *reader, const char *text)
-{
-    TRY(check_utf8(reader, text));
-    cairn_err err = FAIL(CAIRN_ENOMEM, "no memory for the config");
-    struct fy_diag_cfg diag_options;
-    fy_diag_cfg_default(&diag_options);
-    diag_options.fp = NULL; /* messages are collected, none is printed */
-    struct fy_diag *diag = fy_diag_create(&diag_options);
-    if (!diag)
-        return err;
-    fy_diag_set_collect_errors(diag, true);
-    /* Duplicates are found by us: the message shall name the first one's line. */
-    struct fy_parse_cfg options = {.flags = FYPCF_QUIET | FYPCF_COLLECT_DIAG | FYPCF_ALLOW_DUPLICATE_KEYS, .diag = diag};
-    struct fy_parser *parser = fy_parser_create(&options);
-    if (parser && fy_parser_set_string(parser, text, strlen(text)) == 0)
-        err = read_documents(reader, parser, diag);
-    if (parser)
-        fy_parser_destroy(parser);
-    fy_diag_destroy(diag);
-    return err;
-}
-
 /* ---- the command line ---- */
 
 static cairn_err read_override(struct reader *reader, const char *text)
 {
-    static const struct origin at = {true, 0, 0};
+    static const struct yaml_place at = {true, 0, 0};
     char shown_text[CONFIG_NAME_SIZE], name[CONFIG_NAME_SIZE];
     size_t length = strcspn(text, "=");
     if (!text[length] || length == 0 || length >= sizeof name)
-        return fail_at(reader, at, "expected key=value, found '%s'", shown(text, shown_text));
+        return fail_at(reader, at, "expected key=value, found '%s'", yaml_shown(text, shown_text));
     memcpy(name, text, length);
     name[length] = 0;
     if (find_section(name) > 0)
@@ -376,18 +243,18 @@ static cairn_err read_override(struct reader *reader, const char *text)
 
 /* ---- what no key can tell alone ---- */
 
-static struct origin origin_of(const struct reader *reader, const void *field)
+static struct yaml_place origin_of(const struct reader *reader, const void *field)
 {
     for (int i = 0; i < config_key_count; i++)
         if (config_field_const(reader->config, &config_keys[i]) == field)
             return reader->keys[i];
-    return (struct origin){0};
+    return (struct yaml_place){0};
 }
 
 /* The place to blame when the keys at A and B do not fit: one that was given, the command line first. */
-static struct origin blame(const struct reader *reader, const void *a, const void *b)
+static struct yaml_place blame(const struct reader *reader, const void *a, const void *b)
 {
-    struct origin first = origin_of(reader, a), second = origin_of(reader, b);
+    struct yaml_place first = origin_of(reader, a), second = origin_of(reader, b);
     if (!first.given || (second.given && second.line == 0 && first.line > 0))
         return second;
     return first;
@@ -435,9 +302,9 @@ static cairn_err check_run(const struct reader *reader)
     char text[CONFIG_NAME_SIZE];
     if (c->name[strspn(c->name, name_letters)] || c->name[0] == '.' || strlen(c->name) > NAME_LONGEST)
         return fail_at(reader, origin_of(reader, &c->name),
-                       "name: expected at most 64 letters, digits, '.', '_' and '-', no '.' first, found '%s'", shown(c->name, text));
+                       "name: expected at most 64 letters, digits, '.', '_' and '-', no '.' first, found '%s'", yaml_shown(c->name, text));
     if (!c->data.path)
-        return fail_at(reader, (struct origin){0}, "data.path must be given: the dataset to train on (see 'cairn data import --help')");
+        return fail_at(reader, (struct yaml_place){0}, "data.path must be given: the dataset to train on (see 'cairn data import --help')");
     int64_t samples;
     if (__builtin_mul_overflow(c->steps, c->batch.microbatches, &samples) || __builtin_mul_overflow(samples, c->batch.samples, &samples))
         return fail_at(reader, origin_of(reader, &c->steps), "steps: %lld times batch.microbatches times batch.samples does not fit in 64 bits",
@@ -493,7 +360,7 @@ static cairn_err check_supervise(const struct reader *reader)
 static cairn_err fill(struct reader *reader, const char *file, const char *text, int count, char *const *overrides)
 {
     TRY(set_defaults(reader->config));
-    TRY(read_text(reader, text));
+    TRY(yaml_read(reader->file, "config", text, read_root, reader));
     for (int i = 0; i < count; i++)
         TRY(read_override(reader, overrides[i]));
     TRY(derive_defaults(reader, file));
