@@ -6,6 +6,7 @@ dist_man1_MANS += \
   doc/man/cairn-data.1 \
   doc/man/cairn-eval.1 \
   doc/man/cairn-generate.1 \
+  doc/man/cairn-plan.1 \
   doc/man/cairn-run.1 \
   doc/man/cairn-train.1 \
   doc/man/cairn-version.1

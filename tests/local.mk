@@ -11,6 +11,7 @@ AM_TESTS_ENVIRONMENT = \
   CAIRN_SOURCE=$(abs_top_srcdir); export CAIRN_SOURCE; \
   CAIRN_BUILD=$(abs_top_builddir); export CAIRN_BUILD; \
   MPIEXEC=$(MPIEXEC); export MPIEXEC; \
+  CAIRN_DATA_DIR=$(abs_top_srcdir)/src/plan; export CAIRN_DATA_DIR; \
   PATH=$(abs_top_builddir):$$PATH; export PATH;
 # Criterion prints TAP with --tap=-.
 LOG_COMPILER = $(SHELL) $(top_srcdir)/tests/unit/launch

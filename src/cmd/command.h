@@ -14,6 +14,7 @@ command_main cmd_ckpt;
 command_main cmd_config;
 command_main cmd_eval;
 command_main cmd_generate;
+command_main cmd_plan;
 command_main cmd_run;
 command_main cmd_train;
 command_main cmd_data;

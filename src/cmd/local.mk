@@ -7,6 +7,7 @@ cairn_SOURCES = \
   src/cmd/cmd_data.c \
   src/cmd/cmd_eval.c \
   src/cmd/cmd_generate.c \
+  src/cmd/cmd_plan.c src/cmd/plan_print.c src/cmd/plan_print.h \
   src/cmd/cmd_run.c \
   src/cmd/cmd_train.c \
   src/cmd/cmd_version.c

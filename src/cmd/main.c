@@ -17,6 +17,7 @@ static const struct {
     {"data", cmd_data, "make and inspect datasets"},
     {"eval", cmd_eval, "the loss of a checkpoint on a validation split"},
     {"generate", cmd_generate, "text from a checkpoint"},
+    {"plan", cmd_plan, "which layouts of a model fit a machine, and how fast each would be"},
     {"run", cmd_run, "supervise a training: launch, watch, restart"},
     {"train", cmd_train, "train: the program of every rank"},
     {"version", cmd_version, "print the version of Cairn and of its libraries"},

@@ -14,14 +14,15 @@ allowed() {
         graph) echo "kernels mesh tensor base cairn" ;;
         model) echo "graph kernels mesh tensor base cairn" ;;
         io | ckpt) echo "mesh job tensor base cairn" ;;
-        train) echo "schedule model graph kernels io ckpt mesh job tensor base cairn" ;;
+        plan) echo "schedule mesh tensor base cairn" ;;
+        train) echo "plan schedule model graph kernels io ckpt mesh job tensor base cairn" ;;
         slurm) echo "job tensor base cairn" ;;
-        cmd) echo "train slurm schedule model graph kernels io ckpt mesh job tensor base cairn" ;;
+        cmd) echo "train plan slurm schedule model graph kernels io ckpt mesh job tensor base cairn" ;;
         cairn) echo "" ;;
     esac
 }
 
-for part in cairn base tensor schedule job mesh kernels graph model io ckpt train slurm cmd; do
+for part in cairn base tensor schedule job mesh kernels graph model io ckpt plan train slurm cmd; do
     folder=$CAIRN_SOURCE/src/$part
     [ -d "$folder" ] || folder=$CAIRN_SOURCE/$part
     grep -rnE --include='*.[ch]' --include='*.inc' '^#include "[a-z_]+/' "$folder" >"$scratch/includes"

@@ -1,0 +1,88 @@
+#include "plan/model.h"
+
+#include <stdio.h>
+
+const char *const plan_type_names[PLAN_TYPES] = {"float32", "float16", "bfloat16"};
+
+cairn_err plan_model_of(const struct config *c, struct plan_model *m)
+{
+    if (c->model.vocabulary == 0)
+        return FAIL(CAIRN_ECONFIG, "a plan reads no dataset: give model.vocabulary");
+    *m = (struct plan_model){.layers = c->model.layers, .width = c->model.width, .heads = c->model.heads, .context = c->model.context,
+                             .vocabulary = c->model.vocabulary, .tied = c->model.tied, .dropout = c->model.dropout > 0};
+    return CAIRN_OK;
+}
+
+cairn_err plan_type_of(const struct config *config, enum plan_type *type)
+{
+    if (config->precision == PRECISION_FLOAT64)
+        return FAIL(CAIRN_ECONFIG, "precision float64 is for tests; no plan is made for it");
+    *type = config->precision == PRECISION_BFLOAT16 ? PLAN_BFLOAT16 : PLAN_FLOAT32;
+    return CAIRN_OK;
+}
+
+int64_t plan_parameters(const struct plan_model *m)
+{
+    int64_t c = m->width;
+    return m->layers * (12 * c * c + 13 * c) + m->vocabulary * c * (m->tied ? 1 : 2) + m->context * c + 2 * c;
+}
+
+int64_t plan_product_parameters(const struct plan_model *m)
+{
+    return m->layers * 12 * m->width * m->width + m->vocabulary * m->width;
+}
+
+double plan_model_operations(const struct plan_model *m, int64_t samples)
+{
+    double tokens = (double)samples * (double)m->context;
+    double attention = 4.0 * (double)m->layers * (double)m->width * (double)m->context;
+    return 3 * tokens * (2.0 * (double)plan_product_parameters(m) + attention);
+}
+
+double plan_hardware_operations(const struct plan_model *m, int64_t samples, enum config_recompute recompute)
+{
+    double tokens = (double)samples * (double)m->context;
+    double attention = 4.0 * (double)m->layers * (double)m->width * (double)m->context;
+    double blocks = 24.0 * (double)m->layers * (double)m->width * (double)m->width;
+    double again = recompute == RECOMPUTE_BLOCK ? blocks + attention : recompute == RECOMPUTE_ATTENTION ? attention : 0;
+    return plan_model_operations(m, samples) + tokens * again;
+}
+
+int64_t plan_chunk_layers(int64_t layers, const struct layout *axes, int stage, int chunk)
+{
+    int64_t parts = (int64_t)axes->pipeline * axes->chunks, base = layers / parts, more = layers % parts;
+    int64_t part = (int64_t)chunk * axes->pipeline + stage;
+    /* The parts that take one more are those in the middle: the head is dearer than the embedding, so that an odd one goes before. */
+    int64_t first = (parts - more) / 2;
+    return base + (part >= first && part < first + more);
+}
+
+int64_t plan_stage_layers(int64_t layers, const struct layout *axes, int stage)
+{
+    int64_t sum = 0;
+    for (int chunk = 0; chunk < axes->chunks; chunk++)
+        sum += plan_chunk_layers(layers, axes, stage, chunk);
+    return sum;
+}
+
+char *plan_layout_text(const struct plan_layout *l, char *out)
+{
+    static const char *const schedules[] = {"gpipe", "1f1b", "interleaved", "zero-bubble"};
+    static const char *const recomputes[] = {"", ", recompute attention", ", recompute block"};
+    size_t used = (size_t)snprintf(out, PLAN_LAYOUT_TEXT_SIZE, "data %d", l->axes.data);
+#define ADD(...) used += (size_t)snprintf(out + used, PLAN_LAYOUT_TEXT_SIZE - used, __VA_ARGS__)
+    if (l->axes.tensor > 1)
+        ADD(", tensor %d%s", l->axes.tensor, l->sequence ? ", sequence" : "");
+    if (l->axes.context > 1)
+        ADD(", context %d", l->axes.context);
+    if (l->axes.pipeline > 1)
+        ADD(", pipeline %d %s", l->axes.pipeline, schedules[l->schedule]);
+    if (l->axes.chunks > 1)
+        ADD(" x %d chunks", l->axes.chunks);
+    ADD(", microbatch %lld", (long long)l->samples);
+    if (l->zero)
+        ADD(", zero %d", l->zero);
+    ADD("%s", recomputes[l->recompute]);
+#undef ADD
+    return out;
+}

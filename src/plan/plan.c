@@ -1,0 +1,249 @@
+#include "plan/plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+const struct plan_constraints plan_unconstrained = {.zero = -1, .sequence = -1, .recompute = -1, .schedule = -1};
+
+int64_t plan_memory_limit(const struct machine *m)
+{
+    return (int64_t)((m->gpu->memory_gib - m->software->reserved_gib) * (double)(1 << 30));
+}
+
+cairn_err plan_check_machine(const struct machine *m)
+{
+    if (m->nodes < 1 || m->gpus_per_node < 1 || (int64_t)m->nodes * m->gpus_per_node > 1 << 20)
+        return FAIL(CAIRN_ECONFIG, "a plan is for 1 to %d GPUs, not %d nodes of %d", 1 << 20, m->nodes, m->gpus_per_node);
+    if (m->gpu->tflops[m->type] <= 0)
+        return FAIL(CAIRN_ECONFIG, "a %s has no products of %s", m->gpu->name, plan_type_names[m->type]);
+    return CAIRN_OK;
+}
+
+static void rate(const struct plan_model *model, const struct machine *machine, struct plan *p)
+{
+    int64_t samples = p->layout.microbatches * p->layout.samples;
+    double gpu_seconds = p->time.total * machine_gpus(machine);
+    p->model_flops = plan_model_operations(model, samples) / gpu_seconds;
+    p->hardware_flops = plan_hardware_operations(model, samples, p->layout.recompute) / gpu_seconds;
+}
+
+struct plan plan_of(const struct plan_model *model, const struct plan_layout *layout, const struct machine *machine)
+{
+    const struct memory_rules rules = {machine->type, machine->software, 0};
+    struct plan p = {.layout = *layout, .memory = memory_of_layout(model, layout, &rules), .time = step_time_of(model, layout, machine)};
+    rate(model, machine, &p);
+    return p;
+}
+
+/* ---- the search ---- */
+
+struct search {
+    const struct plan_model *model;
+    const struct machine *machine;
+    const struct plan_constraints *wanted;
+    int64_t batch;
+    struct memory_rules rules;
+    int64_t limit;
+    int most;
+    struct plan_result *out;
+    struct plan candidate;     /* the best variant of the axes and microbatch at hand */
+    bool has_candidate;
+};
+
+static struct plan_reason *reason(struct search *s, enum plan_refusal kind, int tensor)
+{
+    struct plan_result *r = s->out;
+    for (int i = 0; i < r->reason_count; i++)
+        if (r->reasons[i].kind == kind && r->reasons[i].tensor == tensor)
+            return &r->reasons[i];
+    if (r->reason_count == PLAN_REASONS_MAX) /* the last one takes what has no room of its own */
+        return &r->reasons[PLAN_REASONS_MAX - 1];
+    r->reasons[r->reason_count] = (struct plan_reason){.kind = kind, .tensor = tensor};
+    return &r->reasons[r->reason_count++];
+}
+
+static void refuse_memory(struct search *s, const struct plan_layout *l, int64_t missing)
+{
+    struct plan_reason *r = reason(s, REFUSED_MEMORY, 0);
+    if (r->count++ == 0 || missing < r->missing) {
+        r->missing = missing;
+        r->nearest = *l;
+    }
+}
+
+/* Keeps the best in order. */
+static void keep(struct search *s)
+{
+    struct plan_result *r = s->out;
+    int at = r->count;
+    while (at > 0 && s->candidate.time.total < r->best[at - 1].time.total)
+        at--;
+    if (r->count == s->most)
+        reason(s, REFUSED_RANK, 0)->count++;
+    if (at >= s->most)
+        return;
+    int moved = (r->count < s->most ? r->count : s->most - 1) - at;
+    memmove(&r->best[at + 1], &r->best[at], (size_t)moved * sizeof *r->best);
+    r->best[at] = s->candidate;
+    r->count += r->count < s->most;
+}
+
+/* Faster, or as fast and smaller. */
+static bool better(const struct plan *a, const struct plan *b)
+{
+    if (a->time.total != b->time.total)
+        return a->time.total < b->time.total;
+    return plan_memory_total(&a->memory) < plan_memory_total(&b->memory);
+}
+
+static void judge(struct search *s, const struct plan_layout *l, const struct block_time *block, const struct block_time *head)
+{
+    struct plan p = {.layout = *l, .memory = memory_of_layout(s->model, l, &s->rules)};
+    int64_t missing = plan_memory_total(&p.memory) - s->limit;
+    s->out->tried++;
+    if (missing > 0) {
+        refuse_memory(s, l, missing);
+        return;
+    }
+    p.time = step_time_with(s->model, l, s->machine, block, head);
+    if (s->has_candidate)
+        reason(s, REFUSED_SLOWER, 0)->count++;
+    if (!s->has_candidate || better(&p, &s->candidate))
+        s->candidate = p;
+    s->has_candidate = true;
+}
+
+static bool may(int wanted, int value)
+{
+    return wanted < 0 || wanted == value;
+}
+
+static void try_zero(struct search *s, struct plan_layout *l, const struct block_time *block, const struct block_time *head)
+{
+    for (l->zero = 0; l->zero <= (l->axes.data > 1 ? 3 : 0); l->zero++)
+        if (may(s->wanted->zero, l->zero) || (s->wanted->zero > 0 && l->axes.data == 1))
+            judge(s, l, block, head);
+}
+
+/* One chunk a stage: 1F1B and zero bubble (GPipe takes as long as 1F1B and more memory); several: interleaved, which wants the microbatches
+ * of a replica to be a multiple of the stages. */
+static void try_schedules(struct search *s, struct plan_layout *l, const struct block_time *block, const struct block_time *head)
+{
+    static const enum config_schedule singles[] = {CONFIG_1F1B, CONFIG_ZERO_BUBBLE, CONFIG_GPIPE};
+    int64_t stage_layers = s->model->layers / l->axes.pipeline;
+    int pipelined = l->axes.pipeline > 1 ? 2 : 1;
+    if (s->wanted->axes.chunks <= 1) {
+        l->axes.chunks = 1;
+        for (int i = 0; i < 3; i++)
+            if (s->wanted->schedule < 0 ? i < pipelined : (int)singles[i] == s->wanted->schedule) {
+                l->schedule = singles[i];
+                try_zero(s, l, block, head);
+            }
+    }
+    if (pipelined == 1 || !may(s->wanted->schedule, CONFIG_INTERLEAVED) || l->microbatches % ((int64_t)l->axes.data * l->axes.pipeline) != 0)
+        return;
+    l->schedule = CONFIG_INTERLEAVED;
+    for (l->axes.chunks = 2; l->axes.chunks <= stage_layers && l->axes.chunks <= 16; l->axes.chunks++)
+        if (stage_layers % l->axes.chunks == 0 && (s->wanted->axes.chunks == 0 || s->wanted->axes.chunks == l->axes.chunks))
+            try_zero(s, l, block, head);
+    l->axes.chunks = 1;
+}
+
+/* All variants of the axes and microbatch of L; the best one is a candidate. */
+static void try_variants(struct search *s, struct plan_layout *l)
+{
+    s->has_candidate = false;
+    s->rules.gradient_slots = memory_gradient_slots(l, s->machine->software);
+    for (int sequence = 0; sequence <= (l->axes.tensor > 1); sequence++)
+        for (int recompute = RECOMPUTE_NONE; recompute <= RECOMPUTE_BLOCK; recompute++) {
+            if (!may(s->wanted->sequence, sequence) || !may(s->wanted->recompute, recompute))
+                continue;
+            l->sequence = sequence;
+            l->recompute = (enum config_recompute)recompute;
+            struct block_time block = block_time_of(s->model, l, s->machine), head = block_time_of_head(s->model, l, s->machine);
+            try_schedules(s, l, &block, &head);
+        }
+    if (s->has_candidate)
+        keep(s);
+}
+
+/* Microbatches of so many samples are worth a look: larger ones make no product faster. */
+enum { SAMPLES_MOST = 512 };
+
+static void try_batches(struct search *s, struct plan_layout *l)
+{
+    for (l->samples = 1; l->samples <= s->batch && l->samples <= SAMPLES_MOST; l->samples++) {
+        if (s->batch % l->samples != 0 || (s->wanted->samples && s->wanted->samples != l->samples))
+            continue;
+        l->microbatches = s->batch / l->samples;
+        if (l->microbatches < l->axes.data)
+            reason(s, REFUSED_BATCH, 0)->count++;
+        else
+            try_variants(s, l);
+    }
+}
+
+static bool fits_axis(int wanted, int64_t value)
+{
+    return wanted == 0 || wanted == value;
+}
+
+/* Stages, and what is left for data. */
+static void try_pipelines(struct search *s, struct plan_layout *l)
+{
+    int64_t left = machine_gpus(s->machine) / (l->axes.tensor * l->axes.context);
+    for (int stages = 1; stages <= left && stages <= s->model->layers; stages++) {
+        if (left % stages != 0 || !fits_axis(s->wanted->axes.pipeline, stages) || !fits_axis(s->wanted->axes.data, left / stages))
+            continue;
+        l->axes.pipeline = stages;
+        l->axes.data = (int)(left / stages);
+        bool crosses = l->axes.tensor > s->machine->gpus_per_node || s->machine->gpus_per_node % l->axes.tensor != 0;
+        if (crosses && s->wanted->axes.tensor == 0)
+            reason(s, REFUSED_NODE, l->axes.tensor)->count++;
+        else if (s->model->heads % l->axes.tensor != 0)
+            reason(s, REFUSED_HEADS, l->axes.tensor)->count++;
+        else
+            try_batches(s, l);
+    }
+}
+
+/* Pieces of a sequence below this many tokens are not worth a ring. */
+enum { CONTEXT_LEAST = 4096 };
+
+static void try_all(struct search *s)
+{
+    int64_t gpus = machine_gpus(s->machine);
+    struct plan_layout l = {.axes = {.expert = 1, .chunks = 1}};
+    for (int tensor = 1; tensor <= gpus && tensor <= s->model->heads && tensor <= 16 * s->machine->gpus_per_node; tensor++)
+        for (int context = 1; gpus % tensor == 0 && context <= gpus / tensor; context *= 2) {
+            if (context > 1 && s->wanted->axes.context == 0 && s->model->context / context < CONTEXT_LEAST)
+                break;
+            if (gpus / tensor % context != 0 || !fits_axis(s->wanted->axes.tensor, tensor) || !fits_axis(s->wanted->axes.context, context))
+                continue;
+            l.axes.tensor = tensor;
+            l.axes.context = context;
+            try_pipelines(s, &l);
+        }
+}
+
+cairn_err plan_best(const struct plan_model *model, int64_t batch, const struct machine *machine, const struct plan_constraints *constraints,
+                    int most, struct plan_result *out)
+{
+    *out = (struct plan_result){0};
+    TRY(plan_check_machine(machine));
+    struct search s = {.model = model, .machine = machine, .wanted = constraints, .batch = batch, .most = most, .out = out,
+                       .rules = {machine->type, machine->software, 0}, .limit = plan_memory_limit(machine)};
+    out->best = calloc((size_t)most, sizeof *out->best);
+    if (!out->best)
+        return FAIL(CAIRN_ENOMEM, "no memory for plans");
+    try_all(&s);
+    for (int i = 0; i < out->count; i++)
+        rate(model, machine, &out->best[i]);
+    return CAIRN_OK;
+}
+
+void plan_result_free(struct plan_result *result)
+{
+    free(result->best);
+    *result = (struct plan_result){0};
+}
