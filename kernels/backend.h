@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/philox.h"
+#include "kernels/experts.h"
 #include "tensor/dtype.h"
 
 /* c[m,n] = a'[m,k] b'[k,n] (+ bias[n]) (+ c), where a' is a, stored [m,k], or its transpose, stored [k,m]; b' likewise. */
@@ -195,6 +196,27 @@ struct backend_table {
     void (*adamw)(struct backend *, void *master, void *moment1, void *moment2, void *compute, const void *gradient, int64_t n,
                   const struct adamw *);
     void (*convert_to_act)(struct backend *, void *act, const void *acc, int64_t n);
+
+    /* ---- mixture of experts (kernels/experts.h): x, y [rows, width], packed [experts, capacity, width], of act ---- */
+    cairn_err (*router_create)(struct backend *, const struct router_desc *, struct router **);
+    /* weight[experts, width] */
+    void (*router_forward)(struct router *, const struct routing *, const void *x, const void *weight);
+    /* d_logits[rows, experts] (acc), of the gates and both losses, kept for router_backward_weight; dx by way of the logits
+     * alone: dispatch_backward gives what comes through the experts. The choice itself has no gradient. */
+    void (*router_backward_input)(struct router *, void *d_logits, void *dx, const void *d_gate, const struct routing *,
+                                  const void *weight, const struct router_scales *, bool add_to_dx);
+    /* d_weight[experts, width] (acc) */
+    void (*router_backward_weight)(struct router *, void *d_weight, const void *d_logits, const void *x);
+    void (*router_destroy)(struct router *);
+    /* Rows of x to their places; zeros in all places that are left. */
+    void (*dispatch)(struct router *, void *packed, const void *x, const struct routing *);
+    void (*dispatch_backward)(struct router *, void *dx, const void *d_packed, const struct routing *, bool add_to_dx);
+    /* y = sum over a row's choices, in their order, of gate * packed row; of dropped ones nothing, not even where the
+     * packed rows that no choice has are NaN. */
+    void (*combine)(struct router *, void *y, const void *packed, const struct routing *);
+    /* d_packed (zeros where no choice is) and d_gate[rows, choices] (acc; 0 for dropped ones). */
+    void (*combine_backward)(struct router *, void *d_packed, void *d_gate, const void *dy, const void *packed,
+                             const struct routing *);
 };
 
 struct backend {

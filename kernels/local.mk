@@ -2,6 +2,8 @@ libcore_la_SOURCES += \
   kernels/attention_span.h \
   kernels/backend.c kernels/backend.h \
   kernels/backends.h \
-  kernels/dropout.h
+  kernels/dropout.h \
+  kernels/expert_mlp.c kernels/expert_mlp.h \
+  kernels/experts.c kernels/experts.h
 include kernels/reference/local.mk
 include kernels/cpu/local.mk

@@ -31,6 +31,7 @@ include tests/unit/job.mk
 include tests/cmd/local.mk
 include tests/fuzz/local.mk
 include tests/unit/kernels.mk
+include tests/unit/experts.mk
 include tests/unit/schedule.mk
 include tests/unit/train.mk
 include tests/unit/slurm.mk

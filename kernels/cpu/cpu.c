@@ -137,6 +137,7 @@ static void fill_table(void)
     attention_fill(&cpu_table);
     attention_pieces_fill(&cpu_table);
     classifier_fill(&cpu_table);
+    experts_fill(&cpu_table);
 }
 
 static void write_signature(struct cpu *cpu, const char *instruction_set)

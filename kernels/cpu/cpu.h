@@ -50,5 +50,6 @@ void product_fill(struct backend_table *);
 void attention_fill(struct backend_table *);
 void attention_pieces_fill(struct backend_table *);
 void classifier_fill(struct backend_table *);
+void experts_fill(struct backend_table *);
 
 #endif

@@ -5,6 +5,7 @@ libcore_la_SOURCES += \
   kernels/cpu/cpu.c kernels/cpu/cpu.h \
   kernels/cpu/elementwise.c \
   kernels/cpu/embedding.c \
+  kernels/cpu/experts.c \
   kernels/cpu/loops.h \
   kernels/cpu/memory.c \
   kernels/cpu/norm.c \
@@ -13,6 +14,7 @@ libcore_la_SOURCES += \
 # The loops, compiled once for each instruction set; LOOPS is the name of the table that results.
 CPU_LOOPS = \
   kernels/cpu/loops/elementwise.c \
+  kernels/cpu/loops/experts.c \
   kernels/cpu/loops/lanes.h \
   kernels/cpu/loops/math.h \
   kernels/cpu/loops/norm.c \

@@ -5,6 +5,12 @@
 
 #include "kernels/backend.h"
 
+/* A row of act and what it counts in a sum. */
+struct weighted_row {
+    const void *x;
+    float weight;
+};
+
 /* Those that read or write activations; arrays of act are void. */
 struct act_loops {
     void (*gelu_forward)(void *y, const void *x, int64_t n);
@@ -34,6 +40,9 @@ struct act_loops {
     void (*pack_transposed)(float *packed, int64_t padded, const void *x, int64_t stride, int64_t rows, int64_t size);
     /* Copies back: rows of SIZE elements, STRIDE apart, from rows of PADDED floats. */
     void (*unpack)(void *x, int64_t stride, const float *packed, int64_t padded, int64_t rows, int64_t size);
+    /* y = sum of COUNT rows, in their order; y may be one of them */
+    void (*weighted_sum)(void *y, const struct weighted_row *rows, int64_t count, int64_t n);
+    float (*row_product)(const void *a, const void *b, int64_t n);
 };
 
 /* A small product on one thread: c[m, n] = a b (+ c). Element (i, l) of a is a[i * a_row + l * a_column], one of which is

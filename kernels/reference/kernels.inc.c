@@ -11,6 +11,7 @@
 #include "kernels/reference/attention.inc.c"
 #include "kernels/reference/classifier.inc.c"
 #include "kernels/reference/embedding.inc.c"
+#include "kernels/reference/experts.inc.c"
 
 struct matmul {
     struct matmul_desc desc;
@@ -210,4 +211,13 @@ const struct backend_table TABLE = {
     .sum_squares = sum_squares,
     .adamw = adamw,
     .convert_to_act = convert_to_act,
+    .router_create = router_create,
+    .router_forward = router_forward,
+    .router_backward_input = router_backward_input,
+    .router_backward_weight = router_backward_weight,
+    .router_destroy = router_destroy,
+    .dispatch = dispatch,
+    .dispatch_backward = dispatch_backward,
+    .combine = combine,
+    .combine_backward = combine_backward,
 };

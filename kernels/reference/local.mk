@@ -4,3 +4,4 @@ libcore_la_SOURCES += \
   kernels/reference/reference_f64.c
 EXTRA_DIST += kernels/reference/attention.inc.c kernels/reference/classifier.inc.c \
   kernels/reference/embedding.inc.c kernels/reference/kernels.inc.c kernels/reference/norm.inc.c
+EXTRA_DIST += kernels/reference/experts.inc.c

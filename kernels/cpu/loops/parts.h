@@ -11,6 +11,7 @@
 /* Each fills its members. */
 void PART(fill)(struct cpu_loops *); /* all */
 void PART(elementwise)(struct cpu_loops *);
+void PART(experts)(struct cpu_loops *);
 void PART(norm)(struct cpu_loops *);
 void PART(pack)(struct cpu_loops *);
 void PART(product)(struct cpu_loops *);

@@ -3,6 +3,7 @@
 void PART(fill)(struct cpu_loops *loops)
 {
     PART(elementwise)(loops);
+    PART(experts)(loops);
     PART(norm)(loops);
     PART(pack)(loops);
     PART(product)(loops);

@@ -1,0 +1,53 @@
+/* The MLPs of the experts that a rank holds, y = gelu(x expand^T + expand_bias) contract^T + contract_bias for each, made of
+ * any backend's products. Packed rows are one source's, as dispatch leaves them and an all-to-all delivers them:
+ * [experts][capacity][width]. Of S sources there are S such blocks behind each other, and the caller calls once for each:
+ * - An expert's rows of one source lie together on the wire as in the product; joining those of all sources would be one more
+ *   pass over memory, and gains nothing unless an expert has less than about 40 rows a source (tests/bench/bench_experts).
+ * - What is computed of a source's rows has the same bits whether it came from another rank or not, and the weights'
+ *   gradients of each source's microbatch stay apart where the caller wants to sum them in one order.
+ * Products run over the rows that an expert has, rounded up to eighths of the capacity, because plans are made ahead for
+ * fixed shapes: with a capacity factor of 1.25 and even load, whole capacities took 1.2 to 1.4 times as long, with 2 twice. */
+#ifndef KERNELS_EXPERT_MLP_H
+#define KERNELS_EXPERT_MLP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+struct backend;
+
+struct expert_mlp_desc {
+    int64_t experts, capacity, width, hidden; /* experts: those of this rank */
+};
+struct expert_mlp; /* plans; opaque */
+
+/* Of act. */
+struct expert_weights {
+    const void *expand, *expand_bias;     /* [experts, hidden, width], [experts, hidden] */
+    const void *contract, *contract_bias; /* [experts, width, hidden], [experts, width] */
+};
+
+/* The same shapes, of acc. */
+struct expert_gradients {
+    void *expand, *expand_bias, *contract, *contract_bias;
+};
+
+/* Fails as the backend's products do, and with CAIRN_ENOMEM. */
+cairn_err expert_mlp_create(struct backend *, const struct expert_mlp_desc *, struct expert_mlp **);
+void expert_mlp_destroy(struct expert_mlp *);
+
+/* COUNTS[experts]: how many rows each expert has of this source, in the processor's memory; NULL: the whole capacity. Rows of
+ * x and dy behind them must be zero (dispatch and combine_backward leave them so); those of outputs behind them are
+ * undefined, and an expert without rows writes none. inner and active [experts, capacity, hidden] are kept for the
+ * backward passes. */
+void expert_mlp_forward(struct expert_mlp *, void *y, void *inner, void *active, const void *x, const struct expert_weights *,
+                        const int32_t *counts);
+/* d_inner is kept for backward_weight. */
+void expert_mlp_backward_input(struct expert_mlp *, void *dx, void *d_inner, const void *dy, const void *inner,
+                               const struct expert_weights *, const int32_t *counts);
+/* Overwrites the gradients, those of experts without rows by zeros; with ADD adds to them, which is how sources can be summed. */
+void expert_mlp_backward_weight(struct expert_mlp *, const struct expert_gradients *, const void *d_inner, const void *dy,
+                                const void *x, const void *active, const int32_t *counts, bool add);
+
+#endif
