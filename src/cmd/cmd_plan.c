@@ -1,10 +1,10 @@
 #include <stdlib.h>
 #include <string.h>
-#include <stdio.h>
 
 #include "base/exit_code.h"
 #include "cmd/command.h"
 #include "cmd/plan_print.h"
+#include "schedule/schedule.h"
 
 enum { BEST = 10, OVERRIDES_MOST = 256 };
 
@@ -130,7 +130,10 @@ static cairn_err parse_layout(const char *text, const struct config *config, con
     l->microbatches = r->batch / l->samples;
     const struct layout_limits limits = {.layers = r->model.layers, .heads = r->model.heads, .vocabulary = r->model.vocabulary,
                                          .context = r->model.context, .microbatches = l->microbatches};
-    return layout_fit(&l->axes, machine_gpus(&r->machine), &limits);
+    TRY(layout_fit(&l->axes, machine_gpus(&r->machine), &limits));
+    const struct schedule_desc desc = {(enum schedule_kind)l->schedule, l->axes.pipeline, l->axes.chunks,
+                                       (l->microbatches + l->axes.data - 1) / l->axes.data};
+    return schedule_check(&desc);
 }
 
 /* ---- the command ---- */
@@ -139,7 +142,8 @@ static cairn_err plan_one(const struct arguments *a, const struct config *config
 {
     struct plan_layout layout;
     TRY(parse_layout(a->layout, config, r, &layout));
-    struct plan plan = plan_of(&r->model, &layout, &r->machine);
+    struct plan plan;
+    TRY(plan_of(&r->model, &layout, &r->machine, &plan));
     if (a->json) {
         *json = plan_json_one(r, &plan);
         return CAIRN_OK;

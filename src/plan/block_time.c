@@ -165,6 +165,7 @@ struct block_time block_time_of(const struct plan_model *m, const struct plan_la
     double c = w.width, attention, exchange = tensor_exchange(&w);
     add_norm(&w, &t);
     add_linear(&w, c, 3 * c / w.tensor, &t);
+    double before = t.forward;
     add_attention(&w, &t, &attention);
     add_linear(&w, c / w.tensor, c, &t);
     add_residual(&w, &t);
@@ -178,7 +179,7 @@ struct block_time block_time_of(const struct plan_model *m, const struct plan_la
         t.again = t.forward;
         t.tensor_again = t.tensor_forward;
     } else if (l->recompute == RECOMPUTE_ATTENTION) {
-        t.again = attention;
+        t.again = attention + (machine->software->recomputes_qkv ? before : 0);
     }
     return t;
 }

@@ -70,6 +70,8 @@ static const struct hardware_key keys[] = {
     {SOFTWARE(gradient_tree, VALUE_BOOL)},
     {SOFTWARE(fused_sums, VALUE_BOOL)},
     {SOFTWARE(direct_reduce, VALUE_BOOL)},
+    {SOFTWARE(even_stages, VALUE_BOOL)},
+    {SOFTWARE(recomputes_qkv, VALUE_BOOL)},
     {SOFTWARE(scatters_stages, VALUE_BOOL)},
     {SOFTWARE(data_overlap, VALUE_REAL), .high = 1},
     {SOFTWARE(tensor_overlap, VALUE_REAL), .high = 1},

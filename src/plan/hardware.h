@@ -50,6 +50,8 @@ struct hardware_software {
     bool gradient_tree;       /* partial sums in one order (mesh/tree.h); else one float32 sum */
     bool fused_sums;          /* products of the backward pass add to that sum themselves */
     bool direct_reduce;       /* every rank sends to every owner, for the tree's sake; else rings */
+    bool even_stages;         /* stages are cut by blocks alone, not by cost */
+    bool recomputes_qkv;      /* recompute attention begins at the norm before it, not at its own products */
     bool scatters_stages;     /* tensor ranks send a stage's result in parts */
     double data_overlap;      /* share of the data group's exchange that may pass under the computation */
     double tensor_overlap;    /* of the tensor group's */

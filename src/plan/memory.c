@@ -2,6 +2,7 @@
 
 #include "base/least.h"
 #include "mesh/tree.h"
+#include "schedule/schedule.h"
 
 enum { ACC_SIZE = 4 }; /* sums, moments, statistics and master weights are float32 */
 
@@ -29,14 +30,22 @@ static bool is_last(const struct plan_layout *l, int stage)
     return stage == l->axes.pipeline - 1;
 }
 
+static int64_t chunk_layers(const struct plan_model *m, const struct plan_layout *l, const struct hardware_software *software, int stage,
+                            int chunk)
+{
+    return plan_piece_layers(m, l->axes.pipeline * l->axes.chunks, chunk * l->axes.pipeline + stage, software->even_stages);
+}
+
 static int64_t table_parameters(const struct plan_model *m, const struct plan_layout *l)
 {
     return share(m->vocabulary, l->axes.tensor) * m->width;
 }
 
-int64_t memory_stage_parameters(const struct plan_model *m, const struct plan_layout *l, int stage)
+int64_t memory_stage_parameters(const struct plan_model *m, const struct plan_layout *l, const struct hardware_software *software, int stage)
 {
-    int64_t n = plan_stage_layers(m->layers, &l->axes, stage) * memory_block_parameters(m, l->axes.tensor);
+    int64_t n = 0;
+    for (int chunk = 0; chunk < l->axes.chunks; chunk++)
+        n += chunk_layers(m, l, software, stage, chunk) * memory_block_parameters(m, l->axes.tensor);
     if (stage == 0)
         n += table_parameters(m, l) + m->context * m->width;
     if (is_last(l, stage))
@@ -60,20 +69,20 @@ int memory_gradient_slots(const struct plan_layout *l, const struct hardware_sof
     return slots;
 }
 
-static int64_t gradient_elements(const struct plan_model *m, const struct plan_layout *l, int stage, bool tree)
+static int64_t gradient_elements(const struct plan_model *m, const struct plan_layout *l, const struct memory_rules *r, int stage)
 {
-    int64_t n = memory_stage_parameters(m, l, stage);
+    int64_t n = memory_stage_parameters(m, l, r->software, stage);
     /* A tied table's use as embedding is summed apart (graph/graph.h). */
-    bool apart = tree && m->tied && l->axes.pipeline == 1 && l->microbatches > 1;
+    bool apart = r->software->gradient_tree && m->tied && l->axes.pipeline == 1 && l->microbatches > 1;
     return apart ? n + table_parameters(m, l) : n;
 }
 
 static void count_state(const struct plan_model *m, const struct plan_layout *l, const struct memory_rules *r, int stage,
                         struct plan_memory *out)
 {
-    int64_t n = memory_stage_parameters(m, l, stage), data = l->axes.data;
+    int64_t n = memory_stage_parameters(m, l, r->software, stage), data = l->axes.data;
     bool copy = r->type != PLAN_FLOAT32 && (r->software->keeps_copy || l->zero < 3); /* products read rounded weights */
-    int64_t gradients = gradient_elements(m, l, stage, r->software->gradient_tree) * ACC_SIZE;
+    int64_t gradients = gradient_elements(m, l, r, stage) * ACC_SIZE;
     out->parameters = (l->zero >= 3 ? share(n, data) : n) * (copy ? plan_type_size(r->type) : ACC_SIZE);
     out->optimizer = (l->zero >= 1 ? share(n, data) : n) * (copy ? 3 : 2) * ACC_SIZE;
     int slots = r->gradient_slots ? r->gradient_slots : memory_gradient_slots(l, r->software);
@@ -82,15 +91,40 @@ static void count_state(const struct plan_model *m, const struct plan_layout *l,
 
 /* ---- activations ---- */
 
-/* Numbers a token that each op of a block makes: c wide, or divided by the tensor group. Used again in the backward pass: all, as the
- * arena keeps them. Software that keeps masks does without the two results that only a residual reads, and has a byte a number for
- * each of their masks. */
+/* Numbers a token, in units of the model's width: WHOLE on every rank of the tensor group (or divided along the sequence), DIVIDED by
+ * columns and heads. Names of what they count are those of model/gpt.c's block. */
+struct widths {
+    double whole, divided;
+};
 
-static const double divided_width = 12;
-
-static double whole_width(const struct memory_rules *r)
+/* What a block keeps of a microbatch from its forward to its backward pass (graph/ops.c tells what each op reads again).
+ *   whole: both norms' inputs (the block's own input is one) and results; divided: qkv 3, attention's result 1, expand's 4, gelu's 4
+ * Where the backward pass is cut in two, the weights' part still wants the gradients of all products' and norms' results; attention's and
+ * gelu's inputs are free by then, in whose place qkv's and expand's gradients can lie. Masks of both residual branches have a byte each. */
+static struct widths kept_widths(const struct plan_layout *l, const struct memory_rules *r)
 {
-    return r->software->keeps_masks ? 5 : 6; /* two norms, two sums; two residual branches, or their masks at half a number each */
+    struct widths w = {4, 12};
+    if (l->recompute == RECOMPUTE_BLOCK)
+        w = (struct widths){1, 0};
+    if (l->recompute == RECOMPUTE_ATTENTION && r->software->recomputes_qkv)
+        w = (struct widths){3, 8};
+    else if (l->recompute == RECOMPUTE_ATTENTION && r->software->flash > 0)
+        w.divided -= 1;
+    if (r->software->keeps_masks && l->recompute != RECOMPUTE_BLOCK)
+        w.whole += 2.0 / plan_type_size(r->type);
+    if (l->schedule == CONFIG_ZERO_BUBBLE && l->axes.pipeline > 1)
+        w = (struct widths){8, 12};
+    return w;
+}
+
+/* The most that lies beside what is kept: in the backward pass, gradients and what is computed again. At the gelu, the gradients of the
+ * residual sum, of the gelu's result and of its input; when a block is computed again, at contract: all it makes, the gradients of the
+ * sum and of contract's and the gelu's results. */
+static struct widths passing_widths(const struct plan_layout *l, const struct memory_rules *r)
+{
+    if (l->recompute == RECOMPUTE_BLOCK)
+        return (struct widths){5 + (r->software->keeps_masks ? 2.0 / plan_type_size(r->type) : 0), 16};
+    return (struct widths){1, 8};
 }
 
 static int64_t local_tokens(const struct plan_model *m, const struct plan_layout *l)
@@ -98,76 +132,56 @@ static int64_t local_tokens(const struct plan_model *m, const struct plan_layout
     return l->samples * share(m->context, l->axes.context);
 }
 
-/* Into how many parts what the tensor group does not divide by columns is divided. */
-static int row_parts(const struct plan_layout *l)
+static double bytes_of(const struct plan_model *m, const struct plan_layout *l, const struct memory_rules *r, struct widths w)
 {
-    return l->sequence ? l->axes.tensor : 1;
+    double numbers = (double)local_tokens(m, l) * (double)m->width;
+    return numbers * plan_type_size(r->type) * (w.whole / (l->sequence ? l->axes.tensor : 1) + w.divided / l->axes.tensor);
 }
 
-/* Attention's scores: the probabilities, and with dropout what is left of them and the mask. */
+/* Attention's scores where they are in memory: the probabilities, and with dropout what is left of them and the mask. */
 static double score_bytes(const struct plan_model *m, const struct plan_layout *l, const struct memory_rules *r)
 {
-    double scores = (double)l->samples * (double)share(m->heads, l->axes.tensor) * (double)share(m->context, l->axes.context) * (double)m->context;
-    double size = plan_type_size(r->type);
-    return scores * (r->software->keeps_masks ? 2 * size + 1 : size);
+    double queries = (double)share(m->context, l->axes.context), size = plan_type_size(r->type);
+    double scores = (double)l->samples * (double)share(m->heads, l->axes.tensor) * queries * (double)m->context;
+    return r->software->flash > 0 ? 0 : scores * (m->dropout ? 2 * size + 1 : size);
+}
+
+/* Means and deviations of a block's norms, logarithms of attention's sums, in float32. */
+static double statistic_bytes(const struct plan_model *m, const struct plan_layout *l, const struct memory_rules *r)
+{
+    double a_row = l->recompute == RECOMPUTE_ATTENTION && r->software->recomputes_qkv ? 2 : 4;
+    if (l->recompute == RECOMPUTE_BLOCK)
+        return 0;
+    if (r->software->flash > 0 && l->recompute == RECOMPUTE_NONE)
+        a_row += (double)share(m->heads, l->axes.tensor);
+    return (double)local_tokens(m, l) * ACC_SIZE * a_row;
 }
 
 int64_t memory_block_activations(const struct plan_model *m, const struct plan_layout *l, const struct memory_rules *r)
 {
-    double tokens = (double)local_tokens(m, l), c = (double)m->width, size = plan_type_size(r->type);
-    double input = tokens * c * size / row_parts(l);
-    if (l->recompute == RECOMPUTE_BLOCK)
-        return (int64_t)input;
-    double bytes = tokens * c * size * (whole_width(r) / row_parts(l) + divided_width / l->axes.tensor);
-    bytes += tokens * ACC_SIZE * 4 / row_parts(l); /* the norms' means and deviations */
-    if (r->software->flash > 0 && l->recompute == RECOMPUTE_NONE)
-        bytes += tokens * ACC_SIZE * (double)share(m->heads, l->axes.tensor); /* logarithms of the scores' sums */
-    if (r->software->flash > 0 && l->recompute == RECOMPUTE_ATTENTION)
-        bytes -= tokens * c * size / l->axes.tensor; /* attention's result */
-    if (r->software->flash == 0 && l->recompute == RECOMPUTE_NONE)
-        bytes += score_bytes(m, l, r);
-    return (int64_t)bytes;
+    double scores = l->recompute == RECOMPUTE_NONE ? score_bytes(m, l, r) : 0;
+    return (int64_t)(bytes_of(m, l, r, kept_widths(l, r)) + statistic_bytes(m, l, r) + scores);
 }
 
-int64_t memory_live_microbatches(const struct plan_layout *l, int stage)
+int64_t memory_live_microbatches(const struct plan_layout *l, int stage, int chunk)
 {
-    int64_t local = share(l->microbatches, l->axes.data), behind = l->axes.pipeline - stage;
-    if (l->schedule == CONFIG_GPIPE)
-        return local * l->axes.chunks;
-    if (l->axes.chunks == 1)
-        return least(local, behind);
-    /* Narayanan et al. (SC21), section 2.2: warm-up of the interleaved schedule, and the one under way */
-    return least(local * l->axes.chunks, 2 * (behind - 1) + (int64_t)(l->axes.chunks - 1) * l->axes.pipeline + 1);
-}
-
-/* Gradients of activations and, where they are recomputed, the activations of one block: the most that is there beside what is kept.
- * The peak is at the gelu's backward pass: the residual's gradient, and the gelu's result's and input's. */
-static double passing_bytes(const struct plan_model *m, const struct plan_layout *l, const struct memory_rules *r)
-{
-    double token = (double)local_tokens(m, l) * (double)m->width * plan_type_size(r->type);
-    double gradients = token * (1.0 / row_parts(l) + 8.0 / l->axes.tensor);
-    struct plan_layout kept = *l;
-    kept.recompute = RECOMPUTE_NONE;
-    if (l->recompute == RECOMPUTE_BLOCK) /* the last two sums of the block are dead when the gelu's turn comes */
-        return (double)memory_block_activations(m, &kept, r) + gradients - 2 * token / row_parts(l);
-    if (l->recompute == RECOMPUTE_ATTENTION)
-        return gradients + (r->software->flash > 0 ? token / l->axes.tensor : score_bytes(m, l, r));
-    if (r->software->flash == 0)
-        return gradients + score_bytes(m, l, r); /* the scores' gradients */
-    return gradients;
+    const struct schedule_desc desc = {.kind = (enum schedule_kind)l->schedule, .stages = l->axes.pipeline, .chunks = l->axes.chunks,
+                                       .microbatches = share(l->microbatches, l->axes.data)};
+    return schedule_slots(&desc, stage, chunk);
 }
 
 static int64_t count_activations(const struct plan_model *m, const struct plan_layout *l, const struct memory_rules *r, int stage)
 {
-    double token = (double)local_tokens(m, l) * (double)m->width * plan_type_size(r->type) / row_parts(l);
-    double layers = (double)plan_stage_layers(m->layers, &l->axes, stage) / l->axes.chunks;
-    double live = (double)memory_live_microbatches(l, stage);
-    double bytes = live * layers * (double)memory_block_activations(m, l, r) + passing_bytes(m, l, r);
-    if (stage == 0)
-        bytes += (double)least(share(l->microbatches, l->axes.data), l->axes.pipeline) * token * (m->dropout ? 2 : 1); /* the embedding */
-    if (l->axes.pipeline > 1)
-        bytes += 2 * token; /* what is being received, and sent */
-    return (int64_t)bytes;
+    double block = (double)memory_block_activations(m, l, r), bytes = 0;
+    double head = bytes_of(m, l, r, (struct widths){2, 0}); /* the final norm's input and result */
+    for (int chunk = 0; chunk < l->axes.chunks; chunk++) {
+        double piece = (double)chunk_layers(m, l, r->software, stage, chunk) * block;
+        if (is_last(l, stage) && chunk == l->axes.chunks - 1)
+            piece += head;
+        bytes += (double)memory_live_microbatches(l, stage, chunk) * piece;
+    }
+    /* the scores' gradients, or the scores again */
+    return (int64_t)(bytes + bytes_of(m, l, r, passing_widths(l, r)) + score_bytes(m, l, r));
 }
 
 /* ---- buffers ---- */

@@ -1,8 +1,8 @@
 /* The memory of a rank, split by kind: pure functions of model, layout and types. This is the one place that counts it: what the run
  * time allocates is checked against it, and the planner refuses by it. Bytes.
  *
- * A stage's activations are those that its ops make and use again in the backward pass, as graph/arena.c keeps them; logits are never
- * kept (kernels/backend.h). Other software's conventions are Korthikanti et al.'s (arXiv 2205.05198, section 4). */
+ * Activations are those that a block's ops make and the backward pass reads again, in a slot for each microbatch that the schedule has on
+ * its way, and beside them the most that lives within a pass (graph/arena.c); logits are never kept (kernels/backend.h). Other software's conventions are Korthikanti et al.'s (arXiv 2205.05198, section 4). */
 #ifndef PLAN_MEMORY_H
 #define PLAN_MEMORY_H
 
@@ -30,7 +30,8 @@ struct memory_rules {
 
 /* Parameters that a rank of STAGE holds, before ZeRO divides them: divided by the tensor group where they are matrices' columns or rows,
  * embeddings by words; norms, positions and the biases of rows whole. */
-int64_t memory_stage_parameters(const struct plan_model *model, const struct plan_layout *layout, int stage);
+int64_t memory_stage_parameters(const struct plan_model *model, const struct plan_layout *layout, const struct hardware_software *software,
+                                int stage);
 
 /* Parameters of one block on a rank. */
 int64_t memory_block_parameters(const struct plan_model *model, int tensor);
@@ -41,8 +42,8 @@ int memory_gradient_slots(const struct plan_layout *layout, const struct hardwar
 /* Bytes that one block keeps of a microbatch until its backward pass. */
 int64_t memory_block_activations(const struct plan_model *model, const struct plan_layout *layout, const struct memory_rules *rules);
 
-/* Chunks' microbatches whose activations stage STAGE holds at once, at most. */
-int64_t memory_live_microbatches(const struct plan_layout *layout, int stage);
+/* Microbatches whose activations CHUNK of STAGE has room for. */
+int64_t memory_live_microbatches(const struct plan_layout *layout, int stage, int chunk);
 
 /* Everything on a rank of STAGE. */
 struct plan_memory memory_of_stage(const struct plan_model *model, const struct plan_layout *layout, const struct memory_rules *rules,

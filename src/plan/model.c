@@ -2,6 +2,8 @@
 
 #include <stdio.h>
 
+#include "model/gpt.h"
+
 const char *const plan_type_names[PLAN_TYPES] = {"float32", "float16", "bfloat16"};
 
 cairn_err plan_model_of(const struct config *c, struct plan_model *m)
@@ -39,30 +41,29 @@ double plan_model_operations(const struct plan_model *m, int64_t samples)
     return 3 * tokens * (2.0 * (double)plan_product_parameters(m) + attention);
 }
 
-double plan_hardware_operations(const struct plan_model *m, int64_t samples, enum config_recompute recompute)
+double plan_hardware_operations(const struct plan_model *m, int64_t samples, enum config_recompute recompute, bool with_qkv)
 {
-    double tokens = (double)samples * (double)m->context;
-    double attention = 4.0 * (double)m->layers * (double)m->width * (double)m->context;
-    double blocks = 24.0 * (double)m->layers * (double)m->width * (double)m->width;
-    double again = recompute == RECOMPUTE_BLOCK ? blocks + attention : recompute == RECOMPUTE_ATTENTION ? attention : 0;
+    double tokens = (double)samples * (double)m->context, layers = (double)m->layers, c = (double)m->width;
+    double attention = 4 * layers * c * (double)m->context;
+    double again = 0;
+    if (recompute == RECOMPUTE_BLOCK)
+        again = 24 * layers * c * c + attention;
+    if (recompute == RECOMPUTE_ATTENTION)
+        again = attention + (with_qkv ? 6 * layers * c * c : 0);
     return plan_model_operations(m, samples) + tokens * again;
 }
 
-int64_t plan_chunk_layers(int64_t layers, const struct layout *axes, int stage, int chunk)
+/* As even as can be; pieces in the middle take one more, since those at the ends have the embedding and the head besides. */
+static int64_t even_layers(int64_t layers, int count, int index)
 {
-    int64_t parts = (int64_t)axes->pipeline * axes->chunks, base = layers / parts, more = layers % parts;
-    int64_t part = (int64_t)chunk * axes->pipeline + stage;
-    /* The parts that take one more are those in the middle: the head is dearer than the embedding, so that an odd one goes before. */
-    int64_t first = (parts - more) / 2;
-    return base + (part >= first && part < first + more);
+    int64_t base = layers / count, more = layers % count, first = (count - more) / 2;
+    return base + (index >= first && index < first + more);
 }
 
-int64_t plan_stage_layers(int64_t layers, const struct layout *axes, int stage)
+int64_t plan_piece_layers(const struct plan_model *m, int count, int index, bool even)
 {
-    int64_t sum = 0;
-    for (int chunk = 0; chunk < axes->chunks; chunk++)
-        sum += plan_chunk_layers(layers, axes, stage, chunk);
-    return sum;
+    const struct gpt gpt = {.layers = m->layers, .width = m->width, .heads = m->heads, .vocabulary = m->vocabulary, .tied = m->tied};
+    return even || count > m->layers ? even_layers(m->layers, count, index) : gpt_piece_of(&gpt, m->context, count, index).count;
 }
 
 char *plan_layout_text(const struct plan_layout *l, char *out)

@@ -48,15 +48,12 @@ int64_t plan_product_parameters(const struct plan_model *model);
  * 2204.02311, appendix B; a causal kernel does about half of them). */
 double plan_model_operations(const struct plan_model *model, int64_t samples);
 
-/* The same and those that RECOMPUTE repeats: a whole forward pass of the blocks, or attention's products. */
-double plan_hardware_operations(const struct plan_model *model, int64_t samples, enum config_recompute recompute);
+/* The same and those that RECOMPUTE repeats: a whole forward pass of the blocks, or attention's products and, WITH_QKV, those that make
+ * its input. */
+double plan_hardware_operations(const struct plan_model *model, int64_t samples, enum config_recompute recompute, bool with_qkv);
 
-/* Blocks of chunk CHUNK of stage STAGE: as even as can be, the first ones of the model taking one more last, since the stages at the
- * ends have the embedding and the head besides. */
-int64_t plan_chunk_layers(int64_t layers, const struct layout *axes, int stage, int chunk);
-
-/* Blocks of a stage. */
-int64_t plan_stage_layers(int64_t layers, const struct layout *axes, int stage);
+/* Blocks of piece INDEX of COUNT (a stage's chunk, by its global number), cut as the run time cuts or, EVEN, by number alone. */
+int64_t plan_piece_layers(const struct plan_model *model, int count, int index, bool even);
 
 /* The layout as "data 4, tensor 8, pipeline 2, 1f1b, microbatch 1, zero 1, recompute block". */
 enum { PLAN_LAYOUT_TEXT_SIZE = 192 };

@@ -24,15 +24,16 @@ static void rate(const struct plan_model *model, const struct machine *machine, 
     int64_t samples = p->layout.microbatches * p->layout.samples;
     double gpu_seconds = p->time.total * machine_gpus(machine);
     p->model_flops = plan_model_operations(model, samples) / gpu_seconds;
-    p->hardware_flops = plan_hardware_operations(model, samples, p->layout.recompute) / gpu_seconds;
+    p->hardware_flops = plan_hardware_operations(model, samples, p->layout.recompute, machine->software->recomputes_qkv) / gpu_seconds;
 }
 
-struct plan plan_of(const struct plan_model *model, const struct plan_layout *layout, const struct machine *machine)
+cairn_err plan_of(const struct plan_model *model, const struct plan_layout *layout, const struct machine *machine, struct plan *out)
 {
     const struct memory_rules rules = {machine->type, machine->software, 0};
-    struct plan p = {.layout = *layout, .memory = memory_of_layout(model, layout, &rules), .time = step_time_of(model, layout, machine)};
-    rate(model, machine, &p);
-    return p;
+    *out = (struct plan){.layout = *layout, .memory = memory_of_layout(model, layout, &rules)};
+    TRY(step_time_of(model, layout, machine, &out->time));
+    rate(model, machine, out);
+    return CAIRN_OK;
 }
 
 /* ---- the search ---- */
@@ -105,7 +106,7 @@ static void judge(struct search *s, const struct plan_layout *l, const struct bl
         refuse_memory(s, l, missing);
         return;
     }
-    p.time = step_time_with(s->model, l, s->machine, block, head);
+    p.time = step_time_estimate(s->model, l, s->machine, block, head);
     if (s->has_candidate)
         reason(s, REFUSED_SLOWER, 0)->count++;
     if (!s->has_candidate || better(&p, &s->candidate))
@@ -125,8 +126,7 @@ static void try_zero(struct search *s, struct plan_layout *l, const struct block
             judge(s, l, block, head);
 }
 
-/* One chunk a stage: 1F1B and zero bubble (GPipe takes as long as 1F1B and more memory); several: interleaved, which wants the microbatches
- * of a replica to be a multiple of the stages. */
+/* One chunk a stage: 1F1B and zero bubble (GPipe takes as long as 1F1B and more memory); several: interleaved. */
 static void try_schedules(struct search *s, struct plan_layout *l, const struct block_time *block, const struct block_time *head)
 {
     static const enum config_schedule singles[] = {CONFIG_1F1B, CONFIG_ZERO_BUBBLE, CONFIG_GPIPE};
@@ -140,7 +140,7 @@ static void try_schedules(struct search *s, struct plan_layout *l, const struct 
                 try_zero(s, l, block, head);
             }
     }
-    if (pipelined == 1 || !may(s->wanted->schedule, CONFIG_INTERLEAVED) || l->microbatches % ((int64_t)l->axes.data * l->axes.pipeline) != 0)
+    if (pipelined == 1 || !may(s->wanted->schedule, CONFIG_INTERLEAVED))
         return;
     l->schedule = CONFIG_INTERLEAVED;
     for (l->axes.chunks = 2; l->axes.chunks <= stage_layers && l->axes.chunks <= 16; l->axes.chunks++)
@@ -226,6 +226,30 @@ static void try_all(struct search *s)
         }
 }
 
+/* By formula uneven stages are a little wrong: so many times the layouts that are asked for have their schedule run. */
+enum { CANDIDATES = 2 };
+
+static int faster_first(const void *a, const void *b)
+{
+    return better(a, b) ? -1 : better(b, a);
+}
+
+/* Runs the schedules of the best by formula, and leaves the best by that. */
+static cairn_err run_best(struct search *s, int most)
+{
+    struct plan_result *r = s->out;
+    for (int i = 0; i < r->count; i++) {
+        const struct plan_layout layout = r->best[i].layout;
+        TRY(plan_of(s->model, &layout, s->machine, &r->best[i]));
+    }
+    qsort(r->best, (size_t)r->count, sizeof *r->best, faster_first);
+    if (r->count > most) {
+        reason(s, REFUSED_RANK, 0)->count += r->count - most;
+        r->count = most;
+    }
+    return CAIRN_OK;
+}
+
 cairn_err plan_best(const struct plan_model *model, int64_t batch, const struct machine *machine, const struct plan_constraints *constraints,
                     int most, struct plan_result *out)
 {
@@ -233,13 +257,15 @@ cairn_err plan_best(const struct plan_model *model, int64_t batch, const struct 
     TRY(plan_check_machine(machine));
     struct search s = {.model = model, .machine = machine, .wanted = constraints, .batch = batch, .most = most, .out = out,
                        .rules = {machine->type, machine->software, 0}, .limit = plan_memory_limit(machine)};
-    out->best = calloc((size_t)most, sizeof *out->best);
+    s.most = CANDIDATES * most;
+    out->best = calloc((size_t)s.most, sizeof *out->best);
     if (!out->best)
         return FAIL(CAIRN_ENOMEM, "no memory for plans");
     try_all(&s);
-    for (int i = 0; i < out->count; i++)
-        rate(model, machine, &out->best[i]);
-    return CAIRN_OK;
+    cairn_err err = run_best(&s, most);
+    if (err != CAIRN_OK)
+        plan_result_free(out);
+    return err;
 }
 
 void plan_result_free(struct plan_result *result)

@@ -56,11 +56,11 @@ struct plan_result {
 /* What a GPU leaves for a rank. */
 int64_t plan_memory_limit(const struct machine *machine);
 
-/* Judges LAYOUT, whether it fits or not. Its axes must be positive. */
-struct plan plan_of(const struct plan_model *model, const struct plan_layout *layout, const struct machine *machine);
+/* Judges LAYOUT, whether it fits or not. Its axes must be positive, its schedule one that schedule_check takes. CAIRN_ENOMEM. */
+cairn_err plan_of(const struct plan_model *model, const struct plan_layout *layout, const struct machine *machine, struct plan *out);
 
 /* Judges all layouts within CONSTRAINTS for a batch of BATCH samples; the MOST fastest that fit, one for each set of axes and microbatch.
- * None may fit: then COUNT is 0, and the reasons tell why. CAIRN_ECONFIG if the GPU has no products of the machine's type, or the machine
+ * All are judged by the schedules' formulas, those that then lead by running their schedule. None may fit: then COUNT is 0, and the reasons tell why. CAIRN_ECONFIG if the GPU has no products of the machine's type, or the machine
  * none. */
 cairn_err plan_best(const struct plan_model *model, int64_t batch, const struct machine *machine, const struct plan_constraints *constraints,
                     int most, struct plan_result *out);

@@ -1,18 +1,15 @@
 #include "plan/step_time.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 #include "plan/kernel_time.h"
 #include "plan/link_time.h"
 #include "plan/memory.h"
+#include "schedule/schedule.h"
 
 /* Work of the host between two steps that no kernel hides: reading a batch, a sum of losses, a line of metrics. */
 static const double step_seconds = 2e-3;
-
-/* A stage's times for one microbatch, all its chunks. */
-struct stage_time {
-    double forward, backward, backward_weight, tensor;
-};
 
 struct step {
     const struct plan_model *model;
@@ -22,54 +19,21 @@ struct step {
     double microbatches; /* of a replica */
 };
 
-static struct stage_time stage_time_of(const struct step *s, int stage)
-{
-    double layers = (double)plan_stage_layers(s->model->layers, &s->layout->axes, stage);
-    const struct block_time *b = s->block, *h = s->head;
-    struct stage_time t = {layers * block_time_forward(b), layers * block_time_backward(b), layers * b->backward_weight,
-                           layers * (b->tensor_forward + b->tensor_backward + b->tensor_again)};
-    if (stage == s->layout->axes.pipeline - 1) {
-        t.forward += block_time_forward(h);
-        t.backward += block_time_backward(h);
-        t.backward_weight += h->backward_weight;
-        t.tensor += h->tensor_forward + h->tensor_backward;
-    }
-    return t;
-}
+/* ---- pieces and stages ---- */
 
-static double whole(const struct stage_time *t)
-{
-    return t->forward + t->backward;
-}
+/* A piece's, or a stage's, times for one microbatch. What is sent to the neighbours and hides under nothing is in both passes. */
+struct piece_time {
+    double forward, backward_input, backward_weight;
+    double tensor, sending; /* of these */
+};
 
-/* What a stage waits for while the pipeline fills and drains, because of another stage. Narayanan et al. (SC21), section 2.2, for 1F1B
- * and interleaved; Qi et al. (arXiv 2401.10241), section 2, for zero bubble with 1F1B's memory. */
-static double bubble_of(const struct plan_layout *l, const struct stage_time *t)
-{
-    if (l->schedule == CONFIG_ZERO_BUBBLE)
-        return fmax(0, whole(t) - 2 * t->backward_weight);
-    return whole(t) / l->axes.chunks;
-}
-
-static void add_pipeline(const struct step *s, struct step_time *out, struct stage_time *slowest)
-{
-    double bubble = 0;
-    for (int stage = 0; stage < s->layout->axes.pipeline; stage++) {
-        struct stage_time t = stage_time_of(s, stage);
-        bubble += bubble_of(s->layout, &t);
-        if (stage == 0 || whole(&t) > whole(slowest))
-            *slowest = t;
-    }
-    out->bubble = bubble - bubble_of(s->layout, slowest);
-    out->computing = s->microbatches * (whole(slowest) - slowest->tensor);
-    out->tensor = s->microbatches * slowest->tensor;
-}
-
-/* A chunk's result to the next stage, or its gradient back. */
+/* A piece's result to the next stage, or its gradient back. */
 static double send_seconds(const struct step *s)
 {
     const struct plan_layout *l = s->layout;
     const struct layout *a = &l->axes;
+    if (a->pipeline == 1)
+        return 0;
     double bytes = (double)l->samples * (double)s->model->context / a->context * (double)s->model->width * plan_type_size(s->machine->type);
     bool parts = a->tensor > 1 && (l->sequence || s->machine->software->scatters_stages);
     double seconds = link_send_seconds(s->machine, a->tensor * a->context * a->data, parts ? bytes / a->tensor : bytes);
@@ -77,13 +41,97 @@ static double send_seconds(const struct step *s)
     return parts && !l->sequence ? seconds + link_scatter_seconds(s->machine, &tensor, bytes) : seconds;
 }
 
-static void add_sending(const struct step *s, struct step_time *out)
+static struct piece_time piece_time_of(const struct step *s, int index)
 {
     const struct layout *a = &s->layout->axes;
-    if (a->pipeline == 1)
-        return;
-    double one = 2 * send_seconds(s); /* forward and backward */
-    out->sending = (a->pipeline - 1) * one + (1 - s->machine->software->pipeline_overlap) * s->microbatches * a->chunks * one;
+    int count = a->pipeline * a->chunks;
+    double layers = (double)plan_piece_layers(s->model, count, index, s->machine->software->even_stages);
+    const struct block_time *b = s->block, *h = s->head;
+    double shown = (1 - s->machine->software->pipeline_overlap) * send_seconds(s);
+    struct piece_time t = {.forward = layers * block_time_forward(b) + shown, .backward_weight = layers * b->backward_weight,
+                           .backward_input = layers * (block_time_backward(b) - b->backward_weight) + shown,
+                           .tensor = layers * (b->tensor_forward + b->tensor_backward + b->tensor_again), .sending = 2 * shown};
+    if (index == count - 1) {
+        t.forward += block_time_forward(h);
+        t.backward_input += block_time_backward(h) - h->backward_weight;
+        t.backward_weight += h->backward_weight;
+        t.tensor += h->tensor_forward + h->tensor_backward;
+    }
+    return t;
+}
+
+static double whole(const struct piece_time *t)
+{
+    return t->forward + t->backward_input + t->backward_weight;
+}
+
+static struct piece_time stage_of(const struct step *s, int stage)
+{
+    struct piece_time sum = {0};
+    for (int chunk = 0; chunk < s->layout->axes.chunks; chunk++) {
+        struct piece_time t = piece_time_of(s, chunk * s->layout->axes.pipeline + stage);
+        sum = (struct piece_time){sum.forward + t.forward, sum.backward_input + t.backward_input, sum.backward_weight + t.backward_weight,
+                                  sum.tensor + t.tensor, sum.sending + t.sending};
+    }
+    return sum;
+}
+
+static struct piece_time busiest_stage(const struct step *s)
+{
+    struct piece_time busiest = {0};
+    for (int stage = 0; stage < s->layout->axes.pipeline; stage++) {
+        struct piece_time t = stage_of(s, stage);
+        if (whole(&t) > whole(&busiest))
+            busiest = t;
+    }
+    return busiest;
+}
+
+/* ---- the schedule ---- */
+
+static struct schedule_desc schedule_of(const struct step *s)
+{
+    const struct plan_layout *l = s->layout;
+    return (struct schedule_desc){(enum schedule_kind)l->schedule, l->axes.pipeline, l->axes.chunks, (int64_t)s->microbatches};
+}
+
+/* The makespan by formula: the busiest stage works all its microbatches, the others show as they fill and drain. */
+static double estimate_makespan(const struct step *s, const struct piece_time *busiest)
+{
+    struct piece_time average = {0};
+    int stages = s->layout->axes.pipeline;
+    for (int stage = 0; stage < stages; stage++) {
+        struct piece_time t = stage_of(s, stage);
+        average.forward += t.forward / stages;
+        average.backward_input += t.backward_input / stages;
+        average.backward_weight += t.backward_weight / stages;
+    }
+    struct schedule_desc desc = schedule_of(s);
+    double share = schedule_bubble(&desc, average.forward, average.backward_input, average.backward_weight);
+    return s->microbatches * (whole(busiest) + share / (1 - share) * whole(&average)) + 2 * (stages - 1) * send_seconds(s);
+}
+
+static cairn_err simulate_makespan(const struct step *s, double *makespan)
+{
+    struct schedule_desc desc = schedule_of(s);
+    struct schedule_time time = {0};
+    int count = desc.stages * desc.chunks;
+    double *room = calloc((size_t)count, 4 * sizeof *room);
+    double *forward = room, *input = room + count, *weight = input + count, *send = weight + count;
+    if (!room)
+        return FAIL(CAIRN_ENOMEM, "no memory for a schedule of %d pieces", count);
+    for (int k = 0; k < count; k++) {
+        struct piece_time t = piece_time_of(s, k);
+        forward[k] = t.forward;
+        input[k] = t.backward_input;
+        weight[k] = t.backward_weight;
+        send[k] = s->machine->software->pipeline_overlap * send_seconds(s); /* the rest is in the passes */
+    }
+    const struct schedule_cost cost = {.forward = forward, .backward_input = input, .backward_weight = weight, .send = send};
+    cairn_err err = schedule_simulate(&desc, &cost, &time, NULL);
+    free(room);
+    *makespan = time.makespan;
+    return err;
 }
 
 /* ---- the data group ---- */
@@ -105,45 +153,61 @@ static double shown(const struct step *s, double seconds, double window)
     return seconds - (1 - overlap_price) * fmin(seconds * s->machine->software->data_overlap, window);
 }
 
-static void add_data(const struct step *s, const struct stage_time *slowest, struct step_time *out)
+static void add_data(const struct step *s, const struct piece_time *busiest, struct step_time *out)
 {
     const struct plan_layout *l = s->layout;
     if (l->axes.data * l->axes.context == 1)
         return;
-    double elements = (double)memory_stage_parameters(s->model, l, 0), size = plan_type_size(s->machine->type);
+    double elements = (double)memory_stage_parameters(s->model, l, s->machine->software, 0), size = plan_type_size(s->machine->type);
     double gradients = scatter(s, 4 * elements), weights = scatter(s, size * elements), times = s->microbatches;
     switch (l->zero) {
-    case 0: out->data = shown(s, 2 * gradients, slowest->backward); break;
-    case 1: out->data = shown(s, gradients, slowest->backward) + shown(s, weights, slowest->forward); break;
-    case 2: out->data = times * shown(s, gradients, slowest->backward) + shown(s, weights, slowest->forward); break;
+    case 0: out->data = shown(s, 2 * gradients, busiest->backward_input + busiest->backward_weight); break;
+    case 1: out->data = shown(s, gradients, busiest->backward_input + busiest->backward_weight) + shown(s, weights, busiest->forward); break;
+    case 2: out->data = times * shown(s, gradients, busiest->backward_input + busiest->backward_weight) + shown(s, weights, busiest->forward); break;
     default:
-        out->data = times * (shown(s, gradients + weights, slowest->backward) + shown(s, weights, slowest->forward));
+        out->data = times * (shown(s, gradients + weights, busiest->backward_input + busiest->backward_weight) + shown(s, weights, busiest->forward));
         break;
     }
 }
 
 static void add_optimizer(const struct step *s, struct step_time *out)
 {
-    double elements = (double)memory_stage_parameters(s->model, s->layout, 0) / (s->layout->zero >= 1 ? s->layout->axes.data : 1);
+    double elements = (double)memory_stage_parameters(s->model, s->layout, s->machine->software, 0) / (s->layout->zero >= 1 ? s->layout->axes.data : 1);
     out->optimizer = kernel_stream_seconds(s->machine->gpu, elements * s->machine->software->optimizer_bytes, 10);
 }
 
-struct step_time step_time_with(const struct plan_model *model, const struct plan_layout *layout, const struct machine *machine,
-                                const struct block_time *block, const struct block_time *head)
+static struct step_time finish(const struct step *s, const struct piece_time *busiest, double makespan)
 {
-    struct step s = {model, layout, machine, block, head, ceil((double)layout->microbatches / layout->axes.data)};
-    struct step_time out = {0};
-    struct stage_time slowest = {0};
-    add_pipeline(&s, &out, &slowest);
-    add_sending(&s, &out);
-    add_data(&s, &slowest, &out);
-    add_optimizer(&s, &out);
-    out.total = out.computing + out.tensor + out.bubble + out.sending + out.data + out.optimizer + step_seconds;
+    struct step_time out = {.tensor = s->microbatches * busiest->tensor, .sending = s->microbatches * busiest->sending};
+    double busy = s->microbatches * whole(busiest);
+    out.computing = busy - out.tensor - out.sending;
+    out.bubble = fmax(0, makespan - busy);
+    add_data(s, busiest, &out);
+    add_optimizer(s, &out);
+    out.total = busy + out.bubble + out.data + out.optimizer + step_seconds;
     return out;
 }
 
-struct step_time step_time_of(const struct plan_model *model, const struct plan_layout *layout, const struct machine *machine)
+static double local_microbatches(const struct plan_layout *l)
 {
-    struct block_time block = block_time_of(model, layout, machine), head = block_time_of_head(model, layout, machine);
-    return step_time_with(model, layout, machine, &block, &head);
+    return ceil((double)l->microbatches / l->axes.data);
+}
+
+struct step_time step_time_estimate(const struct plan_model *model, const struct plan_layout *layout, const struct machine *machine,
+                                    const struct block_time *block, const struct block_time *head)
+{
+    const struct step s = {model, layout, machine, block, head, local_microbatches(layout)};
+    const struct piece_time busiest = busiest_stage(&s);
+    return finish(&s, &busiest, estimate_makespan(&s, &busiest));
+}
+
+cairn_err step_time_of(const struct plan_model *model, const struct plan_layout *layout, const struct machine *machine, struct step_time *out)
+{
+    const struct block_time block = block_time_of(model, layout, machine), head = block_time_of_head(model, layout, machine);
+    const struct step s = {model, layout, machine, &block, &head, local_microbatches(layout)};
+    const struct piece_time busiest = busiest_stage(&s);
+    double makespan = 0;
+    TRY(simulate_makespan(&s, &makespan));
+    *out = finish(&s, &busiest, makespan);
+    return CAIRN_OK;
 }

@@ -14,7 +14,7 @@ allowed() {
         graph) echo "kernels mesh tensor base cairn" ;;
         model) echo "graph kernels mesh tensor base cairn" ;;
         io | ckpt) echo "mesh job tensor base cairn" ;;
-        plan) echo "schedule mesh tensor base cairn" ;;
+        plan) echo "model schedule mesh tensor base cairn" ;;
         train) echo "plan schedule model graph kernels io ckpt mesh job tensor base cairn" ;;
         slurm) echo "job tensor base cairn" ;;
         cmd) echo "train plan slurm schedule model graph kernels io ckpt mesh job tensor base cairn" ;;
