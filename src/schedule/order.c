@@ -24,16 +24,27 @@ static int64_t group_of(const struct schedule_desc *desc, int64_t number)
     return larger + (number - in_larger) / (small * desc->chunks);
 }
 
-/* Forward pass NUMBER of a stage, as chunk and microbatch. Backward passes take the chunks the other way round. */
-static struct pass pass_of(const struct order *order, enum action_kind kind, int64_t number)
+static void enter_group(struct order_cursor *cursor, const struct schedule_desc *desc, int64_t group)
 {
-    const struct schedule_desc *desc = order->desc;
-    if (desc->chunks == 1)
-        return (struct pass){kind, 0, number};
-    int64_t group = group_of(desc, number), begin = order_group_begin(desc, group);
-    int64_t size = order_group_begin(desc, group + 1) - begin, inside = number - begin * desc->chunks;
-    int chunk = (int)(inside / size);
-    return (struct pass){kind, kind == ACTION_FORWARD ? chunk : desc->chunks - 1 - chunk, begin + inside % size};
+    cursor->group = group;
+    cursor->begin = order_group_begin(desc, group);
+    cursor->size = order_group_begin(desc, group + 1) - cursor->begin;
+}
+
+/* Backward passes take the chunks the other way round. */
+static struct pass take(struct order_cursor *cursor, const struct schedule_desc *desc, enum action_kind kind)
+{
+    int chunk = kind == ACTION_FORWARD ? cursor->round : desc->chunks - 1 - cursor->round;
+    struct pass pass = {kind, chunk, cursor->begin + cursor->inside};
+    cursor->done++;
+    if (++cursor->inside == cursor->size) {
+        cursor->inside = 0;
+        if (++cursor->round == desc->chunks) {
+            cursor->round = 0;
+            enter_group(cursor, desc, cursor->group + 1);
+        }
+    }
+    return pass;
 }
 
 int64_t order_backwards_of(const struct schedule_desc *desc, int64_t passes, int chunk)
@@ -68,19 +79,23 @@ void order_begin(struct order *order, const struct schedule_desc *desc, int stag
     order->ahead = forwards_ahead(desc, stage);
     order->split = desc->kind == SCHEDULE_ZERO_BUBBLE && desc->stages > 1;
     order->weights_behind = stage;
+    enter_group(&order->forwards, desc, 0);
+    order->backwards = order->weights = order->forwards;
 }
 
 bool order_next(struct order *order, struct pass *pass)
 {
+    const struct schedule_desc *desc = order->desc;
+    int64_t forwards = order->forwards.done, backwards = order->backwards.done;
+    int64_t owed = order->split ? backwards - order->weights.done : 0;
     /* A stage that is alone brings a microbatch back through all chunks before it takes the next. */
-    int64_t rounds = order->desc->stages == 1 ? order->backwards - order->backwards % order->desc->chunks : order->backwards;
-    int64_t owed = order->split ? order->backwards - order->weights : 0;
-    if (owed > 0 && (owed > order->weights_behind || order->backwards == order->passes))
-        *pass = pass_of(order, ACTION_BACKWARD_WEIGHT, order->weights++);
-    else if (order->forwards < order->passes && order->forwards <= rounds + order->ahead)
-        *pass = pass_of(order, ACTION_FORWARD, order->forwards++);
-    else if (order->backwards < order->passes)
-        *pass = pass_of(order, order->split ? ACTION_BACKWARD_INPUT : ACTION_BACKWARD, order->backwards++);
+    int64_t paired = desc->stages == 1 ? backwards - order->backwards.round : backwards;
+    if (owed > 0 && (owed > order->weights_behind || backwards == order->passes))
+        *pass = take(&order->weights, desc, ACTION_BACKWARD_WEIGHT);
+    else if (forwards < order->passes && forwards <= paired + order->ahead)
+        *pass = take(&order->forwards, desc, ACTION_FORWARD);
+    else if (backwards < order->passes)
+        *pass = take(&order->backwards, desc, order->split ? ACTION_BACKWARD_INPUT : ACTION_BACKWARD);
     else
         return false;
     return true;

@@ -129,8 +129,8 @@ struct schedule_time {
 };
 
 /* Runs all stages' actions in virtual time. A message leaves when it is made and when the one before it from the same stage in
- * the same direction has arrived. STAGE_TIMES ([stages]) may be NULL. Time and memory grow with the number of actions: about
- * 0.1 microseconds each. CAIRN_ENOMEM. */
+ * the same direction has arrived. STAGE_TIMES ([stages]) may be NULL. Time and memory grow with the number of passes:
+ * 16 bytes and (measured) 20 to 40 ns each. CAIRN_ENOMEM. */
 cairn_err schedule_simulate(const struct schedule_desc *desc, const struct schedule_cost *cost, struct schedule_time *time,
                             struct stage_time *stage_times);
 
