@@ -113,13 +113,14 @@ static void replay_stages(struct replay *r, struct stage_actions *stages, double
     r->at = calloc(n, sizeof(int64_t));
     r->sent = calloc(2 * n, sizeof(int64_t));
     r->received = calloc(2 * n, sizeof(int64_t));
-    for (bool left = true; left;) {
-        left = false;
+    for (int64_t left = 1, before = -1; left > 0; before = left) {
+        left = 0;
         for (int s = 0; s < r->desc->stages; s++) {
             while (r->at[s] < stages[s].count && replay_action(r, s)) {
             }
-            left |= r->at[s] < stages[s].count;
+            left += stages[s].count - r->at[s];
         }
+        cr_assert(left != before, "%s: stuck", schedule_text(r->desc));
     }
     free(r->arrivals);
     free(r->at);
