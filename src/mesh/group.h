@@ -17,8 +17,8 @@ typedef cairn_err group_progress(void *context);
 struct group {
     MPI_Comm comm; /* not the group's to free */
     int rank, size;
-    int64_t bytes_sent, bytes_received; /* so far, by the collectives: whoever reads them subtracts what was before */
-    double seconds_waited;              /* so far, in collectives, for other ranks */
+    int64_t bytes_sent, bytes_received; /* so far, by collectives, sums and gathers: a reader subtracts what was before */
+    double seconds_waited;              /* so far, for other ranks */
     group_progress *progress;           /* NULL: none */
     void *progress_context;
     char *scratch; /* the collectives' */
@@ -40,6 +40,9 @@ MPI_Datatype group_mpi_type(enum dtype dtype);
 /* Without waiting: *DONE, 0 at first, grows by the requests that are complete, up to COUNT; they complete in any order but are
  * counted from the first. WHAT begins the message of a failure. */
 cairn_err group_test(MPI_Request *requests, int count, int *done, const char *what);
+
+/* What a rank does between two looks at what it waits for: the group's progress, and others' work. */
+cairn_err group_idle(struct group *group);
 
 /* Waits for COUNT requests, with the group's progress between tests. */
 cairn_err group_wait(struct group *group, MPI_Request *requests, int count, const char *what);

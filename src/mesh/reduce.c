@@ -1,89 +1,258 @@
 #include "mesh/reduce.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
+#include "base/least.h"
 #include "job/mpi_error.h"
+#include "mesh/channel.h"
+#include "mesh/comm.h"
+#include "mesh/reduce_parts.h"
 
-/* Elements exchanged at a time: bounds the scratch memory, and keeps what was received in cache for the additions. */
-enum { PIECE = 1 << 18, SCRATCH_LIMIT = 1 << 26 /* bytes */ };
+/* Elements of a range that are exchanged at a time: what was received is still in the cache when it is added. */
+enum { PIECE = 1 << 18, LEAST_PIECE = 1 << 10, GATHER_PIECE = 1 << 22 };
+enum { SCRATCH_BYTES = 1 << 26 };
 
-struct partial { /* one partial sum of some rank: its node, and where its piece is during a join */
-    struct tree_node node;
-    int rank, number; /* the NUMBERth of RANK's */
-    char *data;
+struct bucket {
+    struct reducer *reducer;
+    struct reduce_ranges ranges; /* own memory, at begin */
+    struct transfer sum, sum_gather, gather;
+    void **partials; /* this rank's, at the bucket's begin */
+    bool gather_sum;
+    void *vector; /* that GATHER is about */
+    enum dtype vector_dtype;
+    int64_t round, summing; /* in rounds: the next to be started; the one under way */
+    struct part *held;      /* in rounds: partial sums of rounds before, in slots of SHARDS */
+    int held_count;
+    char *shards;
 };
 
 struct reducer {
-    MPI_Comm comm;
-    int rank, size;
-    int64_t leaves, piece;
-    enum dtype dtype;
-    MPI_Datatype type;
-    reduce_add *add;
-    void *add_context;
-    struct partial *partials; /* of all ranks, left to right */
-    int partial_count, own_first, own_count;
-    char *scratch;
-    MPI_Request *requests;
-    MPI_Status *statuses;
-    int64_t bytes_sent;
+    struct group *group;
+    struct reducer_options options;
+    struct parts plan;
+    int64_t piece; /* elements */
+    size_t size;   /* of an element */
+    char *scratch; /* two halves, each a piece for each message of a round */
+    struct part *parts;   /* of the round that is joined or posted now */
+    int *counts;          /* by rank, where fast */
+    struct channel *sums, *sum_gathers, *gathers;
+    struct bucket **buckets;
+    int bucket_count;
 };
 
-static cairn_err list_partials(struct reducer *r)
+static char *element(const struct reducer *r, void *data, int64_t i)
 {
-    int room = 0;
-    for (int rank = 0; rank < r->size; rank++) {
-        struct tree_node nodes[TREE_MAX_NODES];
-        int64_t first, count;
-        int held;
-        tree_share(r->leaves, r->size, rank, &first, &count);
-        int n = tree_partials(r->leaves, first, count, nodes, &held);
-        if (r->partial_count + n > room) {
-            room = 2 * (r->partial_count + n);
-            struct partial *more = realloc(r->partials, (size_t)room * sizeof *more);
-            if (!more)
-                return FAIL(CAIRN_ENOMEM, "no memory for the plan of the sums");
-            r->partials = more;
-        }
-        if (rank == r->rank) {
-            r->own_first = r->partial_count;
-            r->own_count = n;
-        }
-        for (int i = 0; i < n; i++)
-            r->partials[r->partial_count++] = (struct partial){nodes[i], rank, i, NULL};
+    return (char *)data + (size_t)i * r->size;
+}
+
+/* The part of RANK's range that is exchanged in round ROUND of PIECE elements; none if <= 0. */
+static int64_t piece_of(const struct bucket *b, int rank, int64_t round, int64_t piece, int64_t *begin)
+{
+    *begin = b->ranges.begin[rank] + round * piece;
+    return least(b->ranges.length[rank] - round * piece, piece);
+}
+
+/* The parts of the whole sum that come together in BUCKET's sum, from left to right, and where ROUND has them. */
+static int gather_parts(struct bucket *b, const struct channel_round *round)
+{
+    struct reducer *r = b->reducer;
+    int count = parts_list(&r->plan, b->summing, b->held, b->held_count, r->parts);
+    int64_t begin, slot = round->half * parts_most_foreign(&r->plan);
+    piece_of(b, r->group->rank, round->number, r->piece, &begin);
+    for (int i = 0; i < count; i++) {
+        struct part *p = &r->parts[i];
+        if (p->rank == PART_HELD)
+            p->data = element(r, b->shards, p->slot * b->ranges.length[r->group->rank] + round->number * r->piece);
+        else if (p->rank == r->group->rank)
+            p->data = element(r, b->partials[p->number], begin);
+        else
+            p->data = element(r, r->scratch, slot++ * r->piece);
+    }
+    return count;
+}
+
+static cairn_err post_sum(struct transfer *t, struct channel_round *round)
+{
+    struct bucket *b = t->owner;
+    struct reducer *r = b->reducer;
+    const struct group *g = r->group;
+    enum dtype dtype = r->options.dtype;
+    int64_t begin, length = piece_of(b, g->rank, round->number, r->piece, &begin);
+    int count = gather_parts(b, round);
+    for (int i = 0; i < count; i++)
+        if (r->parts[i].rank != PART_HELD && r->parts[i].rank != g->rank)
+            TRY(channel_receive(round, r->parts[i].rank, r->parts[i].data, length, dtype));
+    int own = parts_of_rank(&r->plan, b->summing, g->rank);
+    for (int step = 1; step < g->size; step++) { /* each begins with its right neighbour, so that no rank is met by all at once */
+        int to = (g->rank + step) % g->size;
+        length = piece_of(b, to, round->number, r->piece, &begin);
+        for (int i = 0; i < own; i++)
+            TRY(channel_send(round, to, element(r, b->partials[i], begin), length, dtype));
     }
     return CAIRN_OK;
 }
 
-cairn_err reducer_create(MPI_Comm comm, int64_t leaves, enum dtype dtype, reduce_add *add, void *add_context, struct reducer **out)
+/* What is left of a round goes where the next one finds it: to slots that are free. */
+static void keep_parts(struct bucket *b, int count, const struct channel_round *round, int64_t length)
+{
+    struct reducer *r = b->reducer;
+    int64_t own = b->ranges.length[r->group->rank];
+    parts_take_slots(r->parts, count);
+    for (int i = 0; i < count; i++) {
+        char *place = element(r, b->shards, r->parts[i].slot * own + round->number * r->piece);
+        if (length > 0 && place != r->parts[i].data)
+            memcpy(place, r->parts[i].data, (size_t)length * r->size);
+    }
+    if (round->number + 1 < b->sum.rounds)
+        return;
+    b->held_count = count;
+    memcpy(b->held, r->parts, (size_t)count * sizeof *b->held);
+}
+
+static cairn_err finish_sum(struct transfer *t, struct channel_round *round)
+{
+    struct bucket *b = t->owner;
+    struct reducer *r = b->reducer;
+    int64_t begin, length = piece_of(b, r->group->rank, round->number, r->piece, &begin);
+    int count = parts_join(&r->plan, r->parts, gather_parts(b, round), r->options.add, r->options.add_context, length);
+    if (r->options.rounds) {
+        keep_parts(b, count, round, length);
+    } else if (length > 0) {
+        char *result = element(r, b->partials[0], begin);
+        if (r->parts[0].data != result)
+            memcpy(result, r->parts[0].data, (size_t)length * r->size);
+    }
+    return CAIRN_OK;
+}
+
+static cairn_err post_gather(const struct bucket *b, struct channel_round *round, void *vector, enum dtype dtype)
+{
+    const struct group *g = b->reducer->group;
+    size_t size = dtype_size(dtype);
+    int64_t begin, length;
+    for (int step = 1; step < g->size; step++) {
+        int from = (g->rank + g->size - step) % g->size;
+        length = piece_of(b, from, round->number, GATHER_PIECE, &begin);
+        TRY(channel_receive(round, from, (char *)vector + (size_t)begin * size, length, dtype));
+    }
+    length = piece_of(b, g->rank, round->number, GATHER_PIECE, &begin);
+    for (int step = 1; step < g->size; step++)
+        TRY(channel_send(round, (g->rank + step) % g->size, (char *)vector + (size_t)begin * size, length, dtype));
+    return CAIRN_OK;
+}
+
+static cairn_err post_sum_gather(struct transfer *t, struct channel_round *round)
+{
+    struct bucket *b = t->owner;
+    return post_gather(b, round, b->partials[0], b->reducer->options.dtype);
+}
+
+static cairn_err post_vector_gather(struct transfer *t, struct channel_round *round)
+{
+    struct bucket *b = t->owner;
+    return post_gather(b, round, b->vector, b->vector_dtype);
+}
+
+/* MPI's own sums of the whole bucket. What is sent is taken for a ring's. */
+static cairn_err post_fast(struct transfer *t, struct channel_round *round)
+{
+    struct bucket *b = t->owner;
+    struct reducer *r = b->reducer;
+    struct group *g = r->group;
+    MPI_Comm comm = channel_comm(round->channel);
+    MPI_Datatype type = group_mpi_type(r->options.dtype);
+    int64_t all = 0, own = b->ranges.length[g->rank], size = (int64_t)r->size;
+    for (int i = 0; i < g->size; i++)
+        all += r->counts[i] = (int)b->ranges.length[i];
+    int64_t moved = all - own + (b->gather_sum ? (g->size - 1) * own : 0);
+    g->bytes_sent += moved * size;
+    g->bytes_received += ((g->size - 1) * own + (b->gather_sum ? all - own : 0)) * size;
+    if (b->gather_sum)
+        TRY_MPI(MPI_Iallreduce(MPI_IN_PLACE, b->partials[0], (int)all, type, MPI_SUM, comm, channel_request(round)));
+    else
+        TRY_MPI(MPI_Ireduce_scatter(MPI_IN_PLACE, b->partials[0], r->counts, type, MPI_SUM, comm, channel_request(round)));
+    return CAIRN_OK;
+}
+
+/* MPI leaves the own range's sum at the vector's begin. */
+static cairn_err finish_fast(struct transfer *t, struct channel_round *round)
+{
+    (void)round;
+    struct bucket *b = t->owner;
+    struct reducer *r = b->reducer;
+    int64_t own = b->ranges.length[r->group->rank];
+    if (r->options.rounds && b->summing > 0)
+        r->options.add(r->options.add_context, b->shards, b->shards, b->partials[0], own);
+    else if (r->options.rounds)
+        memcpy(b->shards, b->partials[0], (size_t)own * r->size);
+    else if (!b->gather_sum)
+        memmove(element(r, b->partials[0], b->ranges.begin[r->group->rank]), b->partials[0], (size_t)own * r->size);
+    return CAIRN_OK;
+}
+
+static int64_t pieces(const struct reducer *r, const struct reduce_ranges *ranges, int64_t piece)
+{
+    int64_t longest = 1; /* an empty bucket has a round too */
+    for (int i = 0; i < r->group->size; i++)
+        if (ranges->length[i] > longest)
+            longest = ranges->length[i];
+    return (longest + piece - 1) / piece;
+}
+
+static cairn_err start_sum_gather(struct transfer *t)
+{
+    struct bucket *b = t->owner;
+    if (b->gather_sum && !b->reducer->options.fast)
+        channel_start(b->reducer->sum_gathers, &b->sum_gather);
+    return CAIRN_OK;
+}
+
+/* All memory but the buckets', for a plan. */
+static cairn_err take_memory(struct reducer *r)
+{
+    const struct reducer_options *o = &r->options;
+    int foreign = o->fast ? 0 : parts_most_foreign(&r->plan);
+    int64_t bytes = o->scratch_bytes ? o->scratch_bytes : SCRATCH_BYTES;
+    r->piece = PIECE;
+    while (r->piece > LEAST_PIECE && 2 * foreign * r->piece * (int64_t)r->size > bytes)
+        r->piece /= 2;
+    r->scratch = malloc((size_t)(2 * foreign * r->piece + 1) * r->size);
+    r->parts = malloc((size_t)parts_most(&r->plan) * sizeof *r->parts);
+    r->counts = malloc((size_t)r->group->size * sizeof *r->counts);
+    if (!r->scratch || !r->parts || !r->counts)
+        return FAIL(CAIRN_ENOMEM, "no memory for the sums");
+    return CAIRN_OK;
+}
+
+static cairn_err prepare(struct reducer *r)
+{
+    const struct reducer_options *o = &r->options;
+    if (o->dtype != DTYPE_F32 && o->dtype != DTYPE_F64)
+        return FAIL(CAIRN_EUNSUPPORTED, "sums of %s along a tree", dtype_name(o->dtype));
+    TRY(parts_plan(&r->plan, &o->leaves, o->rounds, r->group->size, r->group->rank));
+    return take_memory(r);
+}
+
+static cairn_err open_channels(struct reducer *r)
+{
+    int size = r->group->size;
+    TRY(channel_create(r->group, parts_most_foreign(&r->plan) + reducer_partials(r) * size, &r->sums));
+    TRY(channel_create(r->group, 2 * size, &r->sum_gathers));
+    return channel_create(r->group, 2 * size, &r->gathers);
+}
+
+cairn_err reducer_create(struct group *group, const struct reducer_options *options, struct reducer **out)
 {
     struct reducer *r = calloc(1, sizeof *r);
+    cairn_err err;
     if (!r)
         return FAIL(CAIRN_ENOMEM, "no memory for the sums");
-    *r = (struct reducer){.comm = comm, .leaves = leaves, .dtype = dtype, .add = add, .add_context = add_context};
-    r->type = dtype == DTYPE_F64 ? MPI_DOUBLE : MPI_FLOAT;
-    MPI_Comm_rank(comm, &r->rank);
-    MPI_Comm_size(comm, &r->size);
-    cairn_err err;
-    if (r->size > leaves) {
-        err = FAIL(CAIRN_ECONFIG, "%d ranks but only %lld microbatches a step: give batch.microbatches at least %d", r->size,
-                   (long long)leaves, r->size);
-        goto failed;
-    }
-    TRY_GOTO(err, list_partials(r), failed);
-    int foreign = r->partial_count - r->own_count;
-    r->piece = PIECE;
-    while (r->piece > 1024 && foreign * r->piece * (int64_t)dtype_size(dtype) > SCRATCH_LIMIT)
-        r->piece /= 2;
-    r->scratch = malloc((size_t)(foreign + 1) * (size_t)r->piece * dtype_size(dtype));
-    size_t messages = (size_t)(foreign + r->own_count * r->size + 1);
-    r->requests = malloc(messages * sizeof *r->requests);
-    r->statuses = malloc(messages * sizeof *r->statuses);
-    if (!r->scratch || !r->requests || !r->statuses) {
-        err = FAIL(CAIRN_ENOMEM, "no memory for the sums");
-        goto failed;
-    }
+    *r = (struct reducer){.group = group, .options = *options, .size = dtype_size(options->dtype)};
+    TRY_GOTO(err, comm_agree(group->comm, prepare(r)), failed);
+    TRY_GOTO(err, open_channels(r), failed);
     *out = r;
     return CAIRN_OK;
 failed:
@@ -91,116 +260,200 @@ failed:
     return err;
 }
 
+static void free_bucket(struct bucket *b)
+{
+    if (!b)
+        return;
+    free(b->ranges.begin);
+    free(b->partials);
+    free(b->held);
+    free(b->shards);
+    free(b);
+}
+
 void reducer_destroy(struct reducer *r)
 {
     if (!r)
         return;
-    free(r->partials);
-    free(r->scratch);
-    free(r->requests);
-    free(r->statuses);
+    if (!r->sums || channel_idle(r->sums)) /* else MPI may still write there */
+        free(r->scratch);
+    channel_destroy(r->sums);
+    channel_destroy(r->sum_gathers);
+    channel_destroy(r->gathers);
+    for (int i = 0; i < r->bucket_count; i++)
+        free_bucket(r->buckets[i]);
+    parts_free(&r->plan);
+    free(r->buckets);
+    free(r->parts);
+    free(r->counts);
     free(r);
 }
 
-/* The part of RANK's range that is exchanged in round ROUND. */
-static int64_t piece_of(const struct reducer *r, const struct reduce_ranges *ranges, int rank, int64_t round, int64_t *begin)
+int reducer_partials(const struct reducer *r)
 {
-    int64_t done = round * r->piece, left = ranges->length[rank] - done;
-    *begin = ranges->begin[rank] + done;
-    return left <= 0 ? 0 : left < r->piece ? left : r->piece;
+    return r->options.rounds || r->options.fast ? 1 : parts_of_rank(&r->plan, 0, r->group->rank);
 }
 
-/* Starts the *REQUESTS messages of a round. Partials of other ranks are given their place in the scratch memory. */
-static cairn_err start_round(struct reducer *r, void *const *own, const struct reduce_ranges *ranges, int64_t round, int *requests)
+int64_t reducer_rounds(const struct reducer *r)
 {
-    size_t size = dtype_size(r->dtype);
-    int64_t begin, slot = 0, length = piece_of(r, ranges, r->rank, round, &begin);
-    for (int i = 0; i < r->partial_count; i++) {
-        struct partial *p = &r->partials[i];
-        if (p->rank == r->rank) {
-            p->data = (char *)own[p->number] + (size_t)begin * size;
-            continue;
-        }
-        p->data = r->scratch + (size_t)(slot++ * r->piece) * size;
-        if (length)
-            TRY_MPI(MPI_Irecv(p->data, (int)length, r->type, p->rank, p->number, r->comm, &r->requests[(*requests)++]));
+    return r->plan.rounds;
+}
+
+/* Slots of partial sums that each bucket keeps. */
+static int slots(const struct reducer *r)
+{
+    return !r->options.rounds ? 0 : r->options.fast ? 1 : r->plan.most_held;
+}
+
+int64_t reducer_memory(const struct reducer *r)
+{
+    int64_t own = 0;
+    for (int i = 0; i < r->bucket_count; i++)
+        own += r->buckets[i]->ranges.length[r->group->rank];
+    int64_t foreign = r->options.fast ? 0 : parts_most_foreign(&r->plan);
+    return (own * slots(r) + 2 * foreign * r->piece) * (int64_t)r->size;
+}
+
+/* MPI's sums know no gaps, and count in ints. */
+static cairn_err check_fast(const struct reducer *r, const struct reduce_ranges *ranges)
+{
+    int64_t next = 0;
+    for (int i = 0; i < r->group->size; i++) {
+        if (ranges->length[i] && ranges->begin[i] != next)
+            return FAIL(CAIRN_EINVAL, "rank %d's range of a bucket begins at %lld, not where the one before ends, at %lld", i,
+                        (long long)ranges->begin[i], (long long)next);
+        next += ranges->length[i];
     }
-    for (int step = 1; step < r->size; step++) { /* each begins with its right neighbour, so that no rank is met by all at once */
-        int to = (r->rank + step) % r->size;
-        int64_t sent = piece_of(r, ranges, to, round, &begin);
-        for (int i = 0; i < r->own_count && sent; i++) {
-            TRY_MPI(MPI_Isend((char *)own[i] + (size_t)begin * size, (int)sent, r->type, to, i, r->comm, &r->requests[(*requests)++]));
-            r->bytes_sent += sent * (int64_t)size;
-        }
-    }
+    if (next > INT_MAX)
+        return FAIL(CAIRN_EINVAL, "a bucket of %lld elements: at most %d", (long long)next, INT_MAX);
     return CAIRN_OK;
 }
 
-/* Joins all partials of the round's piece along the tree; the result ends in RESULT. */
-static void join_round(struct reducer *r, char *result, int64_t length)
+static void set_transfers(struct bucket *b)
 {
-    struct tree_stack stack;
-    char *values[TREE_MAX_NODES];
-    int left;
-    tree_begin(&stack, r->leaves);
-    for (int i = 0; i < r->partial_count; i++) {
-        values[stack.count] = r->partials[i].data;
-        tree_push(&stack, r->partials[i].node);
-        while (tree_join(&stack, &left))
-            r->add(r->add_context, values[left], values[left], values[left + 1], length);
-    }
-    if (values[0] != result)
-        memcpy(result, values[0], (size_t)length * dtype_size(r->dtype));
+    const struct reducer *r = b->reducer;
+    bool fast = r->options.fast;
+    b->sum = (struct transfer){.owner = b, .post = fast ? post_fast : post_sum, .finish = fast ? finish_fast : finish_sum,
+                               .end = start_sum_gather, .rounds = fast ? 1 : pieces(r, &b->ranges, r->piece)};
+    b->sum_gather = (struct transfer){.owner = b, .post = post_sum_gather, .rounds = pieces(r, &b->ranges, GATHER_PIECE)};
+    b->gather = (struct transfer){.owner = b, .post = post_vector_gather, .rounds = b->sum_gather.rounds};
+    b->sum.id = b->sum_gather.id = b->gather.id = r->bucket_count;
 }
 
-static int64_t round_count(const struct reducer *r, const struct reduce_ranges *ranges)
+cairn_err reducer_add_bucket(struct reducer *r, const struct reduce_ranges *ranges, int *bucket)
 {
-    int64_t longest = 0;
-    for (int i = 0; i < r->size; i++)
-        if (ranges->length[i] > longest)
-            longest = ranges->length[i];
-    return (longest + r->piece - 1) / r->piece;
-}
-
-cairn_err reduce_scatter(struct reducer *r, void *const *own, const struct reduce_ranges *ranges)
-{
-    if (r->size == 1)
-        return CAIRN_OK; /* the only partial is the root */
-    for (int64_t round = 0, rounds = round_count(r, ranges); round < rounds; round++) {
-        int requests = 0;
-        TRY(start_round(r, own, ranges, round, &requests));
-        TRY(mpi_check(MPI_Waitall(requests, r->requests, r->statuses), "exchanging gradients"));
-        int64_t begin, length = piece_of(r, ranges, r->rank, round, &begin);
-        if (length)
-            join_round(r, (char *)own[0] + (size_t)begin * dtype_size(r->dtype), length);
+    size_t ranks = (size_t)r->group->size, own = (size_t)ranges->length[r->group->rank];
+    if (r->options.fast)
+        TRY(check_fast(r, ranges));
+    struct bucket **more = realloc(r->buckets, (size_t)(r->bucket_count + 1) * sizeof *more);
+    if (!more)
+        return FAIL(CAIRN_ENOMEM, "no memory for a bucket of the sums");
+    r->buckets = more;
+    struct bucket *b = calloc(1, sizeof *b);
+    if (b) {
+        b->reducer = r;
+        b->ranges.begin = malloc(2 * ranks * sizeof *b->ranges.begin);
+        b->ranges.length = b->ranges.begin + ranks;
+        b->partials = calloc((size_t)reducer_partials(r), sizeof *b->partials);
+        b->held = malloc((size_t)(slots(r) + 1) * sizeof *b->held);
+        b->shards = malloc(((size_t)slots(r) * own + 1) * r->size);
     }
+    if (!b || !b->ranges.begin || !b->partials || !b->held || !b->shards) {
+        free_bucket(b);
+        return FAIL(CAIRN_ENOMEM, "no memory for a bucket of the sums");
+    }
+    memcpy(b->ranges.begin, ranges->begin, ranks * sizeof *ranges->begin);
+    memcpy(b->ranges.length, ranges->length, ranks * sizeof *ranges->length);
+    set_transfers(b);
+    *bucket = r->bucket_count;
+    r->buckets[r->bucket_count++] = b;
     return CAIRN_OK;
 }
 
-cairn_err reduce_gather(struct reducer *r, void *vector, const struct reduce_ranges *ranges)
+cairn_err reduce_start(struct reducer *r, int bucket, void *const *partials, bool gather)
 {
-    size_t size = dtype_size(r->dtype);
-    int right = (r->rank + 1) % r->size, left = (r->rank + r->size - 1) % r->size;
-    for (int step = 0; step < r->size - 1; step++) { /* a ring: what came from the left goes on to the right */
-        int out = (r->rank + r->size - step) % r->size, in = (r->rank + r->size - step - 1) % r->size;
-        struct reduce_ranges pair = {(int64_t[]){ranges->begin[out], ranges->begin[in]},
-                                     (int64_t[]){ranges->length[out], ranges->length[in]}};
-        int64_t most = pair.length[0] > pair.length[1] ? pair.length[0] : pair.length[1];
-        for (int64_t round = 0; round * r->piece < most; round++) {
-            int64_t from, to, sent = piece_of(r, &pair, 0, round, &from), received = piece_of(r, &pair, 1, round, &to);
-            TRY(mpi_check(MPI_Sendrecv((char *)vector + (size_t)from * size, (int)sent, r->type, right, 0,
-                                       (char *)vector + (size_t)to * size, (int)received, r->type, left, 0, r->comm,
-                                       MPI_STATUS_IGNORE),
-                          "gathering gradients"));
-            r->bytes_sent += sent * (int64_t)size;
-        }
+    struct bucket *b = r->buckets[bucket];
+    int own = r->options.fast ? 1 : parts_of_rank(&r->plan, b->round, r->group->rank);
+    if (!reduce_done(r, bucket))
+        return FAIL(CAIRN_EINVAL, "bucket %d is started again before its sum is done", bucket);
+    if (own && !partials)
+        return FAIL(CAIRN_EINVAL, "bucket %d is started without this rank's gradient", bucket);
+    if (gather && r->options.rounds)
+        return FAIL(CAIRN_EINVAL, "bucket %d cannot be gathered: it is summed in rounds", bucket);
+    for (int i = 0; i < own; i++)
+        b->partials[i] = partials[i];
+    if (b->round == 0)
+        b->held_count = 0;
+    b->summing = b->round;
+    b->round = (b->round + 1) % r->plan.rounds;
+    b->gather_sum = gather;
+    channel_start(r->sums, &b->sum);
+    return channel_progress(r->sums);
+}
+
+void *reduce_shard(const struct reducer *r, int bucket)
+{
+    const struct bucket *b = r->buckets[bucket];
+    return element(r, b->shards, r->options.fast ? 0 : b->held[0].slot * b->ranges.length[r->group->rank]);
+}
+
+cairn_err gather_start(struct reducer *r, int bucket, void *vector, enum dtype dtype)
+{
+    struct bucket *b = r->buckets[bucket];
+    if (b->gather.under_way)
+        return FAIL(CAIRN_EINVAL, "bucket %d is gathered again before that is done", bucket);
+    b->vector = vector;
+    b->vector_dtype = dtype;
+    channel_start(r->gathers, &b->gather);
+    return channel_progress(r->gathers);
+}
+
+cairn_err reduce_progress(struct reducer *r)
+{
+    TRY(channel_progress(r->sums));
+    TRY(channel_progress(r->sum_gathers));
+    return channel_progress(r->gathers);
+}
+
+bool reduce_done(const struct reducer *r, int bucket)
+{
+    return !r->buckets[bucket]->sum.under_way && !r->buckets[bucket]->sum_gather.under_way;
+}
+
+bool gather_done(const struct reducer *r, int bucket)
+{
+    return !r->buckets[bucket]->gather.under_way;
+}
+
+typedef bool is_done(const struct reducer *reducer, int bucket);
+
+static cairn_err wait_until(struct reducer *r, is_done *done, int bucket)
+{
+    double start = clock_seconds();
+    TRY(reduce_progress(r));
+    while (!done(r, bucket)) {
+        TRY(group_idle(r->group));
+        TRY(reduce_progress(r));
     }
+    r->group->seconds_waited += clock_seconds() - start;
     return CAIRN_OK;
 }
 
-int64_t reducer_bytes_sent(struct reducer *r)
+cairn_err reduce_wait(struct reducer *r, int bucket)
 {
-    int64_t bytes = r->bytes_sent;
-    r->bytes_sent = 0;
-    return bytes;
+    return wait_until(r, reduce_done, bucket);
+}
+
+cairn_err gather_wait(struct reducer *r, int bucket)
+{
+    return wait_until(r, gather_done, bucket);
+}
+
+cairn_err reduce_wait_all(struct reducer *r)
+{
+    for (int i = 0; i < r->bucket_count; i++) {
+        TRY(reduce_wait(r, i));
+        TRY(gather_wait(r, i));
+    }
+    return CAIRN_OK;
 }

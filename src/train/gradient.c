@@ -17,6 +17,8 @@ struct chunk {
 struct gradient {
     struct mesh *mesh;
     struct backend *backend;
+    struct group group;
+    int64_t bytes_told;
     struct reducer *reducer;
     int64_t elements;            /* with lookups */
     int slot_count;
@@ -30,7 +32,7 @@ struct gradient {
     double *sums;                /* by chunk */
     int *sum_counts, *sum_begins;/* of each rank's chunks, for gathering */
     struct reduce_ranges main, *lookups;
-    int lookup_count;
+    int lookup_count; /* bucket 0 is the main one; then these */
 };
 
 static void add(void *context, void *sum, const void *a, const void *b, int64_t n)
@@ -106,6 +108,15 @@ static cairn_err share_elements(struct gradient *t, const struct graph *graph)
     return CAIRN_OK;
 }
 
+static cairn_err add_buckets(struct gradient *t)
+{
+    int bucket;
+    TRY(reducer_add_bucket(t->reducer, &t->main, &bucket));
+    for (int i = 0; i < t->lookup_count; i++)
+        TRY(reducer_add_bucket(t->reducer, &t->lookups[i], &bucket));
+    return CAIRN_OK;
+}
+
 cairn_err gradient_open(struct mesh *mesh, struct backend *backend, const struct graph *graph, int64_t microbatches,
                         struct gradient **out)
 {
@@ -114,9 +125,12 @@ cairn_err gradient_open(struct mesh *mesh, struct backend *backend, const struct
         return FAIL(CAIRN_ENOMEM, "no memory for the gradient");
     *t = (struct gradient){.mesh = mesh, .backend = backend, .elements = graph_gradient_elements(graph), .microbatches = microbatches};
     cairn_err err;
-    TRY_GOTO(err, reducer_create(mesh->world, microbatches, backend->acc, add, backend, &t->reducer), failed);
+    const struct reducer_options options = {.leaves = {.leaves = microbatches}, .dtype = backend->acc, .add = add, .add_context = backend};
+    TRY_GOTO(err, group_open(&t->group, mesh->world, 0), failed);
+    TRY_GOTO(err, reducer_create(&t->group, &options, &t->reducer), failed);
     TRY_GOTO(err, list_chunks(t, graph), failed);
     TRY_GOTO(err, share_elements(t, graph), failed);
+    TRY_GOTO(err, add_buckets(t), failed);
     struct tree_node nodes[TREE_MAX_NODES];
     int64_t count;
     tree_share(microbatches, mesh->size, mesh->rank, &t->first, &count);
@@ -144,6 +158,7 @@ void gradient_close(struct gradient *t)
         if (t->slots[i])
             t->backend->table->free(t->backend, t->slots[i], (size_t)t->elements * dtype_size(t->backend->acc));
     reducer_destroy(t->reducer);
+    group_close(&t->group);
     free(t->slots);
     free(t->chunks);
     free(t->sums);
@@ -194,12 +209,13 @@ cairn_err gradient_finish(struct gradient *t, const void **sum, double *norm)
 {
     t->stack.count = 0;
     t->added = 0;
-    TRY(reduce_scatter(t->reducer, t->slots, &t->main));
-    for (int i = 0; i < t->lookup_count; i++)
-        TRY(reduce_scatter(t->reducer, t->slots, &t->lookups[i]));
+    for (int bucket = 0; bucket <= t->lookup_count; bucket++)
+        TRY(reduce_start(t->reducer, bucket, t->slots, false));
+    TRY(reduce_wait_all(t->reducer));
     finish_own(t);
     if (t->mesh->size > 1) {
-        TRY(reduce_gather(t->reducer, t->slots[0], &t->main));
+        TRY(gather_start(t->reducer, 0, t->slots[0], t->backend->acc));
+        TRY(gather_wait(t->reducer, 0));
         TRY(mpi_check(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, t->sums, t->sum_counts, t->sum_begins, MPI_DOUBLE, t->mesh->world),
                       "gathering the gradient's norm"));
     }
@@ -218,5 +234,7 @@ int64_t gradient_memory(const struct gradient *t)
 
 int64_t gradient_bytes_sent(struct gradient *t)
 {
-    return reducer_bytes_sent(t->reducer);
+    int64_t bytes = t->group.bytes_sent - t->bytes_told;
+    t->bytes_told = t->group.bytes_sent;
+    return bytes;
 }
