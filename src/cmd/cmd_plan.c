@@ -123,7 +123,7 @@ static cairn_err parse_layout(const char *text, const struct config *config, con
     }
     free(copy);
     TRY(err);
-    if (l->axes.chunks > 1)
+    if (l->axes.chunks > 1 && l->schedule == CONFIG_1F1B) /* which is that with one chunk, and what is meant if none is named */
         l->schedule = CONFIG_INTERLEAVED;
     if (r->batch % l->samples != 0)
         return FAIL(CAIRN_ECONFIG, "--layout: microbatch %lld does not divide the batch of %lld samples", (long long)l->samples, (long long)r->batch);

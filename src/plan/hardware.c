@@ -1,10 +1,12 @@
 #include "plan/hardware.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 #include "base/config.h"
 #include "base/yaml.h"
@@ -274,13 +276,40 @@ static cairn_err read_file(struct hardware *hardware, const char *file)
 
 /* ---- opening and finding ---- */
 
-/* The table as it is installed. CAIRN_DATA_DIR in the environment is for an installation that was moved, and for tests before there is
- * one. */
+/* The folder that the running program lies in; OUT has PATH_MAX bytes. "" if it cannot be told. */
+static void program_folder(char *out)
+{
+    ssize_t length = readlink("/proc/self/exe", out, PATH_MAX - 1);
+    out[length > 0 ? length : 0] = 0;
+    char *slash = strrchr(out, '/');
+    if (slash)
+        *slash = 0;
+}
+
+/* Where the table is: what the environment says; beside the program, as in an installation that was moved or where it was built; where it
+ * was to be installed. The caller frees. NULL: no memory. */
+static char *installed_table(void)
+{
+    static const char *const beside[] = {"../share/cairn", "src/plan"};
+    const char *folder = getenv("CAIRN_DATA_DIR");
+    char program[PATH_MAX], *file = NULL;
+    if (folder && *folder)
+        return asprintf(&file, "%s/hardware.yaml", folder) < 0 ? NULL : file;
+    program_folder(program);
+    for (int i = 0; i < 2; i++) {
+        if (asprintf(&file, "%s/%s/hardware.yaml", program, beside[i]) < 0)
+            return NULL;
+        if (access(file, R_OK) == 0)
+            return file;
+        free(file);
+    }
+    return strdup(CAIRN_DATA_DIR "/hardware.yaml");
+}
+
 static cairn_err read_installed(struct hardware *hardware)
 {
-    const char *folder = getenv("CAIRN_DATA_DIR");
-    char *file;
-    if (asprintf(&file, "%s/hardware.yaml", folder && *folder ? folder : CAIRN_DATA_DIR) < 0)
+    char *file = installed_table();
+    if (!file)
         return FAIL(CAIRN_ENOMEM, "no memory for the hardware table");
     cairn_err err = read_file(hardware, file);
     free(file);

@@ -33,7 +33,8 @@ static bool is_last(const struct plan_layout *l, int stage)
 static int64_t chunk_layers(const struct plan_model *m, const struct plan_layout *l, const struct hardware_software *software, int stage,
                             int chunk)
 {
-    return plan_piece_layers(m, l->axes.pipeline * l->axes.chunks, chunk * l->axes.pipeline + stage, software->even_stages);
+    const struct plan_cut cut = plan_cut_of(m, l->axes.pipeline * l->axes.chunks, software->even_stages);
+    return plan_cut_layers(&cut, chunk * l->axes.pipeline + stage);
 }
 
 static int64_t table_parameters(const struct plan_model *m, const struct plan_layout *l)
@@ -97,6 +98,11 @@ struct widths {
     double whole, divided;
 };
 
+static bool is_split(const struct plan_layout *l)
+{
+    return l->schedule == CONFIG_ZERO_BUBBLE && l->axes.pipeline > 1;
+}
+
 /* What a block keeps of a microbatch from its forward to its backward pass (graph/ops.c tells what each op reads again).
  *   whole: both norms' inputs (the block's own input is one) and results; divided: qkv 3, attention's result 1, expand's 4, gelu's 4
  * Where the backward pass is cut in two, the weights' part still wants the gradients of all products' and norms' results; attention's and
@@ -112,16 +118,17 @@ static struct widths kept_widths(const struct plan_layout *l, const struct memor
         w.divided -= 1;
     if (r->software->keeps_masks && l->recompute != RECOMPUTE_BLOCK)
         w.whole += 2.0 / plan_type_size(r->type);
-    if (l->schedule == CONFIG_ZERO_BUBBLE && l->axes.pipeline > 1)
-        w = (struct widths){8, 12};
-    return w;
+    return is_split(l) ? (struct widths){8, 12} : w; /* recomputed or not: the weights' part wants the same */
 }
 
 /* The most that lies beside what is kept: in the backward pass, gradients and what is computed again. At the gelu, the gradients of the
  * residual sum, of the gelu's result and of its input; when a block is computed again, at contract: all it makes, the gradients of the
- * sum and of contract's and the gelu's results. */
+ * sum and of contract's and the gelu's results; of those, in a backward pass cut in two, what the weights' part does not want: qkv, expand's
+ * result, the gradients of the sum and of the gelu's result. */
 static struct widths passing_widths(const struct plan_layout *l, const struct memory_rules *r)
 {
+    if (l->recompute == RECOMPUTE_BLOCK && is_split(l))
+        return (struct widths){1, 11};
     if (l->recompute == RECOMPUTE_BLOCK)
         return (struct widths){5 + (r->software->keeps_masks ? 2.0 / plan_type_size(r->type) : 0), 16};
     return (struct widths){1, 8};

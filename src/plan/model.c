@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 
+#include "mesh/tree.h"
 #include "model/gpt.h"
 
 const char *const plan_type_names[PLAN_TYPES] = {"float32", "float16", "bfloat16"};
@@ -60,10 +61,24 @@ static int64_t even_layers(int64_t layers, int count, int index)
     return base + (index >= first && index < first + more);
 }
 
-int64_t plan_piece_layers(const struct plan_model *m, int count, int index, bool even)
+struct plan_cut plan_cut_of(const struct plan_model *m, int count, bool even)
 {
     const struct gpt gpt = {.layers = m->layers, .width = m->width, .heads = m->heads, .vocabulary = m->vocabulary, .tied = m->tied};
-    return even || count > m->layers ? even_layers(m->layers, count, index) : gpt_piece_of(&gpt, m->context, count, index).count;
+    struct plan_cut cut = {.count = count, .even = even || count == 1 || count > m->layers, .layers = m->layers};
+    if (!cut.even)
+        cut.last = gpt_piece_of(&gpt, m->context, count, count - 1).count;
+    return cut;
+}
+
+int64_t plan_cut_layers(const struct plan_cut *cut, int index)
+{
+    int64_t first, share;
+    if (cut->even)
+        return even_layers(cut->layers, cut->count, index);
+    if (index == cut->count - 1)
+        return cut->last;
+    tree_share(cut->layers - cut->last, cut->count - 1, index, &first, &share); /* as gpt_piece_of shares them */
+    return share;
 }
 
 char *plan_layout_text(const struct plan_layout *l, char *out)

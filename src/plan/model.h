@@ -52,8 +52,16 @@ double plan_model_operations(const struct plan_model *model, int64_t samples);
  * its input. */
 double plan_hardware_operations(const struct plan_model *model, int64_t samples, enum config_recompute recompute, bool with_qkv);
 
-/* Blocks of piece INDEX of COUNT (a stage's chunk, by its global number), cut as the run time cuts or, EVEN, by number alone. */
-int64_t plan_piece_layers(const struct plan_model *model, int count, int index, bool even);
+/* The model in COUNT pieces (stages' chunks, by their global numbers), cut as the run time cuts (gpt_piece_of) or, EVEN, by blocks alone. */
+struct plan_cut {
+    int count;
+    bool even;
+    int64_t layers, last; /* of all; of the last piece unless even */
+};
+struct plan_cut plan_cut_of(const struct plan_model *model, int count, bool even);
+
+/* Blocks of piece INDEX. */
+int64_t plan_cut_layers(const struct plan_cut *cut, int index);
 
 /* The layout as "data 4, tensor 8, pipeline 2, 1f1b, microbatch 1, zero 1, recompute block". */
 enum { PLAN_LAYOUT_TEXT_SIZE = 192 };

@@ -17,6 +17,7 @@ struct step {
     const struct machine *machine;
     const struct block_time *block, *head;
     double microbatches; /* of a replica */
+    struct plan_cut cut;
 };
 
 /* ---- pieces and stages ---- */
@@ -45,7 +46,7 @@ static struct piece_time piece_time_of(const struct step *s, int index)
 {
     const struct layout *a = &s->layout->axes;
     int count = a->pipeline * a->chunks;
-    double layers = (double)plan_piece_layers(s->model, count, index, s->machine->software->even_stages);
+    double layers = (double)plan_cut_layers(&s->cut, index);
     const struct block_time *b = s->block, *h = s->head;
     double shown = (1 - s->machine->software->pipeline_overlap) * send_seconds(s);
     struct piece_time t = {.forward = layers * block_time_forward(b) + shown, .backward_weight = layers * b->backward_weight,
@@ -188,15 +189,17 @@ static struct step_time finish(const struct step *s, const struct piece_time *bu
     return out;
 }
 
-static double local_microbatches(const struct plan_layout *l)
+static struct step step_of(const struct plan_model *model, const struct plan_layout *l, const struct machine *machine,
+                           const struct block_time *block, const struct block_time *head)
 {
-    return ceil((double)l->microbatches / l->axes.data);
+    return (struct step){model, l, machine, block, head, ceil((double)l->microbatches / l->axes.data),
+                         plan_cut_of(model, l->axes.pipeline * l->axes.chunks, machine->software->even_stages)};
 }
 
 struct step_time step_time_estimate(const struct plan_model *model, const struct plan_layout *layout, const struct machine *machine,
                                     const struct block_time *block, const struct block_time *head)
 {
-    const struct step s = {model, layout, machine, block, head, local_microbatches(layout)};
+    const struct step s = step_of(model, layout, machine, block, head);
     const struct piece_time busiest = busiest_stage(&s);
     return finish(&s, &busiest, estimate_makespan(&s, &busiest));
 }
@@ -204,7 +207,7 @@ struct step_time step_time_estimate(const struct plan_model *model, const struct
 cairn_err step_time_of(const struct plan_model *model, const struct plan_layout *layout, const struct machine *machine, struct step_time *out)
 {
     const struct block_time block = block_time_of(model, layout, machine), head = block_time_of_head(model, layout, machine);
-    const struct step s = {model, layout, machine, &block, &head, local_microbatches(layout)};
+    const struct step s = step_of(model, layout, machine, &block, &head);
     const struct piece_time busiest = busiest_stage(&s);
     double makespan = 0;
     TRY(simulate_makespan(&s, &makespan));

@@ -1,3 +1,3 @@
-# The planner beside published runs.
-TESTS += tests/plan/published.t
-EXTRA_DIST += tests/plan/published.t tests/plan/published.csv
+# The planner: its command, and its plans beside published runs.
+TESTS += tests/plan/plan.t tests/plan/published.t
+EXTRA_DIST += tests/plan/plan.t tests/plan/published.t tests/plan/published.csv

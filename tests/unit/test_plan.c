@@ -1,0 +1,240 @@
+/* The planner: Daly's formula, what kernels and exchanges must obey, the hardware table's errors, the search. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "model/gpt.h"
+#include "plan/checkpoint_interval.h"
+#include "plan/kernel_time.h"
+#include "plan/link_time.h"
+#include "plan/plan.h"
+
+static struct hardware *table;
+
+static struct machine machine_of(const char *gpu, const char *software, int nodes, int gpus)
+{
+    struct machine m = {.nodes = nodes, .gpus_per_node = gpus, .type = PLAN_BFLOAT16};
+    if (!table)
+        cr_assert_eq(hardware_open(NULL, &table), CAIRN_OK, "%s", cairn_err_message());
+    cr_assert_eq(hardware_find_gpu(table, gpu, &m.gpu), CAIRN_OK, "%s", cairn_err_message());
+    cr_assert_eq(hardware_find_network(table, m.gpu->network, &m.network), CAIRN_OK, "%s", cairn_err_message());
+    cr_assert_eq(hardware_find_software(table, software, &m.software), CAIRN_OK, "%s", cairn_err_message());
+    return m;
+}
+
+/* ---- checkpoints ---- */
+
+Test(plan, daly)
+{
+    /* w = 300 s, M = 24 h: sqrt(2 * 300 * 86400) = 7200; w / 2M = 1 / 576, whose root is 1 / 24 */
+    cr_assert_float_eq(checkpoint_interval_daly(300, 86400), 7200 * (1 + 1.0 / 72 + 1.0 / 5184) - 300, 1e-9);
+    cr_assert_float_eq(checkpoint_interval_daly(1000, 400), 400, 0, "writing takes longer than twice the time between failures");
+    double best = checkpoint_interval_daly(300, 86400);
+    for (double other = 0.25; other < 4.1; other *= 16)
+        cr_assert_gt(checkpoint_interval_loss(best * other, 300, 600, 86400), checkpoint_interval_loss(best, 300, 600, 86400));
+}
+
+/* ---- kernels and exchanges ---- */
+
+Test(plan, products_stay_below_the_sustained_rate)
+{
+    struct machine m = machine_of("A100-80", "cairn", 1, 8);
+    for (double n = 64; n <= 16384; n *= 2) {
+        const struct product_shape s = {.m = n, .n = n, .k = n, .count = 1, .result_bytes = 2};
+        double rate = 2 * n * n * n / kernel_product_seconds(m.gpu, m.type, &s) / (m.gpu->tflops[m.type] * 1e12);
+        cr_assert_lt(rate, m.gpu->matmul_efficiency);
+        if (n == 8192)
+            cr_assert_gt(rate, 0.95 * m.gpu->matmul_efficiency, "a large product is near it, not %.2f", rate);
+    }
+    /* 108 processors, tiles of 256 x 128: a tile more than fits a wave costs a wave */
+    const struct product_shape whole = {.m = 256 * 27, .n = 128 * 4, .k = 8192, .count = 1, .result_bytes = 2};
+    const struct product_shape more = {.m = 256 * 28, .n = 128 * 4, .k = 8192, .count = 1, .result_bytes = 2};
+    cr_assert_gt(kernel_product_seconds(m.gpu, m.type, &more), 1.05 * kernel_product_seconds(m.gpu, m.type, &whole));
+}
+
+Test(plan, exchanges)
+{
+    struct machine m = machine_of("A100-80", "cairn", 4, 8);
+    struct link_group inside = link_group_of(&m, 8, 1), across = link_group_of(&m, 32, 1), strided = link_group_of(&m, 4, 8);
+    cr_assert(inside.per_node == 8 && inside.rivals == 1);
+    cr_assert(across.per_node == 8 && across.rivals == 1);
+    cr_assert(strided.per_node == 1 && strided.rivals == 8);
+    double bytes = 1e9, links = 300e9 * m.gpu->link_efficiency;
+    cr_assert_float_eq(link_scatter_seconds(&m, &inside, bytes), bytes * 7 / 8 / links, 50e-6);
+    double nics = 8 * 25e9 * m.network->efficiency;
+    cr_assert_float_eq(link_scatter_seconds(&m, &across, bytes), bytes * 31 / 32 / nics, 100e-6);
+    cr_assert_float_eq(link_scatter_seconds(&m, &strided, bytes), 8 * bytes * 3 / 4 / nics, 100e-6, "eight groups share the NICs");
+    cr_assert_gt(link_direct_seconds(&m, &across, bytes), 5 * link_scatter_seconds(&m, &across, bytes), "each rank's part passes the NICs");
+    cr_assert_float_eq(link_direct_seconds(&m, &strided, bytes), link_scatter_seconds(&m, &strided, bytes), 1e-9);
+}
+
+/* ---- the hardware table ---- */
+
+static const char gpu_text[] = "gpus:\n  Mine:\n    source: me\n    memory_gib: 10\n    memory_gb_s: 100\n    float32_tflops: 1\n    processors: 4\n"
+                               "    pcie_gb_s: 16\n    matmul_efficiency: 0.5\n    flash1_efficiency: 0.2\n    memory_efficiency: 0.8\n"
+                               "    link_efficiency: 0.8\n    kernel_us: 3\n    network: InfiniBand-EDR\n";
+
+/* Opens the installed table and TEXT; returns the code, the message in cairn_err_message with FILE's name as "f". */
+static cairn_err open_text(const char *text, struct hardware **out)
+{
+    char path[] = "/tmp/cairn-hardware-XXXXXX";
+    int fd = mkstemp(path);
+    cr_assert(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
+    close(fd);
+    cairn_err err = hardware_open(path, out);
+    unlink(path);
+    return err;
+}
+
+static void refuse(const char *text, const char *message)
+{
+    struct hardware *h;
+    cr_assert_eq(open_text(text, &h), CAIRN_ECONFIG, "is taken: %s", text);
+    const char *got = strstr(cairn_err_message(), ":") + 1; /* behind the file's name */
+    cr_assert_str_eq(got, message);
+}
+
+Test(plan, a_site_adds_hardware)
+{
+    struct hardware *h;
+    const struct hardware_gpu *gpu;
+    cr_assert_eq(open_text(gpu_text, &h), CAIRN_OK, "%s", cairn_err_message());
+    cr_assert_eq(hardware_find_gpu(h, "mine", &gpu), CAIRN_OK);
+    cr_assert_float_eq(gpu->memory_gib, 10, 0);
+    cr_assert_float_eq(gpu->tflops[PLAN_BFLOAT16], 0, 0, "what is not given it has not");
+    cr_assert_eq(hardware_find_gpu(h, "H100", &gpu), CAIRN_OK, "the installed ones stay");
+    cr_assert_eq(hardware_find_gpu(h, "TPU", &gpu), CAIRN_ECONFIG);
+    cr_assert(strstr(cairn_err_message(), "no GPU 'TPU' in the hardware table; there are V100-16"));
+    hardware_close(h);
+}
+
+Test(plan, mistakes_in_hardware_have_a_place)
+{
+    refuse("gpus:\n  A:\n    memory: 3\n", "3:5: A: unknown key 'memory'");
+    refuse("gpus:\n  A:\n    memory_gib: many\n", "3:17: A: memory_gib: expected a number from 0.1 to 100000, found 'many'");
+    refuse("networks:\n  A:\n    nic_gbit_s: 1\n    nics_per_gpu: 1\n    efficiency: 2\n", "5:17: A: efficiency: expected a number from 0.01 to 1, found '2'");
+    refuse("networks:\n  A:\n    nic_gbit_s: 1\n    nics_per_gpu: 1\n    efficiency: 1\n", "2:3: A: latency_us is missing");
+    refuse("networks:\n  A:\n    nic_gbit_s: 1\n    nics_per_gpu: 1\n    efficiency: 1\n    latency_us: 1\n", "2:3: A: source is missing: where its figures are from");
+    refuse("networks:\n  A:\n    nic_gbit_s: 1\n    nic_gbit_s: 1\n", "4:5: A: nic_gbit_s is given twice");
+    refuse("disks: {}\n", "1:1: unknown section 'disks'; there are gpus, networks and software");
+    refuse("software:\n  A:\n    keeps_masks: perhaps\n", "3:18: A: keeps_masks: expected true or false, found 'perhaps'");
+    refuse("gpus: 3\n", "1:1: gpus: expected keys with values");
+}
+
+/* ---- the search ---- */
+
+static const struct plan_model gpt3 = {.layers = 96, .width = 12288, .heads = 96, .context = 2048, .vocabulary = 51200, .tied = true};
+
+static const struct plan_reason *reason_of(const struct plan_result *r, enum plan_refusal kind)
+{
+    for (int i = 0; i < r->reason_count; i++)
+        if (r->reasons[i].kind == kind)
+            return &r->reasons[i];
+    return NULL;
+}
+
+Test(plan, operations)
+{
+    /* Narayanan et al. (SC21), equation 3, with all recomputed but the head: 96 B s l h^2 (1 + s / 6h + V / 16 l h) */
+    double b = 1536, s = 2048, l = 96, h = 12288, v = 51200;
+    double expected = 96 * b * s * l * h * h * (1 + s / (6 * h) + v / (16 * l * h));
+    cr_assert_float_eq(plan_hardware_operations(&gpt3, 1536, RECOMPUTE_BLOCK, false) / expected, 1, 1e-12);
+    cr_assert_float_eq(plan_model_operations(&gpt3, 1536) / (72 * b * s * l * h * h * (1 + s / (6 * h) + v / (12 * l * h))), 1, 1e-12);
+}
+
+Test(plan, a_model_too_large_is_refused)
+{
+    struct machine m = machine_of("A100-80", "cairn", 1, 8);
+    struct plan_result r;
+    cr_assert_eq(plan_best(&gpt3, 64, &m, &plan_unconstrained, 10, &r), CAIRN_OK);
+    cr_assert_eq(r.count, 0);
+    const struct plan_reason *memory = reason_of(&r, REFUSED_MEMORY);
+    cr_assert(memory && memory->count == r.tried && memory->missing > 100e9);
+    plan_result_free(&r);
+}
+
+Test(plan, what_is_found_fits_and_is_in_order)
+{
+    struct machine m = machine_of("H100", "cairn", 16, 8);
+    struct plan_result r;
+    cr_assert_eq(plan_best(&gpt3, 1536, &m, &plan_unconstrained, 10, &r), CAIRN_OK);
+    cr_assert_eq(r.count, 10);
+    int64_t others = 0;
+    for (int i = 0; i < r.count; i++) {
+        const struct plan *p = &r.best[i];
+        cr_assert_eq(layout_model_ranks(&p->layout.axes) * p->layout.axes.data, 128);
+        cr_assert_eq(p->layout.microbatches * p->layout.samples, 1536);
+        cr_assert_leq(plan_memory_total(&p->memory), plan_memory_limit(&m));
+        cr_assert(i == 0 || p->time.total >= r.best[i - 1].time.total);
+    }
+    for (int i = 0; i < r.reason_count; i++)
+        if (r.reasons[i].kind == REFUSED_MEMORY || r.reasons[i].kind == REFUSED_SLOWER || (r.reasons[i].kind == REFUSED_RANK))
+            others += r.reasons[i].count;
+    cr_assert_eq(others + r.count, r.tried, "every layout judged is shown or has a reason");
+    plan_result_free(&r);
+}
+
+Test(plan, ten_thousand_gpus)
+{
+    struct machine m = machine_of("H100", "cairn", 1250, 8);
+    struct plan_result r;
+    cr_assert_eq(plan_best(&gpt3, 10000, &m, &plan_unconstrained, 10, &r), CAIRN_OK);
+    cr_assert_eq(r.count, 10);
+    cr_assert_gt(r.tried, 10000);
+    cr_assert_lt(r.tried, 100000, "%lld layouts are too many to judge in seconds", (long long)r.tried);
+    plan_result_free(&r);
+}
+
+Test(plan, constraints_are_kept)
+{
+    struct machine m = machine_of("H100", "cairn", 16, 8);
+    struct plan_constraints wanted = plan_unconstrained;
+    struct plan_result r;
+    wanted.axes.tensor = 8;
+    wanted.zero = 2;
+    wanted.samples = 2;
+    wanted.recompute = RECOMPUTE_BLOCK;
+    cr_assert_eq(plan_best(&gpt3, 1536, &m, &wanted, 10, &r), CAIRN_OK);
+    cr_assert_gt(r.count, 0);
+    for (int i = 0; i < r.count; i++) {
+        const struct plan_layout *l = &r.best[i].layout;
+        cr_assert(l->axes.tensor == 8 && (l->zero == 2 || l->axes.data == 1) && l->samples == 2 && l->recompute == RECOMPUTE_BLOCK);
+    }
+    plan_result_free(&r);
+    m = machine_of("V100-32", "cairn", 1, 8);
+    cr_assert_eq(plan_best(&gpt3, 64, &m, &plan_unconstrained, 10, &r), CAIRN_ECONFIG);
+    cr_assert_str_eq(cairn_err_message(), "a V100-32 has no products of bfloat16");
+}
+
+Test(plan, pieces_are_the_run_times)
+{
+    for (int64_t layers = 1; layers <= 40; layers += 3)
+        for (int count = 1; count <= layers; count++) {
+            const struct plan_model m = {.layers = layers, .width = 256, .heads = 4, .context = 128, .vocabulary = 5000};
+            const struct gpt gpt = {.layers = layers, .width = 256, .heads = 4, .vocabulary = 5000};
+            const struct plan_cut cut = plan_cut_of(&m, count, false);
+            for (int i = 0; i < count; i++)
+                cr_assert_eq(plan_cut_layers(&cut, i), gpt_piece_of(&gpt, 128, count, i).count, "piece %d of %d", i, count);
+        }
+}
+
+/* The formula that screens must agree with the schedule that is run, or the search would drop what is best. */
+Test(plan, the_estimate_is_the_simulation)
+{
+    struct machine m = machine_of("H100", "cairn", 16, 8);
+    struct plan_layout l = {.axes = {.data = 4, .tensor = 4, .context = 1, .pipeline = 8, .chunks = 1, .expert = 1}, .microbatches = 128,
+                            .samples = 1, .schedule = CONFIG_1F1B};
+    for (int i = 0; i < 4; i++) {
+        static const enum config_schedule schedules[] = {CONFIG_GPIPE, CONFIG_1F1B, CONFIG_INTERLEAVED, CONFIG_ZERO_BUBBLE};
+        l.schedule = schedules[i];
+        l.axes.chunks = l.schedule == CONFIG_INTERLEAVED ? 3 : 1;
+        struct step_time run;
+        const struct block_time block = block_time_of(&gpt3, &l, &m), head = block_time_of_head(&gpt3, &l, &m);
+        const struct step_time estimate = step_time_estimate(&gpt3, &l, &m, &block, &head);
+        cr_assert_eq(step_time_of(&gpt3, &l, &m, &run), CAIRN_OK);
+        cr_expect(fabs(estimate.total / run.total - 1) < 0.03, "schedule %d: %.4f s by formula, %.4f s by simulation", i, estimate.total, run.total);
+    }
+}
