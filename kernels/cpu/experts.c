@@ -1,5 +1,6 @@
 /* Mixture of experts. The router's products are own loops, not the library's: which experts a row gets hangs on the bits of
  * its logits, and those may not depend on the number of threads. */
+#include <float.h>
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -51,7 +52,7 @@ static cairn_err create_workspace(struct router *router)
 {
     const struct router_desc *d = &router->desc;
     int64_t threads = router->cpu->base.threads, weights = router->experts * router->width;
-    router->thread_floats = most(ROWS * (router->width + router->experts), (STRIP_ROWS + d->experts) * STRIP);
+    router->thread_floats = most(ROWS * router->width + (ROWS + 1) * router->experts, (STRIP_ROWS + d->experts) * STRIP);
     router->memory_bytes = (size_t)(2 * weights + router->experts + threads * router->thread_floats) * sizeof(float);
     router->memory = memory_alloc(&router->cpu->base, router->memory_bytes);
     router->rows_stride = pad(d->choices + 1);
@@ -96,34 +97,31 @@ static struct weighted_row *thread_rows(const struct router *router)
 
 /* ---- the router ---- */
 
-/* Whether expert A comes before B among a row's choices; a NaN comes last, so that each row has all its choices. */
-static bool chosen_before(const float *logits, int64_t a, int64_t b)
+/* The greatest logit again and again, each taken out of LEFT, which has room for all. A NaN counts as the least number, so
+ * that each row has all its choices. */
+static void choose(const struct router_desc *d, int32_t *chosen, float *left, const float *logits)
 {
-    float x = isnan(logits[a]) ? -INFINITY : logits[a], y = isnan(logits[b]) ? -INFINITY : logits[b];
-    return x > y || (x == y && a < b);
-}
-
-static void choose(const struct router *router, int32_t *chosen, const float *logits)
-{
-    for (int64_t c = 0; c < router->desc.choices; c++) {
-        int64_t best = -1;
-        for (int64_t e = 0; e < router->desc.experts; e++) {
-            bool left = c == 0 || chosen_before(logits, chosen[c - 1], e);
-            if (left && (best < 0 || chosen_before(logits, e, best)))
-                best = e;
-        }
+    for (int64_t e = 0; e < d->experts; e++)
+        left[e] = logits[e] >= -FLT_MAX ? logits[e] : -FLT_MAX;
+    for (int64_t c = 0; c < d->choices; c++) {
+        int64_t best = 0;
+        for (int64_t e = 1; e < d->experts; e++)
+            best = left[e] > left[best] ? e : best;
+        left[best] = -INFINITY;
         chosen[c] = (int32_t)best;
     }
 }
 
-/* Row R, whose LOGITS become probabilities in place. */
-static void route_row(const struct router *router, const struct routing *routing, float *logits, int64_t r)
+/* Row R, whose LOGITS, padded, become probabilities in place. Padding that counts nothing spares softmax a tail. */
+static void route_row(const struct router *router, const struct routing *routing, float *logits, float *left, int64_t r)
 {
     const struct router_desc *d = &router->desc;
     int32_t *chosen = routing->expert + r * d->choices;
     float *gate = (float *)routing->gate + r * d->choices, sum = 0;
-    choose(router, chosen, logits);
-    ((float *)routing->log_sum)[r] = router->cpu->loops.softmax(logits, d->experts, d->experts, 1);
+    choose(d, chosen, left, logits);
+    for (int64_t e = d->experts; e < router->experts; e++)
+        logits[e] = -INFINITY;
+    ((float *)routing->log_sum)[r] = router->cpu->loops.softmax(logits, router->experts, router->experts, 1);
     for (int64_t c = 0; c < d->choices; c++)
         sum += logits[chosen[c]];
     for (int64_t c = 0; c < d->choices; c++)
@@ -135,7 +133,7 @@ static void route_rows(const struct router *router, const struct routing *routin
 {
     const struct router_desc *d = &router->desc;
     struct cpu *cpu = router->cpu;
-    float *logits = thread_floats(router), *wide = logits + ROWS * router->experts;
+    float *logits = thread_floats(router), *left = logits + ROWS * router->experts, *wide = left + router->experts;
     if (cpu->half)
         cpu->act->to_float(wide, cpu_at(cpu, x, first * d->width), rows * d->width);
     struct small_product p = {
@@ -145,7 +143,7 @@ static void route_rows(const struct router *router, const struct routing *routin
     };
     cpu->loops.product(&p);
     for (int64_t r = 0; r < rows; r++)
-        route_row(router, routing, logits + r * router->experts, first + r);
+        route_row(router, routing, logits + r * router->experts, left, first + r);
 }
 
 static void find_losses(struct router *router, const struct routing *routing)
