@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/options.h"
+#include "expert_rows.h"
 #include "kernel_clock.h"
 #include "machine_rates.h"
 #include "model/gpt.h"
@@ -46,6 +47,7 @@ struct bench {
     struct graph *graph;
     struct weights weights;
     struct gradient *gradient;
+    struct expert_rows experts;
     int32_t *inputs, *targets;
     double *step_seconds;
     int64_t step;
@@ -87,6 +89,15 @@ static cairn_err open_model(struct bench *b)
     return make_tokens(b);
 }
 
+/* No case has experts: a router of the Switch Transformer's capacity and of two choices, for as many rows as a case has. */
+static cairn_err open_experts(struct bench *b)
+{
+    const struct bench_case *c = b->choices.bench_case;
+    struct router_desc d = {.rows = c->samples * c->context, .width = c->gpt.width, .experts = 8, .choices = 2};
+    d.capacity = router_capacity(1.25, d.rows, d.experts, d.choices);
+    return expert_rows_open(&b->experts, b->backend, &d);
+}
+
 static cairn_err open_bench(struct bench *b)
 {
     const struct choices *c = &b->choices;
@@ -102,6 +113,7 @@ static cairn_err open_bench(struct bench *b)
     TRY(backend_open("cpu", &options, &b->backend));
     TRY(machine_rates_open(b->backend, gpt_parameter_count(&c->bench_case->gpt, c->bench_case->context), &b->rates));
     kernel_clock_attach(b->backend);
+    TRY(open_experts(b));
     return open_model(b);
 }
 
@@ -111,6 +123,7 @@ static void close_bench(struct bench *b)
     if (b->weights.backend)
         weights_close(&b->weights);
     graph_free(b->graph);
+    expert_rows_close(&b->experts);
     if (b->rates)
         kernel_clock_detach(b->backend);
     machine_rates_close(b->rates);
@@ -138,7 +151,7 @@ static cairn_err run_step(struct bench *b, double *seconds)
     return CAIRN_OK;
 }
 
-/* The kernels of validation, of several microbatches, of sums over tensor ranks and of restoring. */
+/* The kernels of validation, of several microbatches, of sums over tensor ranks, of restoring and of experts. */
 static cairn_err run_rest(struct bench *b)
 {
     const struct backend_table *table = b->backend->table;
@@ -147,6 +160,7 @@ static cairn_err run_rest(struct bench *b)
     table->add(b->backend, vector, vector, b->weights.master, b->weights.elements);
     table->convert_to_act(b->backend, vector, b->weights.master, b->weights.elements);
     table->add_act(b->backend, vector, vector, b->weights.compute, b->weights.elements);
+    expert_rows_run(&b->experts);
     return CAIRN_OK;
 }
 

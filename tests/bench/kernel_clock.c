@@ -15,6 +15,7 @@ struct plan {
     struct matmul_desc matmul;
     struct attention_desc attention;
     struct classifier_desc classifier;
+    struct router_desc router;
 };
 
 /* Kernels with a plan get no backend, so there is one clock. */
@@ -327,6 +328,90 @@ static void time_convert_to_act(struct backend *b, void *act, const void *acc, i
     record_elements(KERNEL_convert_to_act, seconds, n, timer.acc, timer.act);
 }
 
+/* ---- mixture of experts ---- */
+
+static cairn_err time_router_create(struct backend *b, const struct router_desc *desc, struct router **out)
+{
+    cairn_err made = timer.inner->router_create(b, desc, out);
+    return remember(made, (struct plan){.plan = *out, .router = *desc});
+}
+
+static void record_router(enum kernel kernel, double seconds, const struct router_desc *d, struct kernel_work work)
+{
+    record(kernel, seconds, work, "%lldx%lld, %lld of %lld", (long long)d->rows, (long long)d->width, (long long)d->choices,
+           (long long)d->experts);
+}
+
+/* The router's products: x, weight and logits, each read or written. */
+static void record_logits(enum kernel kernel, double seconds, const struct router *plan, double read_x, double written_x, bool add_to_dx)
+{
+    const struct router_desc *d = &plan_of(plan)->router;
+    double x = (double)(d->rows * d->width), weight = (double)(d->experts * d->width), logits = (double)(d->rows * d->experts) * timer.acc;
+    bool of_weight = kernel == KERNEL_router_backward_weight;
+    struct kernel_work work = {(read_x + add_to_dx) * x * timer.act + (of_weight ? logits : weight * timer.act),
+                               written_x * x * timer.act + (of_weight ? weight * timer.acc : logits), 2 * x * (double)d->experts};
+    record_router(kernel, seconds, d, work);
+}
+
+static void time_router_forward(struct router *plan, const struct routing *routing, const void *x, const void *weight)
+{
+    TIME(seconds, router_forward, plan, routing, x, weight);
+    record_logits(KERNEL_router_forward, seconds, plan, 1, 0, false);
+}
+
+static void time_router_backward_input(struct router *plan, void *d_logits, void *dx, const void *d_gate, const struct routing *routing,
+                                       const void *weight, const struct router_scales *scales, bool add_to_dx)
+{
+    TIME(seconds, router_backward_input, plan, d_logits, dx, d_gate, routing, weight, scales, add_to_dx);
+    record_logits(KERNEL_router_backward_input, seconds, plan, 0, 1, add_to_dx);
+}
+
+static void time_router_backward_weight(struct router *plan, void *d_weight, const void *d_logits, const void *x)
+{
+    TIME(seconds, router_backward_weight, plan, d_weight, d_logits, x);
+    record_logits(KERNEL_router_backward_weight, seconds, plan, 1, 0, false);
+}
+
+/* Reads and writes are counted in rows of the block, in rows that experts took, and in places of the packed rows. */
+struct moved {
+    int rows, taken, places;
+};
+
+static void record_moved(enum kernel kernel, double seconds, const struct router *plan, const struct routing *routing, struct moved read,
+                         struct moved written)
+{
+    const struct router_desc *d = &plan_of(plan)->router;
+    double row = (double)d->width * timer.act, rows = (double)d->rows, places = (double)(d->experts * d->capacity);
+    double taken = (double)(d->rows * d->choices - routing_dropped(d, routing));
+    record_router(kernel, seconds, d, (struct kernel_work){(read.rows * rows + read.taken * taken + read.places * places) * row,
+                                                           (written.rows * rows + written.taken * taken + written.places * places) * row, 0});
+}
+
+static void time_dispatch(struct router *plan, void *packed, const void *x, const struct routing *routing)
+{
+    TIME(seconds, dispatch, plan, packed, x, routing);
+    record_moved(KERNEL_dispatch, seconds, plan, routing, (struct moved){.rows = 1}, (struct moved){.places = 1});
+}
+
+static void time_dispatch_backward(struct router *plan, void *dx, const void *d_packed, const struct routing *routing, bool add_to_dx)
+{
+    TIME(seconds, dispatch_backward, plan, dx, d_packed, routing, add_to_dx);
+    record_moved(KERNEL_dispatch_backward, seconds, plan, routing, (struct moved){.rows = add_to_dx, .taken = 1}, (struct moved){.rows = 1});
+}
+
+static void time_combine(struct router *plan, void *y, const void *packed, const struct routing *routing)
+{
+    TIME(seconds, combine, plan, y, packed, routing);
+    record_moved(KERNEL_combine, seconds, plan, routing, (struct moved){.taken = 1}, (struct moved){.rows = 1});
+}
+
+static void time_combine_backward(struct router *plan, void *d_packed, void *d_gate, const void *dy, const void *packed,
+                                  const struct routing *routing)
+{
+    TIME(seconds, combine_backward, plan, d_packed, d_gate, dy, packed, routing);
+    record_moved(KERNEL_combine_backward, seconds, plan, routing, (struct moved){.rows = 1, .taken = 1}, (struct moved){.places = 1});
+}
+
 /* ---- the table ---- */
 
 #define KERNEL_REPLACE(name) timer.table.name = time_##name;
@@ -341,6 +426,7 @@ void kernel_clock_attach(struct backend *b)
     timer.table.matmul_create = time_matmul_create;
     timer.table.attention_create = time_attention_create;
     timer.table.classifier_create = time_classifier_create;
+    timer.table.router_create = time_router_create;
     b->table = &timer.table;
 }
 
