@@ -59,6 +59,17 @@ static cairn_err choose_machine(const struct arguments *a, const struct hardware
     return plan_check_machine(m);
 }
 
+/* What the config says of how gradients are summed. */
+static void apply_config(const struct config *config, struct plan_request *r)
+{
+    r->software = *r->machine.software;
+    if (config->parallel.reduce == REDUCE_FAST)
+        r->software.gradient_tree = r->software.direct_reduce = false;
+    if (!config->parallel.overlap)
+        r->software.data_overlap = 0;
+    r->machine.software = &r->software;
+}
+
 /* ---- one layout ---- */
 
 static int choice(const char *text, const char *const *names, int count)
@@ -177,6 +188,7 @@ static cairn_err plan_config(const struct arguments *a, const struct hardware *h
     TRY(plan_model_of(config, &r.model));
     TRY(choose_type(a, config, &r.machine.type));
     TRY(choose_machine(a, hardware, &r.machine));
+    apply_config(config, &r);
     if (a->mtbf_hours <= 0 || a->write_gb_s <= 0)
         return FAIL(CAIRN_ECONFIG, "--mtbf-hours and --write-gb-s must be above zero");
     return a->layout ? plan_one(a, config, &r, json) : plan_all(a, &r, json);
@@ -205,7 +217,7 @@ int cmd_plan(int argc, char **argv)
         {'g', "gpus-per-node", OPTION_INT, &a.gpus_per_node, "G", "GPUs of a node; 8"},
         {0, "gpu", OPTION_STRING, &a.gpu, "NAME", "kind of GPU in the hardware table: V100-32, A100-80, H100, H200, ..."},
         {0, "network", OPTION_STRING, &a.network, "NAME", "network in the hardware table; the GPU's usual one"},
-        {0, "software", OPTION_STRING, &a.software, "NAME", "whose conventions: cairn, or those of a published run"},
+        {0, "software", OPTION_STRING, &a.software, "NAME", "whose conventions: cairn, megatron-2021, megatron-2022, megatron-core, fsdp, fsdp-2023"},
         {0, "hardware", OPTION_STRING, &a.hardware, "FILE", "a table that adds to the installed one; $CAIRN_HARDWARE"},
         {0, "layout", OPTION_STRING, &a.layout, "LIST",
          "judge this layout alone: data=,tensor=,context=,pipeline=,chunks=,schedule=,microbatch=,zero=,sequence=,recompute="},

@@ -10,6 +10,7 @@
 struct plan_request {
     struct plan_model model;
     struct machine machine;
+    struct hardware_software software; /* the machine's, as the config changes it */
     int64_t batch;            /* samples of a step */
     double mtbf_hours;        /* of a node */
     double write_gb_s;        /* of the file system, a node */

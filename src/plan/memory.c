@@ -56,11 +56,29 @@ int64_t memory_stage_parameters(const struct plan_model *m, const struct plan_la
     return n;
 }
 
+/* In rounds (mesh/reduce.h) each replica gives one leaf at a time, and its owner keeps what the tree cannot join yet. */
+static int slots_in_rounds(const struct plan_layout *l)
+{
+    struct tree_stack stack;
+    int left, slots = 1;
+    tree_begin(&stack, l->microbatches);
+    for (int64_t leaf = 0; leaf < l->microbatches; leaf++) {
+        tree_push(&stack, (struct tree_node){0, leaf});
+        while (tree_join(&stack, &left)) {
+        }
+        if ((leaf + 1) % l->axes.data == 0 && stack.count > slots)
+            slots = stack.count;
+    }
+    return slots;
+}
+
 int memory_gradient_slots(const struct plan_layout *l, const struct hardware_software *software)
 {
     struct tree_node nodes[TREE_MAX_NODES];
     int64_t first, count;
     int slots = 1;
+    if (software->gradient_tree && l->zero >= 2)
+        return slots_in_rounds(l);
     for (int replica = 0; software->gradient_tree && replica < l->axes.data; replica++) {
         int held;
         tree_share(l->microbatches, l->axes.data, replica, &first, &count);
@@ -86,7 +104,8 @@ static void count_state(const struct plan_model *m, const struct plan_layout *l,
     int64_t gradients = gradient_elements(m, l, r, stage) * ACC_SIZE;
     out->parameters = (l->zero >= 3 ? share(n, data) : n) * (copy ? plan_type_size(r->type) : ACC_SIZE);
     out->optimizer = (l->zero >= 1 ? share(n, data) : n) * (copy ? 3 : 2) * ACC_SIZE;
-    int slots = r->gradient_slots ? r->gradient_slots : memory_gradient_slots(l, r->software);
+    int known = l->zero >= 2 ? r->sharded_slots : r->gradient_slots;
+    int slots = known ? known : memory_gradient_slots(l, r->software);
     out->gradients = (l->zero >= 2 ? share(gradients, data) : gradients) * slots;
 }
 
@@ -208,11 +227,12 @@ static int64_t classifier_bytes(const struct plan_model *m, const struct plan_la
 static int64_t count_buffers(const struct plan_model *m, const struct plan_layout *l, const struct memory_rules *r, int stage)
 {
     int64_t bytes = is_last(l, stage) ? classifier_bytes(m, l, r) : 0;
-    int64_t block = memory_block_parameters(m, l->axes.tensor);
+    bool table = stage == 0 || is_last(l, stage);
+    int64_t bucket = most(memory_block_parameters(m, l->axes.tensor), table ? table_parameters(m, l) : 0);
     if (l->zero >= 3)
-        bytes += 2 * block * plan_type_size(r->type); /* gathered: the block at work and the next one */
+        bytes += 2 * bucket * plan_type_size(r->type); /* gathered: the one at work and the next */
     if (l->zero >= 2)
-        bytes += block * ACC_SIZE; /* a block's gradients before they are scattered */
+        bytes += 2 * bucket * ACC_SIZE; /* gradients: being made, and being scattered */
     return bytes;
 }
 

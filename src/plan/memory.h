@@ -25,7 +25,7 @@ static inline int64_t plan_memory_total(const struct plan_memory *m)
 struct memory_rules {
     enum plan_type type;
     const struct hardware_software *software;
-    int gradient_slots; /* as memory_gradient_slots tells, for searches that know it; 0: not known */
+    int gradient_slots, sharded_slots; /* as memory_gradient_slots tells for zero below 2 and from 2, where it is known; 0: it is not */
 };
 
 /* Parameters that a rank of STAGE holds, before ZeRO divides them: divided by the tensor group where they are matrices' columns or rows,
@@ -36,7 +36,8 @@ int64_t memory_stage_parameters(const struct plan_model *model, const struct pla
 /* Parameters of one block on a rank. */
 int64_t memory_block_parameters(const struct plan_model *model, int tensor);
 
-/* The most gradients that a rank sums apart at once: partial sums of mesh/tree.h, of the replica that holds the most. */
+/* The most gradients that a rank keeps apart at once: partial sums of mesh/tree.h, of the replica that holds the most; from zero 2 on, of
+ * its own range alone. */
 int memory_gradient_slots(const struct plan_layout *layout, const struct hardware_software *software);
 
 /* Bytes that one block keeps of a microbatch until its backward pass. */

@@ -29,7 +29,7 @@ static void rate(const struct plan_model *model, const struct machine *machine, 
 
 cairn_err plan_of(const struct plan_model *model, const struct plan_layout *layout, const struct machine *machine, struct plan *out)
 {
-    const struct memory_rules rules = {machine->type, machine->software, 0};
+    const struct memory_rules rules = {machine->type, machine->software, 0, 0};
     *out = (struct plan){.layout = *layout, .memory = memory_of_layout(model, layout, &rules)};
     TRY(step_time_of(model, layout, machine, &out->time));
     rate(model, machine, out);
@@ -153,7 +153,10 @@ static void try_schedules(struct search *s, struct plan_layout *l, const struct 
 static void try_variants(struct search *s, struct plan_layout *l)
 {
     s->has_candidate = false;
+    l->zero = 0;
     s->rules.gradient_slots = memory_gradient_slots(l, s->machine->software);
+    l->zero = 2;
+    s->rules.sharded_slots = memory_gradient_slots(l, s->machine->software);
     for (int sequence = 0; sequence <= (l->axes.tensor > 1); sequence++)
         for (int recompute = RECOMPUTE_NONE; recompute <= RECOMPUTE_BLOCK; recompute++) {
             if (!may(s->wanted->sequence, sequence) || !may(s->wanted->recompute, recompute))
@@ -256,7 +259,7 @@ cairn_err plan_best(const struct plan_model *model, int64_t batch, const struct 
     *out = (struct plan_result){0};
     TRY(plan_check_machine(machine));
     struct search s = {.model = model, .machine = machine, .wanted = constraints, .batch = batch, .most = most, .out = out,
-                       .rules = {machine->type, machine->software, 0}, .limit = plan_memory_limit(machine)};
+                       .rules = {machine->type, machine->software, 0, 0}, .limit = plan_memory_limit(machine)};
     s.most = CANDIDATES * most;
     out->best = calloc((size_t)s.most, sizeof *out->best);
     if (!out->best)

@@ -33,7 +33,7 @@ Test(plan_memory, parameters_by_hand)
 Test(plan_memory, state_by_hand)
 {
     struct plan_layout l = layout_of(4, 1, 1, 8, 1);
-    struct memory_rules rules = {PLAN_FLOAT32, &cairn, 0};
+    struct memory_rules rules = {PLAN_FLOAT32, &cairn, 0, 0};
     int64_t n = plan_parameters(&tiny); /* 1872, which 4 divides */
     struct plan_memory m = memory_of_stage(&tiny, &l, &rules, 0);
     cr_assert_eq(m.parameters, 4 * n);
@@ -47,7 +47,8 @@ Test(plan_memory, state_by_hand)
     l.zero = 1;
     cr_assert_eq(memory_of_stage(&tiny, &l, &rules, 0).optimizer, 3 * n);
     l.zero = 2;
-    cr_assert_eq(memory_of_stage(&tiny, &l, &rules, 0).gradients, 2 * (n + 80));
+    cr_assert_eq(memory_gradient_slots(&l, &cairn), 1, "in rounds of four the tree joins all of a round");
+    cr_assert_eq(memory_of_stage(&tiny, &l, &rules, 0).gradients, n + 80);
     l.zero = 3;
     cr_assert_eq(memory_of_stage(&tiny, &l, &rules, 0).parameters, n / 2);
 }
@@ -56,7 +57,7 @@ Test(plan_memory, state_by_hand)
 Test(plan_memory, activations_of_published_formulas)
 {
     const struct plan_model m = {.layers = 48, .width = 6144, .heads = 64, .context = 2048, .vocabulary = 51200, .dropout = true};
-    const struct memory_rules rules = {PLAN_FLOAT16, &megatron, 0};
+    const struct memory_rules rules = {PLAN_FLOAT16, &megatron, 0, 0};
     struct plan_layout l = layout_of(1, 8, 1, 1, 4);
     double sbh = 2048.0 * 4 * 6144, scores = 5.0 * 64 * 2048 / 6144;
     double statistics = 2048.0 * 4 * 4 * 4; /* the norms', which the paper leaves out */
@@ -110,7 +111,7 @@ static double graph_bytes(const struct plan_model *m, int64_t samples, const str
 static void compare(const struct shape *s)
 {
     const struct plan_model m = {.layers = 12, .width = 128, .heads = 4, .context = 64, .vocabulary = 200, .tied = true, .dropout = s->dropout};
-    const struct memory_rules rules = {s->act == DTYPE_BF16 ? PLAN_BFLOAT16 : PLAN_FLOAT32, &cairn, 0};
+    const struct memory_rules rules = {s->act == DTYPE_BF16 ? PLAN_BFLOAT16 : PLAN_FLOAT32, &cairn, 0, 0};
     struct plan_layout l = layout_of(1, 1, s->pieces, 1, 2); /* one microbatch: one slot whatever the stage */
     l.recompute = (enum config_recompute)s->recompute;
     l.schedule = s->split ? CONFIG_ZERO_BUBBLE : CONFIG_1F1B;
