@@ -17,6 +17,7 @@ enum philox_stream {
     STREAM_DROPOUT = 2,  /* + the operation's number */
     STREAM_ORDER = 3,    /* the permutation of samples */
     STREAM_GENERATE = 4, /* sampling of text */
+    STREAM_FACTORS = 5,  /* the first factors of a gradient's compression; + the bucket's number */
 };
 
 static inline struct philox_key philox_key_make(uint64_t seed, enum philox_stream stream, uint32_t substream)

@@ -2,6 +2,7 @@ libcore_la_SOURCES += \
   src/mesh/channel.c src/mesh/channel.h \
   src/mesh/collective.c src/mesh/collective.h \
   src/mesh/comm.c src/mesh/comm.h \
+  src/mesh/compress.c src/mesh/compress.h src/mesh/compress_parts.c \
   src/mesh/group.c src/mesh/group.h \
   src/mesh/layout.c src/mesh/layout.h \
   src/mesh/mesh.c src/mesh/mesh.h \

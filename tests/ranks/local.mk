@@ -10,6 +10,10 @@ RANKS_TESTS += tests/ranks/collectives.ranks
 tests_ranks_collectives_ranks_SOURCES = tests/ranks/collectives.c
 tests_ranks_collectives_ranks_LDADD = libcore.la
 
+RANKS_TESTS += tests/ranks/compress.ranks
+tests_ranks_compress_ranks_SOURCES = tests/ranks/compress.c
+tests_ranks_compress_ranks_LDADD = libcore.la
+
 RANKS_TESTS += tests/ranks/reduce.ranks
 tests_ranks_reduce_ranks_SOURCES = tests/ranks/reduce.c
 tests_ranks_reduce_ranks_LDADD = libcore.la
