@@ -339,7 +339,7 @@ static bool run(struct group *g, enum body body, int64_t V, bool even)
 static void check_size(struct group *g, int size)
 {
     bool inside = g->comm != MPI_COMM_NULL, good = true;
-    int step = size < 4 ? 1 : 3;
+    int step = size < 4 ? 1 : 5;
     for (int64_t V = size; inside && V <= MOST_LEAVES; V += step)
         good = run(g, AT_ONCE, V, V / 2 % 2) && good;
     tap_ok(good, "%d ranks: at once", size);
