@@ -1,7 +1,6 @@
 /* Attention where sequences are split: queries meet keys and values piece by piece, with a running softmax. Each block of
  * queries takes a piece's keys at once, so that its sums so far are scaled again once a piece, not once a block of keys. */
 #include <math.h>
-#include <omp.h>
 #include <string.h>
 
 #include "kernels/cpu/attention.h"
@@ -51,12 +50,8 @@ static void block_forward(const struct meeting *m, const struct block *k, float 
     block_weights(m, k, running, factors);
     attention_drop(m, k, m->w->scores);
     attention_values(m, k);
-    for (int64_t r = 0; r < k->rows; r++) {
-        float *row = running + r * (size + 2);
-        const float *out = m->w->out + r * m->a->size;
-        for (int64_t i = 0; i < size; i++)
-            row[i] = row[i] * factors[r] + out[i];
-    }
+    for (int64_t r = 0; r < k->rows; r++)
+        m->a->cpu->loops.scale_add(running + r * (size + 2), factors[r], m->w->out + r * m->a->size, size);
 }
 
 static void attention_piece_forward(struct attention *a, void *running, const void *qkv, const void *kv,
@@ -82,14 +77,10 @@ static void attention_pieces_end(struct attention *a, void *out, void *log_sum, 
     int64_t heads = a->desc.heads, size = a->desc.head_size;
 #pragma omp parallel for num_threads(cpu->base.threads) schedule(static)
     for (int64_t number = 0; number < a->desc.batch * heads; number++) {
-        float *scaled = a->threads[omp_get_thread_num()].out;
         for (int64_t column = 0; column < columns; column++) {
             const float *row = (const float *)running + (number * columns + column) * (size + 2);
-            float inverse = 1 / row[size + 1];
-            for (int64_t i = 0; i < size; i++)
-                scaled[i] = row[i] * inverse;
             int64_t at = ((number / heads * columns + column) * heads + number % heads) * size;
-            cpu->act->from_float(cpu_at_mutable(cpu, out, at), scaled, size);
+            cpu->act->from_float_scaled(cpu_at_mutable(cpu, out, at), row, 1 / row[size + 1], size);
             ((float *)log_sum)[number * columns + column] = row[size] + logf(row[size + 1]);
         }
     }

@@ -32,6 +32,8 @@ struct act_loops {
     void (*accumulate)(float *sum, const void *x, int64_t n);
     void (*from_float)(void *y, const float *x, int64_t n);
     void (*to_float)(float *y, const void *x, int64_t n);
+    /* y = factor * x */
+    void (*from_float_scaled)(void *y, const float *x, float factor, int64_t n);
     /* dlogits = scale * exp(logits - log_sum); may be in place */
     void (*softmax_gradient)(void *d_logits, const float *logits, int64_t n, float log_sum, float scale);
     /* Copies rows of SIZE elements, STRIDE elements apart, to rows of PADDED floats, zeros behind them. */
@@ -78,6 +80,8 @@ struct cpu_loops {
     void (*running_sum)(struct running_sum *, const float *x, int64_t n);
 
     void (*add)(float *sum, const float *a, const float *b, int64_t n);
+    /* sum = factor * sum + x */
+    void (*scale_add)(float *sum, float factor, const float *x, int64_t n);
     double (*sum_squares)(const float *x, int64_t n);
     /* COMPUTE: bfloat16 or NULL */
     void (*adamw)(float *master, float *moment1, float *moment2, uint16_t *compute, const float *gradient, int64_t n,

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attention_split.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/options.h"
@@ -36,6 +37,7 @@ struct choices {
     enum dtype act;
     long threads, rounds;
     enum kernel kernel; /* KERNELS: all */
+    bool split;         /* attention over split sequences instead of steps */
 };
 
 struct bench {
@@ -300,6 +302,7 @@ static cairn_err read_choices(int argc, char **argv, struct choices *c, bool *he
         {0, "threads", OPTION_INT, &c->threads, "N", "threads; 0: as many as may be used (2)"},
         {0, "rounds", OPTION_INT, &c->rounds, "N", "timed steps (5)"},
         {0, "kernel", OPTION_STRING, &kernel, "NAME", "print this one alone; the whole step runs all the same"},
+        {0, "split", OPTION_FLAG, &c->split, NULL, "no steps: attention over sequences that two ranks share, by whole ones"},
         {0, NULL, OPTION_FLAG, NULL, NULL, NULL},
     };
     const struct command_spec spec = {"bench_kernels [options]", "Times every kernel of the cpu backend beside its own bound.",
@@ -315,8 +318,30 @@ static cairn_err read_choices(int argc, char **argv, struct choices *c, bool *he
     return choose_kernel(kernel, &c->kernel);
 }
 
+/* The case's own attention, and that of as many tokens in longer sequences. */
+static cairn_err run_split(struct bench *b)
+{
+    const struct bench_case *c = b->choices.bench_case;
+    const struct backend_options options = {.act = b->choices.act, .threads = (int)b->choices.threads, .instruction_set = "auto"};
+    TRY(backend_open("cpu", &options, &b->backend));
+    printf("# attention over sequences split over 2 ranks, the work of both, by that over whole ones; %ld rounds; %s\n",
+           b->choices.rounds, b->backend->table->signature(b->backend));
+    for (int longer = 1; longer <= 16; longer *= 4) {
+        const struct attention_desc desc = {.batch = (c->samples + longer - 1) / longer, .context = c->context * longer,
+                                            .heads = c->gpt.heads, .head_size = c->gpt.width / c->gpt.heads};
+        struct split_times t;
+        TRY(attention_split_measure(b->backend, &desc, b->choices.rounds, &t));
+        printf("%lldx%lld, %lld heads of %lld: forward %.4f / %.4f ms = %.3f, backward %.4f / %.4f ms = %.3f\n", (long long)desc.batch,
+               (long long)desc.context, (long long)desc.heads, (long long)desc.head_size, t.split_forward * 1e3, t.whole_forward * 1e3,
+               t.split_forward / t.whole_forward, t.split_backward * 1e3, t.whole_backward * 1e3, t.split_backward / t.whole_backward);
+    }
+    return CAIRN_OK;
+}
+
 static cairn_err run_bench(struct bench *b)
 {
+    if (b->choices.split)
+        return run_split(b);
     TRY(open_bench(b));
     TRY(run_rounds(b));
     return print_all(b);

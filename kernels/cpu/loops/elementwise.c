@@ -80,6 +80,12 @@ INLINE void to_float(float *y, const void *x, int64_t n, bool half)
         lanes_store_to(y, i, n, lanes_load_to(x, i, n, half, 0), false);
 }
 
+INLINE void from_float_scaled(void *y, const float *x, float factor, int64_t n, bool half)
+{
+    for (int64_t i = 0; i < n; i += LANES)
+        lanes_store_to(y, i, n, factor * lanes_load_to(x, i, n, false, 0), half);
+}
+
 /* The loops for one type of act. */
 #define FOR_ACT(type, half) \
     static void gelu_forward_##type(void *y, const void *x, int64_t n) \
@@ -110,6 +116,10 @@ INLINE void to_float(float *y, const void *x, int64_t n, bool half)
     { \
         to_float(y, x, n, half); \
     } \
+    static void from_float_scaled_##type(void *y, const float *x, float factor, int64_t n) \
+    { \
+        from_float_scaled(y, x, factor, n, half); \
+    } \
     static void fill_##type(struct act_loops *act) \
     { \
         act->gelu_forward = gelu_forward_##type; \
@@ -119,6 +129,7 @@ INLINE void to_float(float *y, const void *x, int64_t n, bool half)
         act->accumulate = accumulate_##type; \
         act->from_float = from_float_##type; \
         act->to_float = to_float_##type; \
+        act->from_float_scaled = from_float_scaled_##type; \
     }
 
 FOR_ACT(f32, false)

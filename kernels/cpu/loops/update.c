@@ -12,6 +12,12 @@ static void add(float *sum, const float *a, const float *b, int64_t n)
         lanes_store_to(sum, i, n, lanes_load_to(a, i, n, false, 0) + lanes_load_to(b, i, n, false, 0), false);
 }
 
+static void scale_add(float *sum, float factor, const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += LANES)
+        lanes_store_to(sum, i, n, factor * lanes_load_to(sum, i, n, false, 0) + lanes_load_to(x, i, n, false, 0), false);
+}
+
 static double sum_squares(const float *x, int64_t n)
 {
     double_lanes sums[2] = {{0}, {0}};
@@ -88,6 +94,7 @@ static void adamw(float *master, float *moment1, float *moment2, uint16_t *compu
 void PART(update)(struct cpu_loops *loops)
 {
     loops->add = add;
+    loops->scale_add = scale_add;
     loops->sum_squares = sum_squares;
     loops->adamw = adamw;
 }
