@@ -17,5 +17,6 @@ libcore_la_SOURCES += \
   src/base/permutation.c src/base/permutation.h \
   src/base/philox.h \
   src/base/thread.c src/base/thread.h \
+  src/base/trace.c src/base/trace.h \
   src/base/utf8.h \
   src/base/yaml.c src/base/yaml.h

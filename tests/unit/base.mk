@@ -10,3 +10,12 @@ UNIT_TESTS += tests/unit/test_exact_sum
 tests_unit_test_exact_sum_SOURCES = tests/unit/test_exact_sum.c
 tests_unit_test_exact_sum_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_exact_sum_LDADD = $(UNIT_LDADD)
+UNIT_TESTS += tests/unit/test_trace
+tests_unit_test_trace_SOURCES = tests/unit/test_trace.c
+tests_unit_test_trace_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_trace_LDADD = $(UNIT_LDADD)
+# A plain program, which runs under ThreadSanitizer.
+check_PROGRAMS += tests/unit/threads_trace
+TESTS += tests/unit/threads_trace
+tests_unit_threads_trace_SOURCES = tests/unit/threads_trace.c
+tests_unit_threads_trace_LDADD = libcore.la
