@@ -56,7 +56,7 @@ static int64_t piece_of(const struct bucket *b, int rank, int64_t round, int64_t
 }
 
 /* The parts of the whole sum that come together in BUCKET's sum, from left to right, and where ROUND has them. */
-static int gather_parts(struct bucket *b, const struct channel_round *round)
+static int place_parts(struct bucket *b, const struct channel_round *round)
 {
     struct reducer *r = b->reducer;
     int count = parts_list(&r->plan, b->summing, b->held, b->held_count, r->parts);
@@ -81,7 +81,7 @@ static cairn_err post_sum(struct transfer *t, struct channel_round *round)
     const struct group *g = r->group;
     enum dtype dtype = r->options.dtype;
     int64_t begin, length = piece_of(b, g->rank, round->number, r->piece, &begin);
-    int count = gather_parts(b, round);
+    int count = place_parts(b, round);
     for (int i = 0; i < count; i++)
         if (r->parts[i].rank != PART_HELD && r->parts[i].rank != g->rank)
             TRY(channel_receive(round, r->parts[i].rank, r->parts[i].data, length, dtype));
@@ -117,7 +117,7 @@ static cairn_err finish_sum(struct transfer *t, struct channel_round *round)
     struct bucket *b = t->owner;
     struct reducer *r = b->reducer;
     int64_t begin, length = piece_of(b, r->group->rank, round->number, r->piece, &begin);
-    int count = parts_join(&r->plan, r->parts, gather_parts(b, round), r->options.add, r->options.add_context, length);
+    int count = parts_join(&r->plan, r->parts, place_parts(b, round), r->options.add, r->options.add_context, length);
     if (r->options.rounds) {
         keep_parts(b, count, round, length);
     } else if (length > 0) {
