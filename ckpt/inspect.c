@@ -210,10 +210,21 @@ static void set_first(struct checkpoint_difference *d, const struct table_array 
 }
 
 /* Two NaNs of equal bits are equal, -0 and 0 are not: the bits are compared. */
-static void compare_bands(const struct table_array *a, const struct box *band, const char *x, const char *y, struct checkpoint_difference *d)
+static double sum_of_squares(const char *data, int64_t n, enum dtype dtype)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += element(data, i, dtype) * element(data, i, dtype);
+    return sum;
+}
+
+/* SQUARES: of the differences, and of X. */
+static void compare_bands(const struct table_array *a, const struct box *band, const char *x, const char *y, struct checkpoint_difference *d,
+                          double squares[2])
 {
     size_t size = dtype_size((enum dtype)a->dtype);
     int64_t n = box_elements(band);
+    squares[1] += sum_of_squares(x, n, (enum dtype)a->dtype);
     if (memcmp(x, y, (size_t)n * size) == 0)
         return;
     for (int64_t i = 0; i < n; i++) {
@@ -222,6 +233,7 @@ static void compare_bands(const struct table_array *a, const struct box *band, c
         if (d->elements++ == 0)
             set_first(d, a, band, i);
         double difference = fabs(element(x, i, (enum dtype)a->dtype) - element(y, i, (enum dtype)a->dtype));
+        squares[0] += difference * difference;
         if (!(difference <= d->largest) && !isnan(d->largest))
             d->largest = difference;
     }
@@ -237,6 +249,7 @@ static cairn_err compare_arrays(const struct opened *a, int i, const struct open
     }
     char *left = NULL, *right = NULL;
     int64_t bands = band_count(x);
+    double squares[2] = {0};
     cairn_err err = CAIRN_OK;
     for (int64_t k = 0; k < bands && err == CAIRN_OK; k++) {
         struct box band;
@@ -244,8 +257,9 @@ static cairn_err compare_arrays(const struct opened *a, int i, const struct open
         if (err == CAIRN_OK)
             err = read_band(b, j, k, bands, &band, &right);
         if (err == CAIRN_OK)
-            compare_bands(x, &band, left, right, d);
+            compare_bands(x, &band, left, right, d, squares);
     }
+    d->relative = sqrt(squares[0] / squares[1]);
     free(left);
     free(right);
     return err;

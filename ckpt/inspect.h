@@ -13,6 +13,7 @@ struct checkpoint_difference {
     enum { DIFFERENCE_VALUES, DIFFERENCE_SHAPE, DIFFERENCE_ONLY_A, DIFFERENCE_ONLY_B } kind;
     int64_t elements;                /* that differ */
     double largest;                  /* absolute difference; NaN where one side alone is NaN */
+    double relative;                 /* the difference's 2-norm by that of A's array; NaN or infinity where that says nothing */
     int dims;
     int64_t first[SHARD_MAX_DIMS];   /* position of the first one */
 };

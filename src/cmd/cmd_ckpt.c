@@ -15,7 +15,7 @@
 static const char list_usage[] = "cairn ckpt list DIR [--hash] [--json]";
 static const char info_usage[] = "cairn ckpt info CKPT [--json]";
 static const char verify_usage[] = "cairn ckpt verify CKPT... [--json]";
-static const char diff_usage[] = "cairn ckpt diff A B [--json]";
+static const char diff_usage[] = "cairn ckpt diff A B [--tolerance R] [--json]";
 
 static const char *state_name(const struct checkpoint_entry *e)
 {
@@ -245,7 +245,8 @@ static void print_difference(const struct checkpoint_difference *d)
     case DIFFERENCE_ONLY_A: printf("%s: only in the first\n", d->name); break;
     case DIFFERENCE_ONLY_B: printf("%s: only in the second\n", d->name); break;
     case DIFFERENCE_VALUES:
-        printf("%s: %" PRId64 " elements differ, by at most %.9g, first at %s\n", d->name, d->elements, d->largest, place);
+        printf("%s: %" PRId64 " elements differ, by at most %.9g, relative %.3g, first at %s\n", d->name, d->elements, d->largest,
+               d->relative, place);
         break;
     }
 }
@@ -259,19 +260,33 @@ static json_t *difference_json(const struct checkpoint_difference *d)
     for (int i = 0; i < d->dims; i++)
         json_array_append_new(first, json_integer(d->first[i]));
     json_t *largest = isfinite(d->largest) ? json_real(d->largest) : json_null(); /* JSON has no NaN */
-    return json_pack("{s:s, s:s, s:I, s:o, s:o}", "name", d->name, "kind", kinds[d->kind], "elements", (json_int_t)d->elements, "largest",
-                     largest, "first", first);
+    json_t *relative = isfinite(d->relative) ? json_real(d->relative) : json_null();
+    return json_pack("{s:s, s:s, s:I, s:o, s:o, s:o}", "name", d->name, "kind", kinds[d->kind], "elements", (json_int_t)d->elements,
+                     "largest", largest, "relative", relative, "first", first);
+}
+
+/* Drops those of the COUNT differences that are of values and no larger than TOLERANCE; how many are left. */
+static int drop_small(struct checkpoint_difference *found, int count, double tolerance)
+{
+    int left = 0;
+    for (int i = 0; i < count; i++)
+        if (found[i].kind != DIFFERENCE_VALUES || !(found[i].relative <= tolerance))
+            found[left++] = found[i];
+    return left;
 }
 
 static int diff_main(int argc, char **argv)
 {
     bool json = false;
+    double tolerance = -1;
     const struct option_spec options[] = {
+        {'t', "tolerance", OPTION_REAL, &tolerance, "R", "pass over arrays whose difference has at most R times the 2-norm of A's array"},
         {0, "json", OPTION_FLAG, &json, NULL, "print the differences as JSON"},
         {0, NULL, OPTION_FLAG, NULL, NULL, NULL},
     };
     const struct command_spec spec = {diff_usage,
-        "Compares the arrays of two checkpoints, bit by bit, whatever layouts wrote them. Exit code 0: equal; 1: different.", options, NULL};
+        "Compares the arrays of two checkpoints, bit by bit or to a tolerance, whatever layouts wrote them. Exit code 0: equal; 1: different.",
+        options, NULL};
     int exit_code, count;
     char a[FOLDER_PATH_SIZE], b[FOLDER_PATH_SIZE];
     struct checkpoint_difference *found;
@@ -287,6 +302,8 @@ static int diff_main(int argc, char **argv)
     if (err != CAIRN_OK)
         return command_failed(err);
     json_t *array = json ? json_array() : NULL;
+    if (tolerance >= 0)
+        count = drop_small(found, count, tolerance);
     for (int i = 0; i < count; i++)
         if (json)
             json_array_append_new(array, difference_json(&found[i]));
@@ -296,7 +313,7 @@ static int diff_main(int argc, char **argv)
     if (json)
         exit_code = command_print_json(json_pack("{s:s, s:s, s:b, s:o}", "a", a, "b", b, "equal", count == 0, "differences", array));
     else if (count == 0)
-        printf("all arrays are equal\n");
+        printf(tolerance >= 0 ? "all arrays are equal to the tolerance\n" : "all arrays are equal\n");
     free(found);
     return count == 0 ? exit_code : EXIT_CODE_FAILED;
 }
