@@ -45,7 +45,7 @@ static int64_t slot_elements(const struct loader *loader)
 static uint64_t first_position(const struct loader_options *o, int64_t count)
 {
     uint64_t step = (uint64_t)(o->step + count / o->count);
-    uint64_t microbatch = (uint64_t)(o->first + count % o->count);
+    uint64_t microbatch = (uint64_t)(o->first + count % o->count * (o->stride ? o->stride : 1));
     return (step * (uint64_t)o->microbatches + microbatch) * (uint64_t)o->samples;
 }
 
@@ -95,9 +95,9 @@ static void *prefetch(void *context)
 static cairn_err check_options(struct dataset *dataset, const struct loader_options *o)
 {
     if (o->context < 1 || o->samples < 1 || o->microbatches < 1 || o->count < 1 || o->first < 0 || o->step < 0 || o->prefetch < 1 ||
-        o->first + o->count > o->microbatches)
-        return FAIL(CAIRN_EINVAL, "loader: context %lld, samples %lld, microbatches %lld to %lld of %lld, step %lld, prefetch %lld",
-                    (long long)o->context, (long long)o->samples, (long long)o->first, (long long)(o->first + o->count),
+        o->stride < 0 || o->first + (o->count - 1) * (o->stride ? o->stride : 1) >= o->microbatches)
+        return FAIL(CAIRN_EINVAL, "loader: context %lld, samples %lld, %lld microbatches from %lld by %lld of %lld, step %lld, prefetch %lld",
+                    (long long)o->context, (long long)o->samples, (long long)o->count, (long long)o->first, (long long)o->stride,
                     (long long)o->microbatches, (long long)o->step, (long long)o->prefetch);
     if (dataset_samples(dataset, o->split, o->context) < 1)
         return FAIL(CAIRN_EINVAL, "dataset %s: its %s split has %lld tokens; a context of %lld needs at least %lld", dataset_path(dataset),

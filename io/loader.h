@@ -16,7 +16,8 @@ struct loader_options {
     int64_t context;            /* tokens of a sample's input */
     int64_t samples;            /* b: of a microbatch */
     int64_t microbatches;       /* V: of a step, over all ranks */
-    int64_t first, count;       /* this rank's microbatches of every step */
+    int64_t first, count;       /* this rank's microbatches of every step: FIRST, and every ... */
+    int64_t stride;             /* ... so many after; 0: 1 */
     int64_t step;               /* the first step that will be asked for */
     int64_t prefetch;           /* microbatches read ahead, >= 1 */
 };

@@ -87,7 +87,7 @@ struct adamw {
 
 /* Sums of squares are taken over chunks of this many elements of each global array, in their order; whoever holds a
  * chunk computes it, all ranks add the chunks' sums in one order. */
-enum { NORM_CHUNK = 1 << 16 };
+enum { NORM_CHUNK = 1 << 10 };
 
 struct backend; /* an opened backend; begins with its table */
 

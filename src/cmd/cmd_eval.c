@@ -34,7 +34,8 @@ static cairn_err evaluate(struct mesh *mesh, int local_ranks, int argc, char **a
         goto close_dataset;
     }
     double begin = clock_seconds();
-    err = validation_loss(mesh, dataset, m.graph, microbatches > 0 ? microbatches : samples, c->batch.samples, c->model.context,
+    const struct validation_model model = {.graph = m.graph, .replica = mesh->rank, .replicas = mesh->size, .tells = true};
+    err = validation_loss(mesh, dataset, &model, microbatches > 0 ? microbatches : samples, c->batch.samples, c->model.context,
                           &result->loss, &result->tokens);
     result->seconds = clock_seconds() - begin;
     result->step = m.step;

@@ -13,7 +13,9 @@ struct graph *graph_new(struct backend *backend, const struct graph_options *opt
         return NULL;
     g->backend = backend;
     g->options = *options;
-    g->rows = options->samples * options->context;
+    g->columns = graph_columns_of(options->context, options->columns ? options->columns->size : 1,
+                                  options->columns ? options->columns->rank : 0);
+    g->rows = options->samples * g->columns.count;
     g->losses = g->stage_input = g->stage_output = g->segment = -1;
     return g;
 }
@@ -44,6 +46,9 @@ void graph_free(struct graph *g)
     free(g->events);
     free(g->bucket_parameters);
     free(g->bucket_gradients);
+    free(g->shares);
+    free(g->positions);
+    free(g->join);
     free(g);
 }
 
@@ -89,7 +94,7 @@ struct op *graph_add_op(struct graph *g, const struct op_class *class)
         return NULL;
     struct op *op = &g->ops[g->op_count++];
     *op = (struct op){.class = class, .unit = g->unit, .segment = g->segment, .x = -1, .h = -1,
-                      .y = -1, .weight = -1, .bias = -1, .statistic = {-1, -1}};
+                      .y = -1, .weight = -1, .bias = -1, .statistic = {-1, -1}, .work = {-1, -1, -1, -1, -1, -1, -1, -1}};
     return op;
 }
 
@@ -101,7 +106,8 @@ void graph_unit(struct graph *g, int number)
 
 void graph_segment_begin(struct graph *g, enum graph_recompute kind)
 {
-    bool wanted = g->options.training && kind != GRAPH_RECOMPUTE_NONE && (int)kind == g->options.recompute;
+    bool asked = kind == GRAPH_GATHER_AGAIN ? graph_shares_rows(g) : (int)kind == g->options.recompute;
+    bool wanted = g->options.training && kind != GRAPH_RECOMPUTE_NONE && asked;
     if (g->segment_depth > 0 || wanted)
         g->segment_depth++;
     if (g->segment_depth == 1 && wanted)
@@ -140,7 +146,7 @@ tensor_id graph_parameter(struct graph *g, const struct parameter_desc *desc)
 {
     if (g->error || !graph_grow(g, (void **)&g->parameters, g->parameter_count, &g->parameter_room, sizeof *g->parameters))
         return -1;
-    struct parameter p = {.dims = desc->dims, .elements = 1, .init = desc->init, .vector = desc->vector, .lookup = -1};
+    struct parameter p = {.dims = desc->dims, .elements = 1, .init = desc->init, .vector = desc->vector, .shared = desc->shared, .lookup = -1};
     snprintf(p.name, sizeof p.name, "%s", desc->name);
     if (!take_slab(g, desc, &p))
         return -1;
@@ -163,6 +169,7 @@ static cairn_err prepare_ops(struct graph *g)
 
 cairn_err graph_finish(struct graph *g)
 {
+    TRY(graph_place_columns(g));
     if (!g->error)
         TRY(graph_place_parameters(g));
     if (!g->error && g->options.training)
@@ -253,7 +260,7 @@ double graph_sum_losses(const struct graph *g, int64_t rows)
 
 double graph_mean_loss(const struct graph *g)
 {
-    return graph_sum_losses(g, g->rows) / (double)g->rows;
+    return graph_sum_losses(g, g->rows) / (double)(g->options.samples * g->options.context);
 }
 
 /* SIZE is what the tensor takes; NULL where there is none. */

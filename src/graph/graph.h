@@ -3,7 +3,8 @@
  * logic, no lookup.
  *
  * Builders call graph_* in order; the first mistake is kept and returned by graph_finish, so that builders need no checks.
- * Matrices of activations are [rows, width]; a microbatch has samples * columns rows.
+ * Matrices of activations are [rows, width]; a microbatch has samples * columns rows, where columns is the context, or this rank's
+ * part of it.
  *
  * A pass has phases, each run whole: forward, backward, and, where options.split_backward, the weights' gradients last. What a
  * microbatch keeps from one phase to a later one lies in a slot; as many microbatches can be on their way as there are slots.
@@ -41,6 +42,7 @@ struct parameter {
     int64_t elements;                                       /* of the slab */
     struct parameter_init init;
     bool vector;     /* a bias or gain: takes no weight decay */
+    bool shared;     /* used at both ends of the model */
     int64_t offset;  /* in the flat vector of parameters and of gradients */
     int bucket;
     int lookup;      /* the bucket where a tied parameter's use as lookup table is summed apart; -1: not tied */
@@ -53,7 +55,12 @@ struct graph_bucket {
     int lookup_of;            /* a tied parameter's bucket, of the same elements; -1: of parameters of its own */
 };
 
-enum graph_recompute { GRAPH_RECOMPUTE_NONE, GRAPH_RECOMPUTE_ATTENTION, GRAPH_RECOMPUTE_BLOCK };
+enum graph_recompute {
+    GRAPH_RECOMPUTE_NONE,
+    GRAPH_RECOMPUTE_ATTENTION,
+    GRAPH_RECOMPUTE_BLOCK,
+    GRAPH_GATHER_AGAIN, /* of a segment: whenever rows are shared */
+};
 
 struct graph_options {
     int64_t samples, context; /* of a microbatch */
@@ -64,6 +71,7 @@ struct graph_options {
     bool split_backward;      /* weights' gradients in a phase of their own */
     struct group *tensor;     /* ranks that share each product; NULL: this one alone */
     bool sequence;            /* between products, those ranks share the rows */
+    struct group *columns;    /* ranks that share each sequence; NULL: this one alone */
 };
 
 /* What a run asks of its surroundings; each may be NULL. An error ends the run. */
@@ -77,6 +85,18 @@ struct graph_hooks {
     cairn_err (*parameters_release)(void *context, int bucket);
     cairn_err (*progress)(void *context); /* after every operation */
 };
+
+/* This rank's columns of each sequence, in the order that inputs and targets have here: RUNS runs of them, of LENGTH from position FIRST
+ * on. A rank has an early and a late run, so that all have as much of causal attention to do. */
+enum { GRAPH_RUNS_MAX = 2 };
+struct graph_columns {
+    int64_t count;
+    int runs;
+    struct {
+        int64_t first, length;
+    } run[GRAPH_RUNS_MAX];
+};
+struct graph_columns graph_columns_of(int64_t context, int ranks, int rank);
 
 struct graph *graph_new(struct backend *backend, const struct graph_options *options); /* NULL: no memory */
 void graph_free(struct graph *graph);
@@ -99,6 +119,7 @@ struct parameter_desc {
     int64_t first, count;
     struct parameter_init init;
     bool vector;
+    bool shared; /* with another piece, or with another use in this one: its bucket is its own */
 };
 tensor_id graph_parameter(struct graph *graph, const struct parameter_desc *desc);
 
@@ -112,12 +133,23 @@ tensor_id graph_embedding(struct graph *graph, tensor_id token_table, tensor_id 
 tensor_id graph_layer_norm(struct graph *graph, tensor_id x, tensor_id gain, tensor_id bias, double epsilon);
 /* x weight^T + bias; weight[out, in]; bias may be none (-1) */
 tensor_id graph_linear(struct graph *graph, tensor_id x, tensor_id weight, tensor_id bias);
+/* qkv has the heads of this rank's share of HEADS. */
 tensor_id graph_attention(struct graph *graph, tensor_id qkv, int64_t heads, float dropout);
 tensor_id graph_gelu(struct graph *graph, tensor_id x);
 tensor_id graph_dropout(struct graph *graph, tensor_id x, float rate);
 tensor_id graph_residual(struct graph *graph, tensor_id x, tensor_id h, float dropout); /* x + dropout(h) */
 /* The end of a stage that computes losses against the targets: weight[vocabulary, width]. */
 void graph_classifier(struct graph *graph, tensor_id x, tensor_id weight);
+
+/* Between enter and leave, tensor ranks compute each a part: of a product's columns (heads, words), or of the sums over its columns,
+ * whose parts leave adds up. What is outside is equal on all, or, with options.sequence, shared by rows. */
+tensor_id graph_tensor_enter(struct graph *graph, tensor_id x);
+tensor_id graph_tensor_leave(struct graph *graph, tensor_id x);
+/* As graph_linear, of a part of the columns of x: one of the ranks alone adds the bias. */
+tensor_id graph_linear_part(struct graph *graph, tensor_id x, tensor_id weight, tensor_id bias);
+int graph_tensor_rank(const struct graph *graph);
+int graph_tensor_size(const struct graph *graph);
+int64_t graph_tensor_share(const struct graph *graph, int64_t n, int64_t *first); /* this rank's of N: how many from FIRST on */
 
 cairn_err graph_finish(struct graph *graph);
 
@@ -145,8 +177,9 @@ void graph_set_hooks(struct graph *graph, const struct graph_hooks *hooks);
 struct graph_pass {
     int slot;
     int64_t step, microbatch;
-    const int32_t *inputs, *targets; /* [samples, context], for all phases; NULL where the piece reads none */
+    const int32_t *inputs, *targets; /* [samples, columns], for all phases; NULL where the piece reads none */
     double loss_scale;               /* gradients are of it times the sum of losses */
+    bool idle;                       /* nothing is computed; the hooks are called as if it were */
 };
 
 /* A piece that is not the first: INPUT (graph_slot_input) is filled before the forward phase. One that is not the last: OUTPUT is there
@@ -173,7 +206,7 @@ cairn_err graph_forward_backward(struct graph *graph, const struct graph_pass *p
 
 /* After the backward phase, or graph_forward: the losses of the first ROWS rows, or the mean over all, summed in their order in float64. */
 double graph_sum_losses(const struct graph *graph, int64_t rows);
-double graph_mean_loss(const struct graph *graph);
+double graph_mean_loss(const struct graph *graph); /* where sequences are shared, this rank's part of it */
 
 /* The losses by row (acc), and a tensor's values (act) until the next run; only inference keeps every last tensor. */
 const void *graph_losses(const struct graph *graph);

@@ -35,7 +35,7 @@ struct op_class {
     unsigned input_reads, weight_reads; /* READS_...: of backward_input, of backward_weight */
     bool in_place;                      /* the result is its input, changed where it is; so is its gradient */
     bool adds_to_gradient;              /* backward_input can add to a gradient of x that is there */
-    bool backward_only;                 /* in training the forward phase has nothing to do */
+    bool backward_only;                 /* its backward_input makes gradients of parameters too */
     cairn_err (*prepare)(struct graph *, struct op *); /* plans of products and the like; may be NULL */
     void (*forward)(struct graph *, struct op *);
     void (*backward_input)(struct graph *, struct op *);  /* gradients of activations; NULL: has none */
@@ -52,7 +52,10 @@ struct op {
     tensor_id weight, bias;       /* parameters; -1 */
     tensor_id statistic[2];       /* kept for the backward pass; -1 */
     bool add_x;                   /* the gradient of x exists already: add to it */
+    tensor_id work[8];            /* memory for the forward step alone, then for the backward step alone; -1 */
+    int forward_work;             /* so many are the forward step's */
     bool adds_bias;               /* of tensor ranks that share a product, one adds its bias */
+    bool late;                    /* in training the forward phase need not have it */
     double epsilon;
     float rate;
     int64_t heads;
@@ -83,7 +86,9 @@ struct step {
 struct graph {
     struct backend *backend;
     struct graph_options options;
-    int64_t rows;                 /* of a microbatch */
+    struct graph_columns columns; /* this rank's */
+    int64_t rows;                 /* of a microbatch: here */
+    int32_t *positions;           /* of each column; NULL: 0, 1, 2, ... */
     cairn_err error;              /* the first mistake of the builder */
     char error_message[512];
     struct tensor *tensors;
@@ -107,6 +112,9 @@ struct graph {
     size_t slot_bytes, scratch_bytes;
     tensor_id losses, stage_input, stage_output;
     struct graph_hooks hooks;
+    int64_t *shares;              /* room for two numbers of each tensor rank; NULL: not needed */
+    void *join;                   /* what tensor ranks found of a block of rows, for the classifier; NULL: not needed */
+    size_t join_bytes;
     const void **bucket_parameters; /* by bucket: where they are now */
     void **bucket_gradients;
     /* of the current run */
@@ -114,6 +122,7 @@ struct graph {
     const int32_t *inputs, *targets;
     double loss_scale;
     bool dropping;                /* training's forward pass: dropout acts */
+    bool idle;                    /* hooks alone */
     cairn_err run_error;          /* of an operation that spoke to other ranks */
 };
 
@@ -167,6 +176,12 @@ static inline void *parameter_gradient(struct graph *g, tensor_id id, bool looku
     return (char *)g->bucket_gradients[gradient_bucket(g, id, lookup)] + (size_t)inside * dtype_size(g->backend->acc);
 }
 
+/* Whether in training the forward phase leaves the op to the backward phase. */
+static inline bool op_is_late(const struct op *op)
+{
+    return op->class->backward_only || op->late;
+}
+
 /* Whether the op writes gradients of parameters in its step of KIND. */
 static inline bool op_writes_weights(const struct op *op, enum step_kind kind)
 {
@@ -185,6 +200,8 @@ bool graph_is_parameter(struct graph *g, tensor_id p, int64_t rows, int64_t widt
 /* An activation made by OP. */
 tensor_id graph_result(struct graph *g, struct op *op, int64_t rows, int64_t width);
 tensor_id graph_statistic(struct graph *g, struct op *op, int64_t rows);
+void graph_set_dropout(struct graph *g, struct op *op, float rate);
+struct dropout graph_active_dropout(const struct graph *g, const struct op *op); /* what the forward pass drops: nothing outside training */
 
 /* backward.c: gradients of activations, and which ops add to one that is there */
 void graph_derive_backward(struct graph *g);
@@ -199,7 +216,21 @@ cairn_err graph_make_buckets(struct graph *g);     /* after */
 /* arena.c: offsets of all tensors that need memory of their own, and the sizes of a slot and of the scratch memory */
 cairn_err graph_plan_memory(struct graph *g);
 
+/* ops_context.c: the attention of sequences that ranks share; and, for what depends on a row's place in the whole microbatch: the rows
+ * FIRST.. of those here, up to COUNT, that follow one another there too; *PLACE is that of the first. */
+void graph_ring_work(struct graph *g, struct op *op, int64_t heads, int64_t size);
+int64_t graph_row_run(const struct graph *g, int64_t first, int64_t count, int64_t *place);
+cairn_err graph_place_columns(struct graph *g);
+
+extern const struct op_class op_ring_attention;
 extern const struct op_class op_embedding, op_layer_norm, op_linear, op_attention, op_gelu, op_residual, op_classifier;
-extern const struct op_class op_stage_input, op_stage_output, op_tensor_enter, op_tensor_leave;
+extern const struct op_class op_stage_input, op_stage_output, op_tensor_enter, op_tensor_leave, op_rows_gather, op_rows_scatter;
+
+/* ops_tensor.c: whether tensor ranks share the rows between products; this rank's rows, *FIRST and how many; the sum over those ranks
+ * of a gradient (acc) that each computed from its own rows; keeps the first error of a run */
+bool graph_shares_rows(const struct graph *g);
+int64_t graph_row_share(const struct graph *g, int64_t *first);
+void graph_sum_over_rows(struct graph *g, void *gradient, int64_t n);
+void graph_note(struct graph *g, cairn_err err);
 
 #endif

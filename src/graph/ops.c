@@ -49,7 +49,7 @@ static int64_t rows_of(const struct graph *g, tensor_id x)
     return g->tensors[x].rows;
 }
 
-static void set_dropout(struct graph *g, struct op *op, float rate)
+void graph_set_dropout(struct graph *g, struct op *op, float rate)
 {
     if (rate < 0 || rate >= 1)
         graph_mistake(g, "%s: dropout %g is not in [0, 1)", op->class->name, (double)rate);
@@ -58,8 +58,7 @@ static void set_dropout(struct graph *g, struct op *op, float rate)
     op->dropout.key = philox_key_make(g->options.seed, STREAM_DROPOUT, (uint32_t)(op->unit * DROPOUTS_IN_UNIT + g->dropouts_in_unit++));
 }
 
-/* What the forward pass drops: nothing outside training. */
-static struct dropout active_dropout(const struct graph *g, const struct op *op)
+struct dropout graph_active_dropout(const struct graph *g, const struct op *op)
 {
     struct dropout d = op->dropout;
     if (!g->dropping)
@@ -84,21 +83,23 @@ tensor_id graph_embedding(struct graph *g, tensor_id token_table, tensor_id posi
     op->weight = token_table;
     op->bias = position_table;
     op->is_lookup = true;
+    op->adds_bias = graph_tensor_rank(g) == 0; /* parts are summed: one rank's has the positions */
     return graph_result(g, op, g->rows, width);
 }
 
 static struct embedding_desc embedding_of(const struct graph *g, const struct op *op)
 {
-    const struct tensor *table = &g->tensors[op->weight];
-    return (struct embedding_desc){.rows = g->rows, .width = table->width, .context = g->options.context,
-                                   .token_count = table->rows, .position_count = g->tensors[op->bias].rows};
+    const struct parameter *table = &g->parameters[g->tensors[op->weight].parameter];
+    return (struct embedding_desc){.rows = g->rows, .width = g->tensors[op->weight].width, .context = g->columns.count, .positions = g->positions,
+                                   .token_first = table->first[0], .token_count = table->extent[0],
+                                   .position_count = g->tensors[op->bias].rows};
 }
 
 static void embedding_forward(struct graph *g, struct op *op)
 {
     const struct embedding_desc desc = embedding_of(g, op);
     KERNEL(g)->embedding_forward(g->backend, tensor_data(g, op->y), g->inputs, parameter_data(g, op->weight),
-                                 parameter_data(g, op->bias), &desc);
+                                 op->adds_bias ? parameter_data(g, op->bias) : NULL, &desc);
 }
 
 static void embedding_backward(struct graph *g, struct op *op)
@@ -150,6 +151,8 @@ static void layer_norm_backward_weight(struct graph *g, struct op *op)
     KERNEL(g)->layer_norm_backward_weight(g->backend, parameter_gradient(g, op->weight, false), parameter_gradient(g, op->bias, false),
                                           gradient_of(g, op->y), tensor_data(g, op->x), tensor_data(g, op->statistic[0]),
                                           tensor_data(g, op->statistic[1]), rows_of(g, op->x), g->tensors[op->x].width);
+    graph_sum_over_rows(g, parameter_gradient(g, op->weight, false), g->tensors[op->x].width);
+    graph_sum_over_rows(g, parameter_gradient(g, op->bias, false), g->tensors[op->x].width);
 }
 
 const struct op_class op_layer_norm = {.name = "layer norm", .input_reads = READS_X | READS_STATISTICS,
@@ -172,13 +175,22 @@ tensor_id graph_linear(struct graph *g, tensor_id x, tensor_id weight, tensor_id
     op->x = x;
     op->weight = weight;
     op->bias = bias;
+    op->adds_bias = bias >= 0;
     return graph_result(g, op, rows_of(g, x), out);
+}
+
+tensor_id graph_linear_part(struct graph *g, tensor_id x, tensor_id weight, tensor_id bias)
+{
+    tensor_id y = graph_linear(g, x, weight, bias);
+    if (y >= 0 && graph_tensor_rank(g) != 0)
+        g->ops[g->op_count - 1].adds_bias = false;
+    return y;
 }
 
 static cairn_err linear_prepare(struct graph *g, struct op *op)
 {
     int64_t rows = rows_of(g, op->x), in = g->tensors[op->x].width, out = g->tensors[op->y].width;
-    const struct matmul_desc forward = {.m = rows, .n = out, .k = in, .transpose_b = true, .bias = op->bias >= 0};
+    const struct matmul_desc forward = {.m = rows, .n = out, .k = in, .transpose_b = true, .bias = op->adds_bias};
     TRY(KERNEL(g)->matmul_create(g->backend, &forward, &op->forward_plan));
     if (!g->options.training)
         return CAIRN_OK;
@@ -191,7 +203,7 @@ static cairn_err linear_prepare(struct graph *g, struct op *op)
 static void linear_forward(struct graph *g, struct op *op)
 {
     KERNEL(g)->matmul_run(op->forward_plan, tensor_data(g, op->y), tensor_data(g, op->x), parameter_data(g, op->weight),
-                          parameter_data(g, op->bias));
+                          op->adds_bias ? parameter_data(g, op->bias) : NULL);
 }
 
 static void linear_backward_input(struct graph *g, struct op *op)
@@ -226,29 +238,34 @@ tensor_id graph_attention(struct graph *g, tensor_id qkv, int64_t heads, float d
 {
     if (!graph_is_activation(g, qkv, "attention"))
         return -1;
-    int64_t width = g->tensors[qkv].width / 3;
-    if (heads < 1 || g->tensors[qkv].width != 3 * width || width % heads)
-        graph_mistake(g, "attention: %lld heads do not divide a width of %lld", (long long)heads, (long long)width);
-    struct op *op = graph_add_op(g, &op_attention);
+    int64_t width = g->tensors[qkv].width / 3, first, own = graph_tensor_share(g, heads, &first);
+    if (own < 1 || g->tensors[qkv].width != 3 * width || width % own)
+        graph_mistake(g, "attention: %lld heads do not divide a width of %lld", (long long)own, (long long)width);
+    bool shared = g->options.columns && g->options.columns->size > 1;
+    struct op *op = graph_add_op(g, shared ? &op_ring_attention : &op_attention);
     if (!op)
         return -1;
     op->x = qkv;
     op->heads = heads;
-    set_dropout(g, op, dropout);
-    op->statistic[0] = graph_statistic(g, op, g->rows * heads);
+    graph_set_dropout(g, op, dropout);
+    op->statistic[0] = graph_statistic(g, op, g->rows * own);
+    if (shared)
+        graph_ring_work(g, op, own, width / (own > 0 ? own : 1));
     return graph_result(g, op, g->rows, width);
 }
 
 static cairn_err attention_prepare(struct graph *g, struct op *op)
 {
-    const struct attention_desc desc = {.batch = g->options.samples, .context = g->options.context, .heads = op->heads,
-                                        .head_size = g->tensors[op->y].width / op->heads, .dropout_rate = op->rate};
+    int64_t first, own = graph_tensor_share(g, op->heads, &first);
+    const struct attention_desc desc = {.batch = g->options.samples, .context = g->options.context, .heads = own,
+                                        .head_size = g->tensors[op->y].width / own, .heads_all = op->heads, .head_first = first,
+                                        .dropout_rate = op->rate};
     return KERNEL(g)->attention_create(g->backend, &desc, &op->attention);
 }
 
 static void attention_forward(struct graph *g, struct op *op)
 {
-    struct dropout d = active_dropout(g, op);
+    struct dropout d = graph_active_dropout(g, op);
     KERNEL(g)->attention_forward(op->attention, tensor_data(g, op->y), tensor_data(g, op->statistic[0]), tensor_data(g, op->x), &d);
 }
 
@@ -312,7 +329,9 @@ tensor_id graph_residual(struct graph *g, tensor_id x, tensor_id h, float dropou
         return -1;
     op->x = x;
     op->h = h;
-    set_dropout(g, op, dropout);
+    graph_set_dropout(g, op, dropout);
+    if (dropout > 0 && width % 4 != 0 && (graph_shares_rows(g) || g->columns.count < g->options.context))
+        graph_mistake(g, "dropout with shared rows needs a model.width that 4 divides, not %lld", (long long)width); /* masks: four at a time */
     return graph_result(g, op, rows_of(g, h), width);
 }
 
@@ -321,65 +340,35 @@ tensor_id graph_dropout(struct graph *g, tensor_id x, float rate)
     return rate > 0 ? graph_residual(g, -1, x, rate) : x;
 }
 
+/* Where masks depend on the rows' places, rows that follow one another in the whole microbatch are one call. */
 static void residual_forward(struct graph *g, struct op *op)
 {
-    struct dropout d = active_dropout(g, op);
-    KERNEL(g)->add_dropout_forward(g->backend, tensor_data(g, op->y), tensor_data(g, op->x), tensor_data(g, op->h),
-                                   elements(g, op->y), &d);
+    struct dropout d = graph_active_dropout(g, op);
+    int64_t rows = rows_of(g, op->y), width = g->tensors[op->y].width, place;
+    size_t size = dtype_size(g->backend->act);
+    char *y = tensor_data(g, op->y), *h = tensor_data(g, op->h), *x = tensor_data(g, op->x);
+    for (int64_t r = 0, n; r < rows; r += n) {
+        size_t at = (size_t)(r * width) * size;
+        n = d.rate > 0 ? graph_row_run(g, r, rows - r, &place) : rows;
+        if (d.rate > 0)
+            d.first = op->dropout.first + (uint64_t)(place * width);
+        KERNEL(g)->add_dropout_forward(g->backend, y + at, x ? x + at : NULL, h + at, n * width, &d);
+    }
 }
 
 static void residual_backward(struct graph *g, struct op *op)
 {
-    KERNEL(g)->dropout_backward(g->backend, gradient_of(g, op->h), gradient_of(g, op->y), elements(g, op->y), &op->dropout);
+    struct dropout d = op->dropout;
+    int64_t rows = rows_of(g, op->y), width = g->tensors[op->y].width, place;
+    size_t size = dtype_size(g->backend->act);
+    char *dh = gradient_of(g, op->h), *dy = gradient_of(g, op->y);
+    for (int64_t r = 0, n; r < rows; r += n) {
+        size_t at = (size_t)(r * width) * size;
+        n = d.rate > 0 ? graph_row_run(g, r, rows - r, &place) : rows;
+        if (d.rate > 0)
+            d.first = op->dropout.first + (uint64_t)(place * width);
+        KERNEL(g)->dropout_backward(g->backend, dh + at, dy + at, n * width, &d);
+    }
 }
 
 const struct op_class op_residual = {.name = "residual", .forward = residual_forward, .backward_input = residual_backward};
-
-/* ---- classifier ---- */
-
-void graph_classifier(struct graph *g, tensor_id x, tensor_id weight)
-{
-    if (!graph_is_activation(g, x, "classifier"))
-        return;
-    int64_t vocabulary = weight < 0 ? 0 : g->tensors[weight].rows;
-    if (!graph_is_parameter(g, weight, vocabulary, g->tensors[x].width, "classifier"))
-        return;
-    if (g->losses >= 0)
-        graph_mistake(g, "a graph has one classifier");
-    struct op *op = graph_add_op(g, &op_classifier);
-    if (!op)
-        return;
-    op->x = x;
-    op->weight = weight;
-    op->statistic[0] = g->losses = graph_statistic(g, op, g->rows);
-}
-
-static cairn_err classifier_prepare(struct graph *g, struct op *op)
-{
-    const struct classifier_desc desc = {.rows = g->rows, .width = g->tensors[op->x].width, .vocabulary = g->tensors[op->weight].rows};
-    return KERNEL(g)->classifier_create(g->backend, &desc, &op->classifier);
-}
-
-static void classifier_forward(struct graph *g, struct op *op)
-{
-    KERNEL(g)->classifier_loss(op->classifier, tensor_data(g, op->statistic[0]), tensor_data(g, op->x), parameter_data(g, op->weight),
-                               g->targets);
-}
-
-/* Logits are never kept, so the losses are made along with the gradients. */
-static void classifier_backward(struct graph *g, struct op *op)
-{
-    KERNEL(g)->classifier_loss_and_gradients(op->classifier, tensor_data(g, op->statistic[0]), gradient_of(g, op->x),
-                                             parameter_gradient(g, op->weight, false), tensor_data(g, op->x),
-                                             parameter_data(g, op->weight), g->targets, g->loss_scale);
-}
-
-static void classifier_release(struct graph *g, struct op *op)
-{
-    if (op->classifier)
-        KERNEL(g)->classifier_destroy(op->classifier);
-}
-
-const struct op_class op_classifier = {.name = "classifier", .input_reads = READS_X | READS_STATISTICS, .backward_only = true,
-                                       .prepare = classifier_prepare, .forward = classifier_forward,
-                                       .backward_input = classifier_backward, .release = classifier_release};

@@ -6,7 +6,8 @@ tensor_id graph_stage_input(struct graph *g, int64_t width)
     if (g->stage_input >= 0 || g->op_count > 0)
         graph_mistake(g, "a piece's input comes first, and once");
     struct op *op = graph_add_op(g, &op_stage_input);
-    return op ? g->stage_input = graph_result(g, op, g->rows, width) : -1;
+    int64_t first;
+    return op ? g->stage_input = graph_result(g, op, graph_row_share(g, &first), width) : -1;
 }
 
 void graph_stage_output(struct graph *g, tensor_id x)

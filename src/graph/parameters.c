@@ -93,7 +93,8 @@ static void fill_buckets(struct graph *g)
     for (int i = 0; i < g->parameter_count; i++) {
         struct parameter *p = &g->parameters[i];
         int ready = ready_step(g, i, false);
-        if (g->bucket_count == 0 || !same_bucket(g, ready, last_ready))
+        bool apart = i > 0 && (p->shared || g->parameters[i - 1].shared);
+        if (g->bucket_count == 0 || apart || !same_bucket(g, ready, last_ready))
             g->buckets[g->bucket_count++] = (struct graph_bucket){.offset = p->offset, .lookup_of = -1};
         last_ready = ready;
         p->bucket = g->bucket_count - 1;

@@ -33,7 +33,8 @@ static cairn_err handle(struct graph *g, const struct event *e)
     case EVENT_BEGIN:
         if (h->gradient_begin)
             TRY(h->gradient_begin(h->context, e->bucket, &g->bucket_gradients[e->bucket]));
-        clear_lookup(g, e->bucket);
+        if (!g->idle)
+            clear_lookup(g, e->bucket);
         return CAIRN_OK;
     case EVENT_RELEASE: return h->parameters_release ? h->parameters_release(h->context, e->bucket) : CAIRN_OK;
     case EVENT_READY: return h->gradient_ready ? h->gradient_ready(h->context, e->bucket) : CAIRN_OK;
@@ -63,7 +64,8 @@ static cairn_err run_steps(struct graph *g, int first, int end)
     for (int s = first; s < end; s++) {
         const struct step *step = &g->steps[s];
         TRY(handle_all(g, step->before, step->after));
-        run_kernels(g, &g->ops[step->op], step->kind);
+        if (!g->idle)
+            run_kernels(g, &g->ops[step->op], step->kind);
         if (g->run_error)
             return g->run_error;
         TRY(handle_all(g, step->after, g->steps[s + 1].before));
@@ -73,16 +75,26 @@ static cairn_err run_steps(struct graph *g, int first, int end)
     return CAIRN_OK;
 }
 
+static void run_late(struct graph *g, struct op *op)
+{
+    if (!g->idle)
+        op->class->forward(g, op);
+}
+
 /* What the forward phase of training leaves to the backward one. */
 static cairn_err evaluate_losses(struct graph *g)
 {
     for (int i = 0; i < g->op_count; i++) {
         struct op *op = &g->ops[i];
-        if (!op->class->backward_only || !g->targets)
+        if (!op_is_late(op) || (!g->targets && !g->idle))
             continue;
+        if (op->weight < 0) {
+            run_late(g, op);
+            continue;
+        }
         struct event e = {.kind = EVENT_ACQUIRE, .bucket = parameter_of(g, op->weight)->bucket};
         TRY(handle(g, &e));
-        op->class->forward(g, op);
+        run_late(g, op);
         e.kind = EVENT_RELEASE;
         TRY(handle(g, &e));
     }
@@ -92,9 +104,9 @@ static cairn_err evaluate_losses(struct graph *g)
 /* The dropout masks of microbatch MICROBATCH of STEP: positions follow from the op's own count of elements. */
 static void place_dropout(struct graph *g, struct op *op, int64_t step, int64_t microbatch)
 {
-    int64_t elements = op->class == &op_attention
-                           ? g->options.samples * op->heads * g->options.context * g->options.context
-                           : g->rows * g->tensors[op->y].width;
+    int64_t elements = g->options.samples * g->options.context * g->tensors[op->y].width;
+    if (op->class == &op_attention || op->class == &op_ring_attention)
+        elements = g->options.samples * op->heads * g->options.context * g->options.context;
     op->dropout.step = (uint64_t)step;
     op->dropout.first = (uint64_t)((elements + 3) / 4 * 4) * (uint64_t)microbatch;
 }
@@ -106,6 +118,7 @@ cairn_err graph_run(struct graph *g, enum graph_phase phase, const struct graph_
     g->targets = pass->targets;
     g->loss_scale = pass->loss_scale;
     g->dropping = phase != GRAPH_EVALUATE;
+    g->idle = pass->idle;
     g->run_error = CAIRN_OK;
     for (int i = 0; i < g->op_count && g->dropping; i++)
         if (g->ops[i].rate > 0)

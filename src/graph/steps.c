@@ -99,7 +99,7 @@ cairn_err graph_list_steps(struct graph *g)
 {
     bool *wanted = calloc((size_t)g->tensor_count + 1, 1), *again = calloc((size_t)g->op_count + 1, 1);
     for (int i = 0; i < g->op_count; i++)
-        if (!g->options.training || !g->ops[i].class->backward_only)
+        if (!g->options.training || !op_is_late(&g->ops[i]))
             add_step(g, i, STEP_FORWARD, false);
     g->phase_begin[1] = g->step_count;
     if (g->options.training && wanted && again)

@@ -5,6 +5,9 @@
 #include "job/mpi_error.h"
 #include "mesh/comm.h"
 
+/* Bytes of other ranks' data that a group's sums hold at a time. */
+enum { GROUP_SCRATCH = 4 << 20 };
+
 cairn_err mesh_open(struct job *job, struct mesh **out)
 {
     struct mesh *mesh = calloc(1, sizeof *mesh);
@@ -16,7 +19,8 @@ cairn_err mesh_open(struct job *job, struct mesh **out)
     }
     for (int r = 0; r < job_size(job); r++)
         node_of[r] = job_node_of(job, r);
-    *mesh = (struct mesh){MPI_COMM_NULL, job_rank(job), job_size(job), job_node(job), job_nodes(job), node_of, job_host(job)};
+    *mesh = (struct mesh){.world = MPI_COMM_NULL, .rank = job_rank(job), .size = job_size(job), .node = job_node(job),
+                          .nodes = job_nodes(job), .node_of = node_of, .host = job_host(job)};
     cairn_err err = mpi_check(MPI_Comm_dup(job_comm(job), &mesh->world), "making the mesh's communicator");
     if (err) {
         free(node_of);
@@ -32,9 +36,51 @@ void mesh_close(struct mesh *mesh)
 {
     if (!mesh)
         return;
+    mesh_disband(mesh);
     MPI_Comm_free(&mesh->world);
     free((int *)mesh->node_of);
     free(mesh);
+}
+
+struct layout mesh_plain_layout(int ranks)
+{
+    return (struct layout){.data = ranks, .tensor = 1, .context = 1, .pipeline = 1, .chunks = 1, .expert = 1};
+}
+
+/* The I-th group: the ranks of COLOR, in the order of KEY. */
+static cairn_err open_group(struct mesh *mesh, int i, struct group *group, int color, int key)
+{
+    TRY(mpi_check(MPI_Comm_split(mesh->world, color, key, &mesh->comms[i]), "making the layout's communicators"));
+    MPI_Comm_set_errhandler(mesh->comms[i], MPI_ERRORS_RETURN);
+    return group_open(group, mesh->comms[i], GROUP_SCRATCH);
+}
+
+cairn_err mesh_arrange(struct mesh *mesh, const struct layout *layout)
+{
+    struct layout_place p = layout_place_of(layout, mesh->rank), tensor = p, context = p, pipeline = p, replicas = p;
+    mesh->layout = *layout;
+    mesh->place = p;
+    for (int i = 0; i < MESH_GROUPS; i++)
+        mesh->comms[i] = MPI_COMM_NULL;
+    /* A group's color is the rank of the place whose number on the group's own axis is 0. */
+    tensor.tensor = context.context = pipeline.pipeline = replicas.data = replicas.context = 0;
+    TRY(open_group(mesh, 0, &mesh->tensor, layout_rank_at(layout, tensor), p.tensor));
+    TRY(open_group(mesh, 1, &mesh->context, layout_rank_at(layout, context), p.context));
+    TRY(open_group(mesh, 2, &mesh->pipeline, layout_rank_at(layout, pipeline), p.pipeline));
+    return open_group(mesh, 3, &mesh->replicas, layout_rank_at(layout, replicas), p.context * layout->data + p.data);
+}
+
+void mesh_disband(struct mesh *mesh)
+{
+    struct group *groups[] = {&mesh->tensor, &mesh->context, &mesh->pipeline, &mesh->replicas};
+    if (mesh->layout.data == 0)
+        return;
+    for (int i = 0; i < MESH_GROUPS; i++) {
+        group_close(groups[i]);
+        if (mesh->comms[i] != MPI_COMM_NULL)
+            MPI_Comm_free(&mesh->comms[i]);
+    }
+    mesh->layout.data = 0;
 }
 
 cairn_err mesh_agree(struct mesh *mesh, cairn_err err)

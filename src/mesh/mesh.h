@@ -8,6 +8,10 @@
 
 #include "base/error.h"
 #include "job/job.h"
+#include "mesh/group.h"
+#include "mesh/layout.h"
+
+enum { MESH_GROUPS = 4 };
 
 struct mesh {
     MPI_Comm world; /* of this mesh alone; errors return */
@@ -15,10 +19,26 @@ struct mesh {
     int node, nodes;
     const int *node_of; /* of each rank; the mesh's */
     const char *host;   /* of this rank; the job's */
+
+    /* Since mesh_arrange: the layout, and this rank's groups. Ranks of a group differ in its axis alone. */
+    struct layout layout;
+    struct layout_place place;
+    struct group tensor, context, pipeline; /* by their axis: a rank of the pipeline's group is a stage */
+    struct group replicas; /* those that hold the same parameters: context pieces of the data axis, number context * data + data's */
+    MPI_Comm comms[MESH_GROUPS];
 };
 
 /* Collective. JOB must live longer than the mesh. */
 cairn_err mesh_open(struct job *job, struct mesh **out);
+
+/* Collective, once: makes the groups of LAYOUT, which fits (layout_fit). */
+cairn_err mesh_arrange(struct mesh *mesh, const struct layout *layout);
+
+/* What mesh_arrange took; mesh_close does it too. */
+void mesh_disband(struct mesh *mesh);
+
+/* All ranks copies of the model. */
+struct layout mesh_plain_layout(int ranks);
 
 /* Collective. NULL is fine. */
 void mesh_close(struct mesh *mesh);

@@ -39,12 +39,33 @@ static tensor_id norm(const struct namer *n, const char *name, tensor_id x, int6
     return graph_layer_norm(n->graph, x, vector(n, gain, width, ones), vector(n, bias, width, zeros), norm_epsilon);
 }
 
-static tensor_id linear(const struct namer *n, const char *name, tensor_id x, int64_t in, int64_t out, float deviation)
+/* A linear layer whose outputs the tensor ranks share: FROM, COUNT of them in each of PARTS (queries, keys and values; else 1). */
+static tensor_id linear_of_columns(const struct namer *n, const char *name, tensor_id x, int parts, int64_t first, int64_t count,
+                                   int64_t in, int64_t out, float deviation)
 {
     char weight[48], bias[48];
     snprintf(weight, sizeof weight, "%s.weight", name);
     snprintf(bias, sizeof bias, "%s.bias", name);
-    return graph_linear(n->graph, x, matrix(n, weight, out, in, deviation), vector(n, bias, out, zeros));
+    struct parameter_desc w = {.dims = 2, .shape = {out, in}, .first = first, .count = count, .init = {0, deviation}};
+    struct parameter_desc b = {.dims = 1, .shape = {out}, .first = first, .count = count, .init = zeros, .vector = true};
+    if (parts > 1) {
+        w = (struct parameter_desc){.dims = 3, .shape = {parts, out, in}, .split = 1, .first = first, .count = count, .init = {0, deviation}};
+        b = (struct parameter_desc){.dims = 2, .shape = {parts, out}, .split = 1, .first = first, .count = count, .init = zeros,
+                                    .vector = true};
+    }
+    return graph_linear(n->graph, x, declare(n, weight, w), declare(n, bias, b));
+}
+
+/* One whose inputs they share: COUNT of IN from FIRST on. The parts of its result are summed. */
+static tensor_id linear_of_parts(const struct namer *n, const char *name, tensor_id x, int64_t first, int64_t count, int64_t in,
+                                 int64_t out, float deviation)
+{
+    char weight[48], bias[48];
+    snprintf(weight, sizeof weight, "%s.weight", name);
+    snprintf(bias, sizeof bias, "%s.bias", name);
+    struct parameter_desc w = {.dims = 2, .shape = {out, in}, .split = 1, .first = first, .count = count, .init = {0, deviation}};
+    tensor_id y = graph_linear_part(n->graph, x, declare(n, weight, w), vector(n, bias, out, zeros));
+    return graph_tensor_leave(n->graph, y);
 }
 
 static tensor_id block(struct graph *g, const struct gpt *m, int64_t layer, tensor_id x)
@@ -57,25 +78,35 @@ static tensor_id block(struct graph *g, const struct gpt *m, int64_t layer, tens
     graph_unit(g, (int)layer + 1);
     graph_segment_begin(g, GRAPH_RECOMPUTE_BLOCK);
     graph_segment_begin(g, GRAPH_RECOMPUTE_ATTENTION);
+    int64_t first, count = graph_tensor_share(g, m->heads, &first), size = c / m->heads;
     tensor_id h = norm(&n, "attention_norm", x, c);
-    h = linear(&n, "attention.qkv", h, c, 3 * c, weight_deviation);
+    graph_segment_begin(g, GRAPH_GATHER_AGAIN);
+    h = graph_tensor_enter(g, h);
+    h = linear_of_columns(&n, "attention.qkv", h, 3, first * size, count * size, c, c, weight_deviation);
+    graph_segment_end(g);
     h = graph_attention(g, h, m->heads, m->dropout);
-    h = linear(&n, "attention.projection", h, c, c, branch_deviation);
+    h = linear_of_parts(&n, "attention.projection", h, first * size, count * size, c, c, branch_deviation);
     graph_segment_end(g);
     x = graph_residual(g, x, h, m->dropout);
     h = norm(&n, "mlp_norm", x, c);
-    h = linear(&n, "mlp.expand", h, c, 4 * c, weight_deviation);
+    graph_segment_begin(g, GRAPH_GATHER_AGAIN);
+    h = graph_tensor_enter(g, h);
+    count = graph_tensor_share(g, 4 * c, &first);
+    h = linear_of_columns(&n, "mlp.expand", h, 1, first, count, c, 4 * c, weight_deviation);
+    graph_segment_end(g);
     h = graph_gelu(g, h);
-    h = linear(&n, "mlp.contract", h, 4 * c, c, branch_deviation);
+    h = linear_of_parts(&n, "mlp.contract", h, first, count, 4 * c, c, branch_deviation);
     x = graph_residual(g, x, h, m->dropout);
     graph_segment_end(g);
     return x;
 }
 
-/* The table of tokens: where the model begins, and where it ends if it is tied. */
-static tensor_id token_table(const struct namer *n, const struct gpt *m)
+/* A table of tokens, of which the tensor ranks share the rows. The model's first is also its last if it is tied. */
+static tensor_id token_table(const struct namer *n, const struct gpt *m, const char *name)
 {
-    return matrix(n, "token_embedding", m->vocabulary, m->width, weight_deviation);
+    int64_t first, count = graph_tensor_share(n->graph, m->vocabulary, &first);
+    return declare(n, name, (struct parameter_desc){.dims = 2, .shape = {m->vocabulary, m->width}, .first = first, .count = count,
+                                                    .init = {0, weight_deviation}, .shared = m->tied});
 }
 
 static tensor_id begin(const struct namer *n, const struct gpt *m, const struct gpt_piece *piece, int64_t context, tensor_id *tokens)
@@ -83,9 +114,9 @@ static tensor_id begin(const struct namer *n, const struct gpt *m, const struct 
     if (!piece->begins)
         return graph_stage_input(n->graph, m->width);
     graph_unit(n->graph, 0);
-    *tokens = token_table(n, m);
+    *tokens = token_table(n, m, "token_embedding");
     tensor_id positions = matrix(n, "position_embedding", context, m->width, weight_deviation);
-    return graph_dropout(n->graph, graph_embedding(n->graph, *tokens, positions), m->dropout);
+    return graph_dropout(n->graph, graph_tensor_leave(n->graph, graph_embedding(n->graph, *tokens, positions)), m->dropout);
 }
 
 void gpt_declare(struct graph *g, const struct gpt *m, const struct gpt_piece *piece, int64_t context, bool classify, tensor_id *hidden,
@@ -101,15 +132,17 @@ void gpt_declare(struct graph *g, const struct gpt *m, const struct gpt_piece *p
     }
     graph_unit(g, (int)m->layers + 1);
     x = norm(&n, "final_norm", x, m->width);
-    if (m->tied && tokens < 0)
-        tokens = token_table(&n, m);
-    tensor_id table = m->tied ? tokens : matrix(&n, "head.weight", m->vocabulary, m->width, weight_deviation);
-    if (classify)
-        graph_classifier(g, x, table);
+    if (!m->tied || tokens < 0)
+        tokens = token_table(&n, m, m->tied ? "token_embedding" : "head.weight");
+    if (classify) {
+        graph_segment_begin(g, GRAPH_GATHER_AGAIN);
+        graph_classifier(g, graph_tensor_enter(g, x), tokens);
+        graph_segment_end(g);
+    }
     if (hidden)
         *hidden = x;
     if (head)
-        *head = table;
+        *head = tokens;
 }
 
 /* Multiplications and additions of a token's forward pass. */

@@ -4,36 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/least.h"
+#include "base/exact_sum.h"
 #include "job/mpi_error.h"
-#include "mesh/reduce.h"
+#include "train/gradient_private.h"
+#include "train/shares.h"
 
-/* A chunk of one parameter, whose sum of squares is one term of the norm (kernels/backend.h: NORM_CHUNK). */
-struct chunk {
-    int64_t offset, length;
-    int64_t lookup; /* offset of the same elements where lookups are summed apart; -1 */
-};
+/* With rounds, so many buckets may be on their way while the next is written. */
+enum { BUFFERS = 3 };
 
-struct gradient {
-    struct mesh *mesh;
-    struct backend *backend;
-    struct group group;
-    int64_t bytes_told;
-    struct reducer *reducer;
-    int64_t elements;            /* with lookups */
-    int slot_count;
-    void **slots;                /* held partial sums first, in the order of the stack; then free ones */
-    int64_t microbatches, first;
-    struct tree_stack stack;
-    int64_t added;               /* of this step */
-    struct chunk *chunks;
-    int64_t chunk_count;
-    int64_t own_first, own_count;/* this rank's chunks */
-    double *sums;                /* by chunk */
-    int *sum_counts, *sum_begins;/* of each rank's chunks, for gathering */
-    struct reduce_ranges main, *lookups;
-    int lookup_count; /* bucket 0 is the main one; then these */
-};
+enum { ENDS_TAG = 2 }; /* stages' messages have 0 and 1 (train/stage.c) */
 
 static void add(void *context, void *sum, const void *a, const void *b, int64_t n)
 {
@@ -41,200 +20,396 @@ static void add(void *context, void *sum, const void *a, const void *b, int64_t 
     backend->table->add(backend, sum, a, b, n);
 }
 
-static cairn_err list_chunks(struct gradient *t, const struct graph *graph)
+static void *at(const struct gradient *g, void *vector, int64_t element)
 {
-    int64_t count = 0;
-    for (int i = 0; i < graph_parameter_count(graph); i++)
-        count += (graph_parameter_at(graph, i)->elements + NORM_CHUNK - 1) / NORM_CHUNK;
-    t->chunks = calloc((size_t)count, sizeof *t->chunks);
-    t->sums = calloc((size_t)count, sizeof *t->sums);
-    if (!t->chunks || !t->sums)
-        return FAIL(CAIRN_ENOMEM, "no memory for the gradient's chunks");
-    for (int i = 0; i < graph_parameter_count(graph); i++) {
-        const struct parameter *p = graph_parameter_at(graph, i);
-        for (int64_t at = 0; at < p->elements; at += NORM_CHUNK) {
-            int64_t left = p->elements - at;
-            t->chunks[t->chunk_count++] = (struct chunk){.offset = p->offset + at, .length = left < NORM_CHUNK ? left : NORM_CHUNK,
-                                                         .lookup = p->lookup < 0 ? -1 : graph_bucket_at(graph, p->lookup)->offset + at};
+    return (char *)vector + (size_t)element * dtype_size(g->backend->acc);
+}
+
+/* ---- opening ---- */
+
+static cairn_err list_sums(struct gradient *g)
+{
+    for (int p = 0; p < g->piece_count; p++)
+        g->sum_count += graph_bucket_count(g->pieces[p].graph);
+    g->sums = calloc((size_t)g->sum_count + 1, sizeof *g->sums);
+    if (!g->sums)
+        return FAIL(CAIRN_ENOMEM, "no memory for the gradient's buckets");
+    int64_t base = 0;
+    for (int p = 0, n = 0; p < g->piece_count; p++) {
+        struct piece *piece = &g->pieces[p];
+        piece->first_sum = n;
+        for (int b = 0; b < graph_bucket_count(piece->graph); b++) {
+            const struct graph_bucket *bucket = graph_bucket_at(piece->graph, b);
+            struct sum *s = &g->sums[n++];
+            *s = (struct sum){.piece = p, .bucket = b, .offset = base + bucket->offset, .elements = bucket->elements, .lookup = -1,
+                              .of_lookup = bucket->lookup_of >= 0};
+            share_of_bucket(piece->graph, b, g->mesh->replicas.size, g->mesh->replicas.rank, &s->own_begin, &s->own_length);
+            if (s->of_lookup)
+                sum_of(piece, bucket->lookup_of)->lookup = n - 1;
+            g->buffer_elements = s->elements > g->buffer_elements ? s->elements : g->buffer_elements;
+        }
+        base += graph_gradient_elements(piece->graph);
+    }
+    g->elements = base;
+    return CAIRN_OK;
+}
+
+/* The replicas' microbatches: replica (context c, data d) adds part c of those of d; all parts 0 come first in the tree. */
+static cairn_err open_reducer(struct gradient *g)
+{
+    int replicas = g->mesh->replicas.size, data = g->mesh->layout.data, parts = g->mesh->layout.context;
+    int64_t V = g->options.microbatches, *first = calloc(2 * (size_t)replicas, sizeof *first), *count = first + replicas, most;
+    if (!first)
+        return FAIL(CAIRN_ENOMEM, "no memory for the plan of the sums");
+    for (int r = 0; r < replicas; r++) {
+        int64_t begin;
+        tree_share(V, data, r % data, &begin, &count[r]);
+        first[r] = r / data * V + begin;
+        if (g->rounds) { /* one microbatch of each at a time */
+            first[r] = r / data * V + r % data;
+            count[r] = (V - r % data + data - 1) / data;
         }
     }
-    return CAIRN_OK;
-}
-
-static int64_t most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-/* The ranges of elements that the ranks own: whole chunks, and the lookups of the same elements. */
-static cairn_err share_elements(struct gradient *t, const struct graph *graph)
-{
-    int ranks = t->mesh->size;
-    int parameters = graph_parameter_count(graph);
-    int64_t *room = calloc((size_t)ranks * 2 * (size_t)(parameters + 1), sizeof *room);
-    t->lookups = calloc((size_t)parameters, sizeof *t->lookups);
-    t->sum_counts = calloc((size_t)ranks * 2, sizeof *t->sum_counts);
-    t->main = (struct reduce_ranges){room, room ? room + ranks : NULL};
-    if (!room || !t->lookups || !t->sum_counts)
-        return FAIL(CAIRN_ENOMEM, "no memory for the gradient's ranges");
-    t->sum_begins = t->sum_counts + ranks;
-    for (int r = 0; r < ranks; r++) {
-        int64_t first, count;
-        tree_share(t->chunk_count, ranks, r, &first, &count);
-        t->sum_begins[r] = (int)first;
-        t->sum_counts[r] = (int)count;
-        if (count) {
-            const struct chunk *last = &t->chunks[first + count - 1];
-            t->main.begin[r] = t->chunks[first].offset;
-            t->main.length[r] = last->offset + last->length - t->chunks[first].offset;
-        }
-    }
-    t->own_first = t->sum_begins[t->mesh->rank];
-    t->own_count = t->sum_counts[t->mesh->rank];
-    for (int i = 0; i < parameters; i++) {
-        const struct parameter *p = graph_parameter_at(graph, i);
-        if (p->lookup < 0)
-            continue;
-        int64_t *begin = room + 2 * ranks * (t->lookup_count + 1);
-        struct reduce_ranges *l = &t->lookups[t->lookup_count++];
-        *l = (struct reduce_ranges){begin, begin + ranks};
-        for (int r = 0; r < ranks; r++) {
-            int64_t from = most(t->main.begin[r], p->offset);
-            int64_t to = least(t->main.begin[r] + t->main.length[r], p->offset + p->elements);
-            l->begin[r] = from - p->offset + graph_bucket_at(graph, p->lookup)->offset;
-            l->length[r] = most(to - from, 0);
-        }
-    }
-    return CAIRN_OK;
-}
-
-static cairn_err add_buckets(struct gradient *t)
-{
-    int bucket;
-    TRY(reducer_add_bucket(t->reducer, &t->main, &bucket));
-    for (int i = 0; i < t->lookup_count; i++)
-        TRY(reducer_add_bucket(t->reducer, &t->lookups[i], &bucket));
-    return CAIRN_OK;
-}
-
-cairn_err gradient_open(struct mesh *mesh, struct backend *backend, const struct graph *graph, int64_t microbatches,
-                        struct gradient **out)
-{
-    struct gradient *t = calloc(1, sizeof *t);
-    if (!t)
-        return FAIL(CAIRN_ENOMEM, "no memory for the gradient");
-    *t = (struct gradient){.mesh = mesh, .backend = backend, .elements = graph_gradient_elements(graph), .microbatches = microbatches};
-    cairn_err err;
-    const struct reducer_options options = {.leaves = {.leaves = microbatches}, .dtype = backend->acc, .add = add, .add_context = backend};
-    TRY_GOTO(err, group_open(&t->group, mesh->world, 0), failed);
-    TRY_GOTO(err, reducer_create(&t->group, &options, &t->reducer), failed);
-    TRY_GOTO(err, list_chunks(t, graph), failed);
-    TRY_GOTO(err, share_elements(t, graph), failed);
-    TRY_GOTO(err, add_buckets(t), failed);
-    struct tree_node nodes[TREE_MAX_NODES];
-    int64_t count;
-    tree_share(microbatches, mesh->size, mesh->rank, &t->first, &count);
-    tree_partials(microbatches, t->first, count, nodes, &t->slot_count);
-    t->slots = calloc((size_t)t->slot_count, sizeof *t->slots);
-    size_t bytes = (size_t)t->elements * dtype_size(backend->acc);
-    for (int i = 0; i < t->slot_count; i++)
-        if (!t->slots || !(t->slots[i] = backend->table->alloc(backend, bytes))) {
-            err = FAIL(CAIRN_ENOMEM, "no memory for %d gradients of %.1f MB", t->slot_count, (double)bytes * 1e-6);
-            goto failed;
-        }
-    tree_begin(&t->stack, microbatches);
-    *out = t;
-    return CAIRN_OK;
-failed:
-    gradient_close(t);
+    most = count[0];
+    g->passes = most;
+    g->own_microbatches = count[g->mesh->replicas.rank];
+    g->first_microbatch = g->rounds ? g->mesh->replicas.rank % data : first[g->mesh->replicas.rank] % V;
+    const struct reducer_options options = {
+        .leaves = {.leaves = V * parts, .stride = g->rounds ? data : 1, .first = first, .count = count}, .dtype = g->backend->acc,
+        .add = add, .add_context = g->backend, .rounds = g->rounds, .fast = g->options.fast};
+    cairn_err err = reducer_create(&g->mesh->replicas, &options, &g->reducer);
+    free(first);
     return err;
 }
 
-void gradient_close(struct gradient *t)
+static cairn_err add_buckets(struct gradient *g)
 {
-    if (!t)
-        return;
-    for (int i = 0; t->slots && i < t->slot_count; i++)
-        if (t->slots[i])
-            t->backend->table->free(t->backend, t->slots[i], (size_t)t->elements * dtype_size(t->backend->acc));
-    reducer_destroy(t->reducer);
-    group_close(&t->group);
-    free(t->slots);
-    free(t->chunks);
-    free(t->sums);
-    free(t->main.begin);
-    free(t->lookups);
-    free(t->sum_counts);
-    free(t);
-}
-
-void *gradient_slot(struct gradient *t)
-{
-    return t->slots[t->stack.count];
-}
-
-void gradient_add(struct gradient *t)
-{
-    int left;
-    tree_push(&t->stack, (struct tree_node){0, t->first + t->added++});
-    while (tree_join(&t->stack, &left))
-        add(t->backend, t->slots[left], t->slots[left], t->slots[left + 1], t->elements);
-}
-
-static void *at(const struct gradient *t, int64_t offset)
-{
-    return (char *)t->slots[0] + (size_t)offset * dtype_size(t->backend->acc);
-}
-
-/* Joins the lookups of this rank's chunks, and sums their squares. */
-static void finish_own(struct gradient *t)
-{
-    for (int64_t i = t->own_first; i < t->own_first + t->own_count; i++) {
-        const struct chunk *c = &t->chunks[i];
-        if (c->lookup >= 0)
-            add(t->backend, at(t, c->offset), at(t, c->offset), at(t, c->lookup), c->length);
+    int replicas = g->mesh->replicas.size;
+    int64_t *room = calloc(2 * (size_t)replicas, sizeof *room);
+    const struct reduce_ranges ranges = {room, room + replicas};
+    cairn_err err = room ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the gradient's ranges");
+    for (int i = 0; i < g->sum_count && !err; i++) {
+        for (int r = 0; r < replicas; r++)
+            share_of_bucket(g->pieces[g->sums[i].piece].graph, g->sums[i].bucket, replicas, r, &ranges.begin[r], &ranges.length[r]);
+        err = reducer_add_bucket(g->reducer, &ranges, &g->sums[i].id);
     }
-    for (int64_t i = t->own_first; i < t->own_first + t->own_count;) {
-        /* Chunks that follow one another in a parameter are one call. */
-        int64_t n = 1, length = t->chunks[i].length;
-        while (i + n < t->own_first + t->own_count && t->chunks[i + n - 1].length == NORM_CHUNK &&
-               t->chunks[i + n].offset == t->chunks[i + n - 1].offset + NORM_CHUNK)
-            length += t->chunks[i + n++].length;
-        t->backend->table->sum_squares(t->backend, t->sums + i, at(t, t->chunks[i].offset), length);
-        i += n;
-    }
+    free(room);
+    return err;
 }
 
-cairn_err gradient_finish(struct gradient *t, const void **sum, double *norm)
+static cairn_err allocate(struct gradient *g)
 {
-    t->stack.count = 0;
-    t->added = 0;
-    for (int bucket = 0; bucket <= t->lookup_count; bucket++)
-        TRY(reduce_start(t->reducer, bucket, t->slots, false));
-    TRY(reduce_wait_all(t->reducer));
-    finish_own(t);
-    if (t->mesh->size > 1) {
-        TRY(gather_start(t->reducer, 0, t->slots[0], t->backend->acc));
-        TRY(gather_wait(t->reducer, 0));
-        TRY(mpi_check(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, t->sums, t->sum_counts, t->sum_begins, MPI_DOUBLE, t->mesh->world),
-                      "gathering the gradient's norm"));
+    const struct backend_table *table = g->backend->table;
+    int64_t elements = g->rounds ? g->buffer_elements : g->elements;
+    g->slot_count = g->rounds ? BUFFERS : g->options.fast ? 1 + (g->own_microbatches > 1) : 0;
+    if (!g->slot_count) {
+        struct tree_node nodes[TREE_MAX_NODES];
+        tree_partials(g->options.microbatches * g->mesh->layout.context,
+                      g->mesh->place.context * g->options.microbatches + g->first_microbatch, g->own_microbatches, nodes, &g->slot_count);
     }
-    double squares = 0;
-    for (int64_t i = 0; i < t->chunk_count; i++)
-        squares += t->sums[i];
-    *norm = sqrt(squares);
-    *sum = t->slots[0];
+    g->slots = calloc((size_t)g->slot_count, sizeof *g->slots);
+    g->buffer_of = calloc((size_t)g->slot_count, sizeof *g->buffer_of);
+    g->squares = calloc((size_t)(g->buffer_elements / NORM_CHUNK) + 2, sizeof *g->squares);
+    g->total = calloc(1, sizeof *g->total);
+    bool memory = g->slots && g->buffer_of && g->squares && g->total;
+    for (int i = 0; i < g->slot_count && memory; i++) {
+        g->buffer_of[i] = -1;
+        g->slots[i] = table->alloc(g->backend, (size_t)elements * dtype_size(g->backend->acc));
+        memory = g->slots[i] != NULL;
+    }
+    if (!memory)
+        return FAIL(CAIRN_ENOMEM, "no memory for %d gradients of %.1f MB", g->slot_count,
+                    (double)elements * (double)dtype_size(g->backend->acc) * 1e-6);
     return CAIRN_OK;
 }
 
-int64_t gradient_memory(const struct gradient *t)
+static cairn_err gradient_begin(void *context, int bucket, void **gradient);
+static cairn_err gradient_ready(void *context, int bucket);
+
+static cairn_err open_pieces(struct gradient *g, int count, struct graph *const *graphs, struct weights *weights)
 {
-    return t->slot_count * t->elements * (int64_t)dtype_size(t->backend->acc);
+    g->pieces = calloc((size_t)count, sizeof *g->pieces);
+    if (!g->pieces)
+        return FAIL(CAIRN_ENOMEM, "no memory for the gradient");
+    g->piece_count = count;
+    for (int p = 0; p < count; p++) {
+        g->pieces[p] = (struct piece){.gradient = g, .graph = graphs[p], .weights = &weights[p]};
+        if (g->options.zero < 3)
+            graph_bind_parameters(graphs[p], weights[p].compute);
+    }
+    return CAIRN_OK;
 }
 
-int64_t gradient_bytes_sent(struct gradient *t)
+static void set_hooks(struct gradient *g)
 {
-    int64_t bytes = t->group.bytes_sent - t->bytes_told;
-    t->bytes_told = t->group.bytes_sent;
-    return bytes;
+    for (int p = 0; p < g->piece_count; p++) {
+        const struct graph_hooks hooks = {.context = &g->pieces[p], .gradient_begin = gradient_begin, .gradient_ready = gradient_ready,
+                                          .parameters_acquire = g->options.zero ? parameters_acquire : NULL,
+                                          .parameters_release = g->options.zero == 3 ? parameters_release : NULL};
+        graph_set_hooks(g->pieces[p].graph, &hooks);
+    }
+}
+
+cairn_err gradient_open(struct mesh *mesh, struct backend *backend, const struct gradient_options *options, int count,
+                        struct graph *const *graphs, struct weights *weights, struct gradient **out)
+{
+    struct gradient *g = calloc(1, sizeof *g);
+    if (!g)
+        return FAIL(CAIRN_ENOMEM, "no memory for the gradient");
+    *g = (struct gradient){.mesh = mesh, .backend = backend, .options = *options, .rounds = options->zero >= 2};
+    cairn_err err;
+    TRY_GOTO(err, open_pieces(g, count, graphs, weights), failed);
+    TRY_GOTO(err, list_sums(g), failed);
+    TRY_GOTO(err, open_reducer(g), failed);
+    TRY_GOTO(err, add_buckets(g), failed);
+    TRY_GOTO(err, allocate(g), failed);
+    TRY_GOTO(err, parameters_open(g), failed);
+    set_hooks(g);
+    *out = g;
+    return CAIRN_OK;
+failed:
+    gradient_close(g);
+    return err;
+}
+
+void gradient_close(struct gradient *g)
+{
+    if (!g)
+        return;
+    size_t bytes = (size_t)(g->rounds ? g->buffer_elements : g->elements) * dtype_size(g->backend->acc);
+    for (int i = 0; g->slots && i < g->slot_count; i++)
+        if (g->slots[i])
+            g->backend->table->free(g->backend, g->slots[i], bytes);
+    parameters_close(g);
+    reducer_destroy(g->reducer);
+    free(g->pieces);
+    free(g->sums);
+    free(g->slots);
+    free(g->buffer_of);
+    free(g->squares);
+    free(g->total);
+    free(g);
+}
+
+int64_t gradient_passes(const struct gradient *g)
+{
+    return g->passes;
+}
+
+int64_t gradient_microbatch(const struct gradient *g, int64_t pass)
+{
+    if (pass >= g->own_microbatches)
+        return -1;
+    return g->first_microbatch + pass * (g->rounds ? g->mesh->layout.data : 1);
+}
+
+cairn_err gradient_progress(void *gradient)
+{
+    return reduce_progress(((struct gradient *)gradient)->reducer);
+}
+
+int64_t gradient_memory(const struct gradient *g)
+{
+    int64_t bytes = g->slot_count * (g->rounds ? g->buffer_elements : g->elements) * (int64_t)dtype_size(g->backend->acc);
+    return bytes + reducer_memory(g->reducer) + parameters_memory(g);
+}
+
+/* ---- a microbatch's gradients ---- */
+
+/* A buffer for sum S, the longest unused one; its last exchange may have to end first. */
+static cairn_err take_buffer(struct gradient *g, struct sum *s)
+{
+    int i = g->next_buffer++ % g->slot_count;
+    if (g->buffer_of[i] >= 0)
+        TRY(reduce_wait(g->reducer, g->sums[g->buffer_of[i]].id));
+    g->buffer_of[i] = (int)(s - g->sums);
+    s->buffer = g->slots[i];
+    return CAIRN_OK;
+}
+
+static cairn_err gradient_begin(void *context, int bucket, void **gradient)
+{
+    struct piece *p = context;
+    struct gradient *g = p->gradient;
+    struct sum *s = sum_of(p, bucket);
+    if (s->added == 0)
+        tree_begin(&s->stack, g->options.microbatches * g->mesh->layout.context);
+    if (g->rounds) {
+        TRY(take_buffer(g, s));
+        *gradient = s->buffer;
+    } else if (s->added < g->own_microbatches) {
+        int slot = g->options.fast ? s->added > 0 : s->stack.count;
+        *gradient = at(g, g->slots[slot], s->offset);
+    }
+    return CAIRN_OK;
+}
+
+/* Whether the sum is to be changed here, or by its partner at the other end of the pipeline, before all get it. */
+static bool is_joined_later(const struct gradient *g, const struct sum *s)
+{
+    const struct piece *p = &g->pieces[s->piece];
+    if (s->lookup >= 0 || s->of_lookup)
+        return true;
+    for (int i = 0; i < graph_parameter_count(p->graph) && g->mesh->layout.pipeline > 1; i++) {
+        const struct parameter *q = graph_parameter_at(p->graph, i);
+        if (q->bucket == s->bucket && q->shared)
+            return true;
+    }
+    return false;
+}
+
+/* The last exchange of a step. */
+static cairn_err start(struct gradient *g, struct sum *s)
+{
+    void *partials[TREE_MAX_NODES];
+    int count = g->options.fast ? 1 : s->stack.count;
+    for (int i = 0; i < count; i++)
+        partials[i] = at(g, g->slots[i], s->offset);
+    s->started = true;
+    return reduce_start(g->reducer, s->id, partials, g->options.zero == 0 && !is_joined_later(g, s));
+}
+
+/* Adds what was written last to the microbatches before. */
+static void join(struct gradient *g, struct sum *s)
+{
+    int left;
+    if (g->options.fast) {
+        void *all = at(g, g->slots[0], s->offset);
+        if (s->added > 0)
+            add(g->backend, all, all, at(g, g->slots[1], s->offset), s->elements);
+        return;
+    }
+    int64_t leaf = g->mesh->place.context * g->options.microbatches + g->first_microbatch + s->added;
+    tree_push(&s->stack, (struct tree_node){0, leaf});
+    while (tree_join(&s->stack, &left)) {
+        void *sum = at(g, g->slots[left], s->offset);
+        add(g->backend, sum, sum, at(g, g->slots[left + 1], s->offset), s->elements);
+    }
+}
+
+static cairn_err gradient_ready(void *context, int bucket)
+{
+    struct piece *p = context;
+    struct gradient *g = p->gradient;
+    struct sum *s = sum_of(p, bucket);
+    if (g->rounds) {
+        bool idle = s->added++ >= g->own_microbatches;
+        if (idle && g->options.fast)
+            memset(s->buffer, 0, (size_t)s->elements * dtype_size(g->backend->acc));
+        TRY(reduce_wait(g->reducer, s->id)); /* the round before */
+        TRY(reduce_start(g->reducer, s->id, idle && !g->options.fast ? NULL : &s->buffer, false));
+        return reduce_progress(g->reducer);
+    }
+    if (s->added < g->own_microbatches)
+        join(g, s);
+    s->added++;
+    if (s->added == g->own_microbatches && g->options.overlap)
+        TRY(start(g, s));
+    return reduce_progress(g->reducer);
+}
+
+/* ---- the end of a step ---- */
+
+static void *own_sum(const struct gradient *g, const struct sum *s)
+{
+    return g->rounds ? reduce_shard(g->reducer, s->id) : at(g, g->slots[0], s->offset + s->own_begin);
+}
+
+/* A parameter at both ends of the pipeline: the last stage's use first, then the first's. Its stages are partners, of equal shares. */
+static cairn_err join_ends(struct gradient *g, struct sum *s)
+{
+    struct mesh *m = g->mesh;
+    int last = m->layout.pipeline - 1, other = m->place.pipeline == 0 ? last : 0;
+    size_t bytes = (size_t)s->own_length * dtype_size(g->backend->acc);
+    char *theirs = malloc(bytes + 1), *own = own_sum(g, s);
+    if (!theirs)
+        return FAIL(CAIRN_ENOMEM, "no memory for the tied weights' gradient");
+    cairn_err err = mpi_check(MPI_Sendrecv(own, (int)s->own_length, group_mpi_type(g->backend->acc), other, ENDS_TAG, theirs,
+                                           (int)s->own_length, group_mpi_type(g->backend->acc), other, ENDS_TAG, m->pipeline.comm,
+                                           MPI_STATUS_IGNORE),
+                              "exchanging the tied weights' gradient");
+    if (!err && m->place.pipeline == last)
+        add(g->backend, own, own, theirs, s->own_length);
+    else if (!err) {
+        add(g->backend, theirs, theirs, own, s->own_length);
+        memcpy(own, theirs, bytes);
+    }
+    free(theirs);
+    return err;
+}
+
+static cairn_err join_uses(struct gradient *g)
+{
+    for (int i = 0; i < g->sum_count; i++) {
+        struct sum *s = &g->sums[i];
+        if (s->lookup >= 0)
+            add(g->backend, own_sum(g, s), own_sum(g, s), own_sum(g, &g->sums[s->lookup]), s->own_length);
+        else if (!s->of_lookup && is_joined_later(g, s))
+            TRY(join_ends(g, s));
+    }
+    return CAIRN_OK;
+}
+
+/* Whether this rank counts parameter Q for the norm: of equal copies, one does. */
+static bool counts(const struct gradient *g, const struct parameter *q)
+{
+    bool whole = true;
+    for (int d = 0; d < q->dims; d++)
+        whole = whole && q->extent[d] == q->shape[d];
+    if (q->shared && g->mesh->layout.pipeline > 1 && g->mesh->place.pipeline == 0)
+        return false;
+    return !whole || g->mesh->place.tensor == 0;
+}
+
+static void add_squares(struct gradient *g, const struct sum *s)
+{
+    const struct piece *p = &g->pieces[s->piece];
+    int64_t begin = graph_bucket_at(p->graph, s->bucket)->offset + s->own_begin;
+    for (int i = 0; i < graph_parameter_count(p->graph) && !s->of_lookup; i++) {
+        const struct parameter *q = graph_parameter_at(p->graph, i);
+        int64_t first, count = share_of_parameter(q, begin, s->own_length, &first);
+        if (q->bucket != s->bucket || count == 0 || !counts(g, q))
+            continue;
+        g->backend->table->sum_squares(g->backend, g->squares, at(g, own_sum(g, s), q->offset + first - begin), count);
+        exact_sum_add(g->total, g->squares, (count + NORM_CHUNK - 1) / NORM_CHUNK);
+    }
+}
+
+static cairn_err find_norm(struct gradient *g, double *norm)
+{
+    *g->total = (struct exact_sum){0};
+    for (int i = 0; i < g->sum_count; i++)
+        add_squares(g, &g->sums[i]);
+    exact_sum_normalize(g->total);
+    TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, g->total->words, EXACT_SUM_WORDS, MPI_INT64_T, MPI_SUM, g->mesh->world),
+                  "adding up the gradient's norm"));
+    exact_sum_normalize(g->total);
+    *norm = sqrt(exact_sum_round(g->total));
+    return CAIRN_OK;
+}
+
+cairn_err gradient_finish(struct gradient *g, double *norm)
+{
+    for (int i = 0; i < g->sum_count && !g->rounds; i++)
+        if (!g->sums[i].started)
+            TRY(start(g, &g->sums[i]));
+    TRY(reduce_wait_all(g->reducer));
+    TRY(join_uses(g));
+    TRY(find_norm(g, norm));
+    for (int i = 0; i < g->sum_count; i++) {
+        struct sum *s = &g->sums[i];
+        s->added = 0;
+        s->started = false;
+        if (g->options.zero == 0 && !s->of_lookup && is_joined_later(g, s))
+            TRY(gather_start(g->reducer, s->id, at(g, g->slots[0], s->offset), g->backend->acc));
+    }
+    for (int i = 0; i < g->slot_count; i++)
+        g->buffer_of[i] = -1;
+    return reduce_wait_all(g->reducer);
+}
+
+const void *gradient_own(const struct gradient *g, int piece, int bucket)
+{
+    const struct sum *s = &g->sums[g->pieces[piece].first_sum + bucket];
+    return g->options.zero == 0 ? at(g, g->slots[0], s->offset) : own_sum(g, s);
 }

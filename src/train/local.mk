@@ -1,13 +1,19 @@
 libcore_la_SOURCES += \
-  src/train/gradient.c src/train/gradient.h \
+  src/train/gradient.c src/train/gradient.h src/train/gradient_private.h \
+  src/train/gradient_parameters.c \
   src/train/learning_rate.c src/train/learning_rate.h \
   src/train/restored_model.c src/train/restored_model.h \
   src/train/numerics.c src/train/numerics.h \
   src/train/optimizer.c src/train/optimizer.h \
+  src/train/parallel.c src/train/parallel.h \
+  src/train/shares.c src/train/shares.h \
+  src/train/stage.c src/train/stage.h \
+  src/train/stage_messages.c src/train/stage_messages.h \
   src/train/sampler.c src/train/sampler.h \
   src/train/metrics.c src/train/metrics.h \
   src/train/trainer.c src/train/trainer.h \
   src/train/trainer_run.c \
   src/train/trainer_save.c \
   src/train/validation.c src/train/validation.h \
-  src/train/weights.c src/train/weights.h
+  src/train/weights.c src/train/weights.h \
+  src/train/weights_shards.c

@@ -3,10 +3,12 @@
 #define TRAIN_OPTIMIZER_H
 
 #include "base/config.h"
-#include "train/weights.h"
+#include "train/gradient.h"
 
-/* AdamW with CONFIG's settings at STEP (counted from 0): GRADIENT is flat like the weights, NORM its 2-norm before clipping.
- * Clipping multiplies by min(1, clip_norm / (norm + 1e-6)); weight decay is for matrices alone. */
-void optimizer_update(const struct config *config, struct weights *weights, const void *gradient, double norm, int64_t step);
+/* AdamW with CONFIG's settings at STEP (counted from 0) on this replica's own part of WEIGHTS, which are of piece PIECE of GRADIENT;
+ * NORM is the whole gradient's 2-norm before clipping. Clipping multiplies by min(1, clip_norm / (norm + 1e-6)); weight decay is for
+ * matrices alone. */
+void optimizer_update(const struct config *config, struct weights *weights, const struct gradient *gradient, int piece, double norm,
+                      int64_t step);
 
 #endif

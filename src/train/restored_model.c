@@ -39,7 +39,7 @@ static cairn_err build(struct restored_model *m, int local_ranks, int64_t sample
     gpt_declare(m->graph, &gpt, &whole, c->model.context, classify, &m->hidden, &m->head);
     TRY(graph_finish(m->graph));
     TRY(graph_allocate(m->graph, 1, NULL));
-    TRY(weights_open(m->backend, m->graph, false, &m->weights));
+    TRY(weights_open(m->backend, m->graph, false, NULL, &m->weights));
     graph_bind_parameters(m->graph, m->weights.compute);
     return CAIRN_OK;
 }
@@ -50,7 +50,7 @@ static cairn_err load(struct restored_model *m, struct mesh *mesh, const char *p
     struct shard *shards = calloc((size_t)count, sizeof *shards);
     struct checkpoint_group group = {.comm = mesh->world, .node_of = mesh->node_of};
     TRY(mesh_agree(mesh, shards ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the list of arrays")));
-    weights_shards(&m->weights, mesh->rank, mesh->size, shards);
+    weights_shards(&m->weights, shards);
     cairn_err err = checkpoint_load(&group, path, shards, count);
     free(shards);
     if (!err)

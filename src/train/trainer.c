@@ -12,6 +12,7 @@
 #include "job/threads.h"
 #include "model/gpt.h"
 #include "train/numerics.h"
+#include "train/parallel.h"
 
 static const char *const device_backends[] = {"cpu", "cpu", "reference"}; /* by enum config_device */
 static const enum dtype precision_types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F64}; /* by enum config_precision */
@@ -100,62 +101,84 @@ static cairn_err check_data(const struct trainer *t)
 
 static cairn_err open_losses(struct trainer *t)
 {
-    int ranks = t->mesh->size;
-    int64_t microbatches = t->config->batch.microbatches, first, count;
-    t->losses = calloc((size_t)(microbatches + ranks), sizeof *t->losses);
-    t->loss_counts = calloc((size_t)ranks * 2, sizeof *t->loss_counts);
-    if (!t->losses || !t->loss_counts)
-        return FAIL(CAIRN_ENOMEM, "no memory for losses");
-    t->loss_begins = t->loss_counts + ranks;
-    for (int r = 0; r < ranks; r++) {
-        tree_share(microbatches, ranks, r, &first, &count);
-        t->loss_begins[r] = (int)first + r;
-        t->loss_counts[r] = (int)count + 1;
-    }
+    t->losses = calloc((size_t)t->config->batch.microbatches + 1, sizeof *t->losses);
+    return t->losses ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for losses");
+}
+
+static int64_t vocabulary_of(const struct trainer *t)
+{
+    return t->config->model.vocabulary ? t->config->model.vocabulary : dataset_vocabulary(t->dataset);
+}
+
+/* The pieces' graphs, weights and gradients: this rank's memory. Collective where it succeeds up to there on all. */
+static cairn_err open_state(struct trainer *t)
+{
+    const struct config *c = t->config;
+    const struct weights_sharing sharing = {t->mesh->replicas.size, t->mesh->replicas.rank, (int)c->parallel.zero};
+    const struct gradient_options options = {.microbatches = c->batch.microbatches, .zero = (int)c->parallel.zero,
+                                             .fast = c->parallel.reduce == REDUCE_FAST, .overlap = c->parallel.overlap};
+    int pieces = stage_pieces(t->stage);
+    t->weights = calloc((size_t)pieces, sizeof *t->weights);
+    cairn_err err = t->weights ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the weights");
+    for (int i = 0; i < pieces && !err; i++, t->weights_count += !err)
+        err = weights_open(t->backend, stage_graphs(t->stage)[i], true, &sharing, &t->weights[i]);
+    TRY(mesh_agree(t->mesh, err));
+    TRY(gradient_open(t->mesh, t->backend, &options, pieces, stage_graphs(t->stage), t->weights, &t->gradient));
+    TRY(stage_prepare(t->stage, gradient_passes(t->gradient)));
+    for (int i = 0; i < pieces; i++)
+        t->shard_count += weights_shard_count(&t->weights[i]);
+    t->shards = calloc((size_t)t->shard_count + 1, sizeof *t->shards);
+    if (!t->shards)
+        return FAIL(CAIRN_ENOMEM, "no memory for the list of arrays");
+    struct shard *next = t->shards;
+    for (int i = 0; i < pieces; next += weights_shard_count(&t->weights[i++]))
+        weights_shards(&t->weights[i], next);
     return CAIRN_OK;
 }
 
-/* The model's graph, weights and gradient buffers: this rank's memory. */
+static int64_t state_memory(const struct trainer *t)
+{
+    int64_t bytes = 0;
+    for (int i = 0; i < t->weights_count; i++)
+        bytes += weights_memory(&t->weights[i]);
+    return bytes;
+}
+
 static cairn_err open_model(struct trainer *t)
 {
     const struct config *c = t->config;
-    const struct graph_options options = {.samples = c->batch.samples, .context = c->model.context, .training = true,
-                                          .join_lookups = c->batch.microbatches == 1, .seed = (uint64_t)c->seed};
-    struct gpt gpt;
-    trainer_model(c, dataset_vocabulary(t->dataset), &gpt);
-    t->graph = graph_new(t->backend, &options);
-    if (!t->graph)
-        return FAIL(CAIRN_ENOMEM, "no memory for the graph");
-    const struct gpt_piece whole = gpt_piece_of(&gpt, c->model.context, 1, 0);
-    gpt_declare(t->graph, &gpt, &whole, c->model.context, true, NULL, NULL);
-    TRY_CONTEXT(graph_finish(t->graph), "building the model");
-    TRY(graph_allocate(t->graph, 1, NULL));
-    TRY(weights_open(t->backend, t->graph, true, &t->weights));
-    TRY(gradient_open(t->mesh, t->backend, t->graph, c->batch.microbatches, &t->gradient));
-    graph_bind_parameters(t->graph, t->weights.compute);
-    t->shard_count = weights_shard_count(&t->weights);
-    t->shards = calloc((size_t)t->shard_count, sizeof *t->shards);
-    if (!t->shards)
-        return FAIL(CAIRN_ENOMEM, "no memory for the list of arrays");
-    weights_shards(&t->weights, t->mesh->rank, t->mesh->size, t->shards);
-    if (t->mesh->rank == 0)
+    struct stage_options options = {.samples = c->batch.samples, .context = c->model.context, .microbatches = c->batch.microbatches,
+                                    .seed = (uint64_t)c->seed, .schedule = (enum schedule_kind)c->parallel.schedule,
+                                    .recompute = c->parallel.recompute, .sequence = c->parallel.sequence};
+    trainer_model(c, dataset_vocabulary(t->dataset), &options.gpt);
+    TRY(mesh_agree(t->mesh, stage_open(t->mesh, t->backend, &options, &t->stage)));
+    TRY(mesh_agree(t->mesh, open_state(t)));
+    if (t->mesh->rank == 0) {
+        const struct gpt *m = &options.gpt;
+        char layout[LAYOUT_TEXT_SIZE];
         log_info("gpt: %lld layers, width %lld, %lld heads, vocabulary %lld: %.2f M parameters; a rank: %.0f MB state, %.0f MB "
-                 "gradients, %.0f MB activations; %s",
-                 (long long)gpt.layers, (long long)gpt.width, (long long)gpt.heads, (long long)gpt.vocabulary,
-                 (double)gpt_parameter_count(&gpt, c->model.context) * 1e-6,
-                 (double)t->weights.elements * 3 * (double)dtype_size(t->backend->acc) * 1e-6,
-                 (double)gradient_memory(t->gradient) * 1e-6, (double)(graph_slot_bytes(t->graph) + graph_scratch_bytes(t->graph)) * 1e-6,
-                 t->backend->table->signature(t->backend));
+                 "gradients, %.0f MB activations; %s; %s",
+                 (long long)m->layers, (long long)m->width, (long long)m->heads, (long long)m->vocabulary,
+                 (double)gpt_parameter_count(m, c->model.context) * 1e-6, (double)state_memory(t) * 1e-6,
+                 (double)gradient_memory(t->gradient) * 1e-6, (double)stage_activation_memory(t->stage) * 1e-6,
+                 layout_text(&t->mesh->layout, layout), t->backend->table->signature(t->backend));
+    }
     return CAIRN_OK;
 }
 
 static cairn_err open_loader(struct trainer *t)
 {
     const struct config *c = t->config;
-    const struct loader_options options = {.split = SPLIT_TRAIN, .seed = c->seed, .context = c->model.context,
-                                           .samples = c->batch.samples, .microbatches = c->batch.microbatches, .first = t->first,
-                                           .count = t->count, .step = t->step, .prefetch = c->data.prefetch};
-    TRY(loader_open(t->dataset, &options, &t->loader));
+    int64_t first = gradient_microbatch(t->gradient, 0), passes = gradient_passes(t->gradient);
+    struct loader_options options = {.split = SPLIT_TRAIN, .seed = c->seed, .context = c->model.context, .samples = c->batch.samples,
+                                     .microbatches = c->batch.microbatches, .first = first, .count = passes, .step = t->step,
+                                     .prefetch = c->data.prefetch};
+    if (gradient_microbatch(t->gradient, passes - 1) < 0)
+        options.count--;
+    if (options.count > 1)
+        options.stride = gradient_microbatch(t->gradient, 1) - first;
+    if (stage_reads(t->stage))
+        TRY(loader_open(t->dataset, &options, &t->loader));
     if (t->mesh->rank != 0)
         return CAIRN_OK;
     char path[4096];
@@ -163,22 +186,37 @@ static cairn_err open_loader(struct trainer *t)
     return metrics_open(path, c->log.every, c->steps, &t->metrics);
 }
 
+static cairn_err arrange(struct trainer *t)
+{
+    struct layout layout;
+    TRY(mesh_agree(t->mesh, parallel_layout(t->config, vocabulary_of(t), t->mesh->size, &layout)));
+    return mesh_agree(t->mesh, mesh_arrange(t->mesh, &layout));
+}
+
+/* While a rank waits for others, gradients go on their way. */
+static void set_progress(struct mesh *mesh, struct gradient *gradient)
+{
+    struct group *groups[] = {&mesh->tensor, &mesh->context, &mesh->pipeline};
+    for (int i = 0; i < 3; i++) {
+        groups[i]->progress = gradient_progress;
+        groups[i]->progress_context = gradient;
+    }
+}
+
 cairn_err trainer_open(struct trainer *t, struct job *job, struct mesh *mesh, const struct config *config)
 {
     *t = (struct trainer){.config = config, .job = job, .mesh = mesh, .committed = -1, .lock = -1};
-    if (mesh->size > config->batch.microbatches)
-        return FAIL(CAIRN_ECONFIG, "%d ranks but batch.microbatches is %lld: each rank needs one at least", mesh->size,
-                    (long long)config->batch.microbatches);
-    tree_share(config->batch.microbatches, mesh->size, mesh->rank, &t->first, &t->count);
     job_phase(job, "open", 0, 0); /* from here on a rank that waits for one that is stuck in a file ends by the watchdog */
     TRY(mesh_agree(mesh, open_folder(t)));
     TRY(mesh_agree(mesh, dataset_open(mesh->world, config->data.path, &t->dataset)));
     TRY(mesh_agree(mesh, check_data(t)));
+    TRY(arrange(t));
     if (config->validation.every)
         TRY(mesh_agree(mesh, dataset_open(mesh->world, config->data.path, &t->validation_data)));
     TRY(numerics_open(t));
     TRY(mesh_agree(mesh, open_losses(t)));
-    TRY(mesh_agree(mesh, open_model(t)));
+    TRY(open_model(t));
+    set_progress(mesh, t->gradient);
     TRY(trainer_restore(t));
     return mesh_agree(mesh, open_loader(t));
 }
@@ -189,9 +227,10 @@ void trainer_close(struct trainer *t)
     if (t->loader)
         loader_close(t->loader);
     gradient_close(t->gradient);
-    if (t->weights.backend)
-        weights_close(&t->weights);
-    graph_free(t->graph);
+    for (int i = 0; i < t->weights_count; i++)
+        weights_close(&t->weights[i]);
+    free(t->weights);
+    stage_close(t->stage);
     if (t->dataset)
         dataset_close(t->dataset);
     if (t->validation_data)
@@ -200,7 +239,6 @@ void trainer_close(struct trainer *t)
         t->backend->table->close(t->backend);
     free(t->shards);
     free(t->losses);
-    free(t->loss_counts);
     free(t->config_text);
     free(t->checkpoints);
     if (t->lock >= 0)

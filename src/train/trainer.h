@@ -9,9 +9,9 @@
 #include "io/loader.h"
 #include "job/job.h"
 #include "mesh/mesh.h"
-#include "mesh/tree.h"
 #include "train/gradient.h"
 #include "train/metrics.h"
+#include "train/stage.h"
 #include "train/weights.h"
 
 struct trainer {
@@ -21,21 +21,20 @@ struct trainer {
     struct backend *backend;
     struct dataset *dataset;
     struct dataset *validation_data;
-    struct graph *graph;
-    struct weights weights;
+    struct stage *stage;
+    struct weights *weights;      /* of each of the stage's pieces */
+    int weights_count;
     struct gradient *gradient;
     struct loader *loader;
     struct shard *shards;         /* the state that checkpoints keep */
     int shard_count;
-    int64_t first, count;         /* this rank's microbatches of a step */
     int64_t step;                 /* steps done */
     int64_t committed;            /* the newest checkpoint's step; -1: none */
     char *config_text;            /* merged, for checkpoints */
     char *checkpoints;            /* the folder */
     int lock;                     /* rank 0's, on the run's folder; -1: none */
     struct metrics *metrics;      /* rank 0 */
-    double *losses;               /* of all microbatches, and of the ranks' flags */
-    int *loss_counts, *loss_begins; /* of each rank in losses: its flag, then its microbatches */
+    double *losses;               /* of all microbatches, then the ranks' wish to stop */
     bool restored;                /* from a checkpoint */
     bool failed_alone;            /* the error was met by this rank between agreements: others do not know of it */
 };

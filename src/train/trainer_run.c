@@ -1,6 +1,7 @@
 /* The training loop. */
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "job/mpi_error.h"
@@ -9,58 +10,48 @@
 #include "train/trainer.h"
 #include "train/validation.h"
 
-/* Forward and backward of this rank's microbatches; their losses go behind this rank's stop flag in OWN. */
-static cairn_err run_microbatches(struct trainer *t, double *own)
-{
-    const struct config *c = t->config;
-    double rows = (double)(c->batch.samples * c->model.context);
-    double scale = 1 / (rows * (double)c->batch.microbatches);
-    for (int64_t i = 0; i < t->count; i++) {
-        const int32_t *inputs, *targets;
-        TRY(loader_next(t->loader, &inputs, &targets));
-        const struct graph_pass pass = {.step = t->step, .microbatch = t->first + i, .inputs = inputs, .targets = targets,
-                                        .loss_scale = scale};
-        TRY(graph_forward_backward(t->graph, &pass, gradient_slot(t->gradient)));
-        own[1 + i] = graph_mean_loss(t->graph);
-        gradient_add(t->gradient);
-    }
-    return CAIRN_OK;
-}
-
-/* Every rank learns all losses and whether any was asked to stop. The mean is taken in the microbatches' order. */
+/* Every rank learns all losses and whether any was asked to stop; each loss is told by one rank, so that the sum is exact. The mean is
+ * taken in the microbatches' order. */
 static cairn_err share_losses(struct trainer *t, double *loss, bool *stop)
 {
-    TRY(mpi_check(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, t->losses, t->loss_counts, t->loss_begins, MPI_DOUBLE, t->mesh->world),
-                  "gathering losses"));
+    int count = (int)t->config->batch.microbatches;
+    TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, t->losses, count + 1, MPI_DOUBLE, MPI_SUM, t->mesh->world), "gathering losses"));
     double sum = 0;
-    *stop = false;
-    for (int r = 0; r < t->mesh->size; r++) {
-        *stop = *stop || t->losses[t->loss_begins[r]] != 0;
-        for (int i = 1; i < t->loss_counts[r]; i++)
-            sum += t->losses[t->loss_begins[r] + i];
-    }
-    *loss = sum / (double)t->config->batch.microbatches;
+    for (int i = 0; i < count; i++)
+        sum += t->losses[i];
+    *loss = sum / count;
+    *stop = t->losses[count] != 0;
     return CAIRN_OK;
 }
 
-/* All that comes before the update: *GRADIENT, its norm, the loss, whether to stop. */
-static cairn_err compute(struct trainer *t, const void **gradient, struct metrics_step *m, bool *stop)
+/* All that comes before the update: the gradient, its norm, the loss, whether to stop. */
+static cairn_err compute(struct trainer *t, struct metrics_step *m, bool *stop)
 {
-    double *own = t->losses + t->first + t->mesh->rank;
-    TRY(run_microbatches(t, own));
+    const struct config *c = t->config;
+    int64_t count = c->batch.microbatches;
+    double scale = 1 / ((double)(c->batch.samples * c->model.context) * (double)count);
+    memset(t->losses, 0, ((size_t)count + 1) * sizeof *t->losses);
+    TRY(stage_run(t->stage, t->gradient, t->loader, t->step, scale, t->losses));
+    if (!stage_tells_losses(t->stage))
+        memset(t->losses, 0, (size_t)count * sizeof *t->losses);
     double begin = clock_seconds();
-    TRY(gradient_finish(t->gradient, gradient, &m->gradient_norm));
-    own[0] = job_stop_requested(t->job); /* as late as can be: the step may be long, and the time short */
+    TRY(gradient_finish(t->gradient, &m->gradient_norm));
+    t->losses[count] = job_stop_requested(t->job); /* as late as can be: the step may be long, and the time short */
     TRY(share_losses(t, &m->loss, stop));
     m->reduce_seconds = clock_seconds() - begin;
     return CAIRN_OK;
 }
 
+static int64_t bytes_sent(const struct mesh *mesh)
+{
+    return mesh->tensor.bytes_sent + mesh->context.bytes_sent + mesh->pipeline.bytes_sent + mesh->replicas.bytes_sent;
+}
+
 static cairn_err run_step(struct trainer *t, struct metrics_step *m, bool *stop)
 {
     double begin = clock_seconds();
-    const void *gradient;
-    cairn_err err = compute(t, &gradient, m, stop);
+    int64_t sent = bytes_sent(t->mesh);
+    cairn_err err = compute(t, m, stop);
     if (err) {
         t->failed_alone = true;
         return error_context(err, "step %lld", (long long)t->step);
@@ -69,11 +60,17 @@ static cairn_err run_step(struct trainer *t, struct metrics_step *m, bool *stop)
         return FAIL(CAIRN_EINVAL, "step %lld: loss %g, gradient norm %g: the training has diverged; weights of the checkpoint before "
                     "are kept; a lower optimizer.learning_rate or more warm-up may help", (long long)t->step, m->loss, m->gradient_norm);
     m->learning_rate = learning_rate_at(t->config, t->step);
-    optimizer_update(t->config, &t->weights, gradient, m->gradient_norm, t->step);
+    for (int i = 0; i < t->weights_count; i++)
+        optimizer_update(t->config, &t->weights[i], t->gradient, i, m->gradient_norm, t->step);
+    err = gradient_share_parameters(t->gradient);
+    if (err) {
+        t->failed_alone = true;
+        return error_context(err, "step %lld", (long long)t->step);
+    }
     m->step = ++t->step;
     m->seconds = clock_seconds() - begin;
-    m->data_seconds = loader_waited(t->loader);
-    m->bytes_sent = gradient_bytes_sent(t->gradient);
+    m->data_seconds = t->loader ? loader_waited(t->loader) : 0;
+    m->bytes_sent = bytes_sent(t->mesh) - sent;
     m->tokens = t->config->batch.microbatches * t->config->batch.samples * t->config->model.context;
     return CAIRN_OK;
 }
@@ -84,8 +81,9 @@ static cairn_err validate(struct trainer *t)
     int64_t tokens;
     job_phase(t->job, "validate", t->step, 0);
     const struct config *c = t->config;
-    TRY(validation_loss(t->mesh, t->validation_data, t->graph, c->validation.microbatches, c->batch.samples, c->model.context, &loss,
-                        &tokens));
+    const struct validation_model model = {.stage = t->stage, .replica = t->mesh->place.data, .replicas = t->mesh->layout.data,
+                                           .tells = stage_tells_losses(t->stage)};
+    TRY(validation_loss(t->mesh, t->validation_data, &model, c->validation.microbatches, c->batch.samples, c->model.context, &loss, &tokens));
     if (t->metrics)
         metrics_validation(t->metrics, t->step, loss, clock_seconds() - begin);
     return CAIRN_OK;

@@ -143,15 +143,18 @@ cairn_err trainer_restore(struct trainer *t)
     double begin = clock_seconds();
     cairn_err err = mesh_agree(t->mesh, checkpoint_restore(&group, t->checkpoints, &facts, t->shards, t->shard_count));
     if (err == CAIRN_ENOTFOUND) {
-        weights_initialize(&t->weights, (uint64_t)t->config->seed);
+        for (int i = 0; i < t->weights_count; i++)
+            weights_initialize(&t->weights[i], (uint64_t)t->config->seed);
         if (t->mesh->rank == 0) {
             job_report_restored(t->job, 0);
             log_info("a fresh start: no checkpoint in %s", t->checkpoints);
         }
-        return CAIRN_OK;
+        return mesh_agree(t->mesh, gradient_share_parameters(t->gradient));
     }
     TRY(err);
-    weights_refresh(&t->weights);
+    for (int i = 0; i < t->weights_count; i++)
+        weights_refresh(&t->weights[i]);
+    TRY(mesh_agree(t->mesh, gradient_share_parameters(t->gradient)));
     t->step = t->committed = facts.step;
     if (t->mesh->rank == 0) {
         job_report_restored(t->job, facts.step);

@@ -6,7 +6,7 @@
 
 struct job_of_rank {
     struct dataset *dataset;
-    struct graph *graph;
+    const struct validation_model *model;
     int64_t samples, context, available;
     int32_t *inputs, *targets, *tokens;
 };
@@ -31,21 +31,38 @@ static int64_t present(const struct job_of_rank *j, int64_t number)
     return left < j->samples ? left : j->samples;
 }
 
-/* Every SIZE-th microbatch from RANK on. */
-static cairn_err run_own(const struct job_of_rank *j, int rank, int size, int64_t microbatches, double *losses)
+static cairn_err evaluate(const struct job_of_rank *j, int64_t samples, bool idle, double *loss)
 {
-    for (int64_t i = rank; i < microbatches; i += size) {
-        TRY(read_microbatch(j, i));
-        TRY(graph_forward(j->graph, j->inputs, j->targets));
-        losses[i] = graph_sum_losses(j->graph, present(j, i) * j->context);
+    if (j->model->stage)
+        return stage_evaluate(j->model->stage, j->inputs, j->targets, samples, idle, loss);
+    if (idle)
+        return CAIRN_OK;
+    TRY(graph_forward(j->model->graph, j->inputs, j->targets));
+    *loss = graph_sum_losses(j->model->graph, samples * j->context);
+    return CAIRN_OK;
+}
+
+/* Every REPLICAS-th microbatch from REPLICA on; all replicas run as many, the last perhaps idle. */
+static cairn_err run_own(const struct job_of_rank *j, int64_t microbatches, double *losses)
+{
+    const struct validation_model *m = j->model;
+    for (int64_t i = m->replica; i - m->replica < microbatches; i += m->replicas) {
+        double loss = 0;
+        bool idle = i >= microbatches;
+        if (!idle)
+            TRY(read_microbatch(j, i));
+        TRY(evaluate(j, idle ? 0 : present(j, i), idle, &loss));
+        if (!idle && m->tells)
+            losses[i] = loss;
     }
     return CAIRN_OK;
 }
 
-cairn_err validation_loss(struct mesh *mesh, struct dataset *dataset, struct graph *graph, int64_t microbatches, int64_t samples,
-                          int64_t context, double *loss, int64_t *tokens)
+cairn_err validation_loss(struct mesh *mesh, struct dataset *dataset, const struct validation_model *model, int64_t microbatches,
+                          int64_t samples, int64_t context, double *loss, int64_t *tokens)
 {
-    struct job_of_rank j = {dataset, graph, samples, context, dataset_samples(dataset, SPLIT_VALIDATION, context), NULL, NULL, NULL};
+    struct job_of_rank j = {.dataset = dataset, .model = model, .samples = samples, .context = context,
+                            .available = dataset_samples(dataset, SPLIT_VALIDATION, context)};
     int64_t all = (j.available + samples - 1) / samples;
     microbatches = microbatches < all ? microbatches : all;
     *tokens = (microbatches < all ? microbatches * samples : j.available) * context;
@@ -56,7 +73,7 @@ cairn_err validation_loss(struct mesh *mesh, struct dataset *dataset, struct gra
     if (!err) {
         j.targets = j.inputs + rows;
         j.tokens = j.targets + rows;
-        err = run_own(&j, mesh->rank, mesh->size, microbatches, losses);
+        err = run_own(&j, microbatches, losses);
     }
     err = mesh_agree(mesh, err);
     /* Each loss is on one rank and zero on the others: their sum is exact in any order. */

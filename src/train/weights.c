@@ -1,47 +1,122 @@
 #include "train/weights.h"
 
 #include <math.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
 #include "base/philox.h"
+#include "train/shares.h"
 
 static size_t acc_bytes(const struct weights *w)
 {
-    return (size_t)w->elements * dtype_size(w->backend->acc);
+    return (size_t)w->own_elements * dtype_size(w->backend->acc);
 }
 
-cairn_err weights_open(struct backend *backend, const struct graph *graph, bool with_moments, struct weights *w)
+static size_t compute_bytes(const struct weights *w)
 {
-    *w = (struct weights){.backend = backend, .count = graph_parameter_count(graph), .elements = graph_parameter_elements(graph)};
-    w->parameters = graph_parameter_at(graph, 0);
-    const struct backend_table *table = backend->table;
-    w->master = table->alloc(backend, acc_bytes(w));
-    w->compute = backend->act == backend->acc ? w->master
-                                              : table->alloc(backend, (size_t)w->elements * dtype_size(backend->act));
-    bool ok = w->master && w->compute;
+    return (size_t)(w->sharing.zero == 3 ? w->own_elements : w->elements) * dtype_size(w->backend->act);
+}
+
+static bool lies_in_compute(const struct weights *w)
+{
+    return w->backend->act == w->backend->acc && w->sharing.zero > 0;
+}
+
+/* Whether a bucket has parameters of its own. */
+static bool is_main(const struct weights *w, int bucket)
+{
+    return graph_bucket_at(w->graph, bucket)->lookup_of < 0;
+}
+
+static cairn_err place_own(struct weights *w)
+{
+    int buckets = graph_bucket_count(w->graph);
+    w->own_begins = calloc((size_t)buckets + 1, sizeof *w->own_begins);
+    if (!w->own_begins)
+        return FAIL(CAIRN_ENOMEM, "no memory for the weights");
+    for (int b = 0; b < buckets; b++) {
+        int64_t begin, length = 0;
+        w->own_begins[b] = w->own_elements;
+        if (is_main(w, b))
+            share_of_bucket(w->graph, b, w->sharing.replicas, w->sharing.replica, &begin, &length);
+        /* Vectors begin where kernels like them to. */
+        w->own_elements += (length + PARAMETER_ALIGN - 1) / PARAMETER_ALIGN * PARAMETER_ALIGN;
+    }
+    return CAIRN_OK;
+}
+
+static cairn_err allocate(struct weights *w, bool with_moments)
+{
+    const struct backend_table *table = w->backend->table;
+    bool same = w->backend->act == w->backend->acc, ok;
+    if (!lies_in_compute(w))
+        w->master = table->alloc(w->backend, acc_bytes(w));
+    w->compute = same && w->master ? w->master : table->alloc(w->backend, compute_bytes(w));
+    ok = w->compute && (w->master || lies_in_compute(w));
     if (with_moments) {
-        w->moment1 = table->alloc(backend, acc_bytes(w));
-        w->moment2 = table->alloc(backend, acc_bytes(w));
+        w->moment1 = table->alloc(w->backend, acc_bytes(w));
+        w->moment2 = table->alloc(w->backend, acc_bytes(w));
         ok = ok && w->moment1 && w->moment2;
     }
-    if (ok)
-        return CAIRN_OK;
+    return ok ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the weights and moments: %.1f MB each", (double)acc_bytes(w) * 1e-6);
+}
+
+cairn_err weights_open(struct backend *backend, const struct graph *graph, bool with_moments, const struct weights_sharing *sharing,
+                       struct weights *w)
+{
+    const struct weights_sharing whole = {.replicas = 1};
+    *w = (struct weights){.backend = backend, .graph = graph, .count = graph_parameter_count(graph),
+                          .elements = graph_parameter_elements(graph), .sharing = sharing ? *sharing : whole};
+    w->parameters = graph_parameter_at(graph, 0);
+    cairn_err err;
+    if (w->sharing.zero > 0)
+        TRY_GOTO(err, place_own(w), failed);
+    else
+        w->own_elements = w->elements;
+    TRY_GOTO(err, allocate(w, with_moments), failed);
+    return CAIRN_OK;
+failed:
     weights_close(w);
-    return FAIL(CAIRN_ENOMEM, "no memory for the weights and moments: %.1f MB each", (double)acc_bytes(w) * 1e-6);
+    return err;
 }
 
 void weights_close(struct weights *w)
 {
     const struct backend_table *table = w->backend->table;
     if (w->compute && w->compute != w->master)
-        table->free(w->backend, w->compute, (size_t)w->elements * dtype_size(w->backend->act));
+        table->free(w->backend, w->compute, compute_bytes(w));
     void *vectors[] = {w->master, w->moment1, w->moment2};
     for (int i = 0; i < 3; i++)
         if (vectors[i])
             table->free(w->backend, vectors[i], acc_bytes(w));
+    free(w->own_begins);
     w->master = w->moment1 = w->moment2 = w->compute = NULL;
+    w->own_begins = NULL;
+}
+
+static void *element(void *vector, int64_t i, enum dtype dtype)
+{
+    return vector ? (char *)vector + (size_t)i * dtype_size(dtype) : NULL;
+}
+
+struct weights_own weights_own(const struct weights *w, int bucket)
+{
+    const struct graph_bucket *b = graph_bucket_at(w->graph, bucket);
+    enum dtype act = w->backend->act, acc = w->backend->acc;
+    struct weights_own own = {.offset = b->offset, .elements = b->elements};
+    int64_t at = b->offset;
+    if (w->sharing.zero > 0) {
+        int64_t begin;
+        share_of_bucket(w->graph, bucket, w->sharing.replicas, w->sharing.replica, &begin, &own.elements);
+        own.offset += begin;
+        at = w->own_begins[bucket];
+    }
+    own.compute = element(w->compute, w->sharing.zero == 3 ? at : own.offset, act);
+    own.master = lies_in_compute(w) ? own.compute : element(w->master, at, acc);
+    own.moment1 = element(w->moment1, at, acc);
+    own.moment2 = element(w->moment2, at, acc);
+    return own;
 }
 
 /* Two normal numbers from two words (Box and Muller, 1958). */
@@ -52,65 +127,75 @@ static void normal_pair(uint32_t a, uint32_t b, double out[2])
     out[1] = radius * sin(angle);
 }
 
-static void store(const struct weights *w, int64_t at, double value)
+/* Where element I of the slab stands in the whole array. */
+static int64_t global_element(const struct parameter *p, int64_t i)
 {
-    if (w->backend->acc == DTYPE_F64)
-        ((double *)w->master)[at] = (double)(float)value; /* the same start as in float32 */
-    else
-        ((float *)w->master)[at] = (float)value;
+    int64_t global = 0, stride = 1;
+    for (int d = p->dims - 1; d >= 0; d--) {
+        global += (p->first[d] + i % p->extent[d]) * stride;
+        stride *= p->shape[d];
+        i /= p->extent[d];
+    }
+    return global;
 }
 
-static void initialize(const struct weights *w, const struct parameter *p, uint64_t seed)
+/* Elements FIRST.. of a parameter's slab, COUNT of them, into MASTER. */
+static void initialize(const struct weights *w, const struct parameter *p, uint64_t seed, int64_t first, int64_t count, void *master)
 {
     struct philox_key key = philox_key_make(seed, STREAM_WEIGHTS, 0);
     uint64_t high = XXH3_64bits(p->name, strlen(p->name));
+    int64_t row = p->extent[p->dims - 1]; /* elements that follow one another in the whole array too */
 #pragma omp parallel for schedule(static)
-    for (int64_t quad = 0; quad < (p->elements + 3) / 4; quad++) {
-        uint32_t word[4];
+    for (int64_t r = first / row; r <= (first + count - 1) / row; r++) {
+        int64_t from = r * row > first ? r * row : first, to = (r + 1) * row < first + count ? (r + 1) * row : first + count;
+        int64_t global = global_element(p, from), quad = -1;
         double normal[4] = {0};
-        if (p->init.deviation != 0) {
-            philox4x32(key, high, (uint64_t)quad, word);
-            normal_pair(word[0], word[1], normal);
-            normal_pair(word[2], word[3], normal + 2);
+        for (int64_t i = from; i < to; i++, global++) {
+            if (p->init.deviation != 0 && global / 4 != quad) {
+                uint32_t word[4];
+                quad = global / 4;
+                philox4x32(key, high, (uint64_t)quad, word);
+                normal_pair(word[0], word[1], normal);
+                normal_pair(word[2], word[3], normal + 2);
+            }
+            float value = (float)((double)p->init.constant + (double)p->init.deviation * normal[global % 4]);
+            if (w->backend->acc == DTYPE_F64)
+                ((double *)master)[i - first] = (double)value; /* the same start as in float32 */
+            else
+                ((float *)master)[i - first] = value;
         }
-        for (int64_t i = 4 * quad; i < 4 * quad + 4 && i < p->elements; i++)
-            store(w, p->offset + i, (double)p->init.constant + (double)p->init.deviation * normal[i - 4 * quad]);
     }
 }
 
 void weights_initialize(struct weights *w, uint64_t seed)
 {
-    for (int i = 0; i < w->count; i++)
-        initialize(w, &w->parameters[i], seed);
+    for (int b = 0; b < graph_bucket_count(w->graph); b++) {
+        if (!is_main(w, b))
+            continue;
+        struct weights_own own = weights_own(w, b);
+        for (int i = 0; i < w->count; i++) {
+            const struct parameter *p = &w->parameters[i];
+            int64_t first, count = share_of_parameter(p, own.offset, own.elements, &first);
+            if (p->bucket == b && count > 0)
+                initialize(w, p, seed, first, count, element(own.master, p->offset + first - own.offset, w->backend->acc));
+        }
+    }
     weights_refresh(w);
 }
 
 void weights_refresh(struct weights *w)
 {
-    if (w->compute != w->master)
-        w->backend->table->convert_to_act(w->backend, w->compute, w->master, w->elements);
+    for (int b = 0; b < graph_bucket_count(w->graph); b++) {
+        if (!is_main(w, b))
+            continue;
+        struct weights_own own = weights_own(w, b);
+        if (own.compute != own.master)
+            w->backend->table->convert_to_act(w->backend, own.compute, own.master, own.elements);
+    }
 }
 
-int weights_shard_count(const struct weights *w)
+int64_t weights_memory(const struct weights *w)
 {
-    return w->count * (w->moment1 ? 3 : 1);
-}
-
-void weights_shards(const struct weights *w, int replica, int replicas, struct shard *shards)
-{
-    static const char *const groups[] = {"weights", "moment1", "moment2"};
-    void *const vectors[] = {w->master, w->moment1, w->moment2};
-    for (int g = 0, n = 0; g < 3 && vectors[g]; g++)
-        for (int i = 0; i < w->count; i++) {
-            const struct parameter *p = &w->parameters[i];
-            struct shard *s = &shards[n++];
-            *s = (struct shard){.dtype = w->backend->acc, .dims = p->dims, .replica = replica, .replicas = replicas};
-            snprintf(s->name, sizeof s->name, "%s/%s", groups[g], p->name);
-            for (int d = 0; d < p->dims; d++) {
-                s->shape[d] = p->shape[d];
-                s->offset[d] = p->first[d];
-                s->extent[d] = p->extent[d];
-            }
-            s->data = (char *)vectors[g] + (size_t)p->offset * dtype_size(s->dtype);
-        }
+    int vectors = (w->master != NULL) + (w->moment1 != NULL) + (w->moment2 != NULL);
+    return vectors * (int64_t)acc_bytes(w) + (w->compute != w->master ? (int64_t)compute_bytes(w) : 0);
 }

@@ -1,33 +1,57 @@
-/* The state of training: master weights and AdamW's moments, flat vectors in the order of names, and the copy that kernels read. */
+/* The state of training of a piece of the model: master weights and AdamW's moments in the order of names, and the copy that kernels
+ * read. Under ZeRO a replica keeps of the state only its own share of each bucket. */
 #ifndef TRAIN_WEIGHTS_H
 #define TRAIN_WEIGHTS_H
 
 #include "graph/graph.h"
 #include "tensor/shard.h"
 
-struct weights {
-    struct backend *backend;
-    int count;                     /* parameters */
-    const struct parameter *parameters;
-    int64_t elements;              /* of each flat vector */
-    void *master;                  /* acc */
-    void *moment1, *moment2;       /* acc; NULL without an optimizer */
-    void *compute;                 /* act; master itself where act is acc */
+/* How the replicas of a piece share its state. */
+struct weights_sharing {
+    int replicas, replica;
+    int zero; /* 0: all is whole on each; 1, 2: the state is shared; 3: the parameters too */
 };
 
-/* Room for GRAPH's parameters; zero. The parameters' descriptions are the graph's: it must outlive the weights. */
-cairn_err weights_open(struct backend *backend, const struct graph *graph, bool with_moments, struct weights *out);
+struct weights {
+    struct backend *backend;
+    const struct graph *graph;
+    int count;                     /* parameters */
+    const struct parameter *parameters;
+    int64_t elements;              /* of the flat vector of parameters */
+    struct weights_sharing sharing;
+    int64_t own_elements;          /* of it, that this replica keeps state of; all where nothing is shared */
+    void *master;                  /* acc; own elements; NULL where they lie in the compute copy */
+    void *moment1, *moment2;       /* acc; own elements; NULL without an optimizer */
+    void *compute;                 /* act; all elements, with zero 3 the own ones; master itself where nothing is shared and act is acc */
+    int64_t *own_begins;           /* by bucket: where its own elements begin in the vectors of own elements */
+};
+
+/* This replica's own part of a bucket: ELEMENTS from element OFFSET of the flat vector on. */
+struct weights_own {
+    int64_t offset, elements;
+    void *master, *moment1, *moment2, *compute;
+};
+
+/* Room for GRAPH's parameters; zero. SHARING NULL: nothing is shared. The graph must outlive the weights. */
+cairn_err weights_open(struct backend *backend, const struct graph *graph, bool with_moments, const struct weights_sharing *sharing,
+                       struct weights *out);
 void weights_close(struct weights *weights);
 
-/* First values: element i of a parameter is constant + deviation * normal(seed, name, i), whatever holds it. */
+struct weights_own weights_own(const struct weights *weights, int bucket);
+
+/* First values of the own elements: element i of a parameter's whole array is constant + deviation * normal(seed, name, i), whatever
+ * holds it. */
 void weights_initialize(struct weights *weights, uint64_t seed);
 
-/* Rounds the master weights into the compute copy; needed after weights were set from outside. */
+/* Rounds the own master weights into the compute copy; needed after weights were set from outside. */
 void weights_refresh(struct weights *weights);
 
-/* One shard a parameter ("weights/NAME"), and two moments each ("moment1/NAME", "moment2/NAME") where there are: replica REPLICA of
- * REPLICAS. SHARDS has room for weights_shard_count. */
+/* Bytes of all vectors. */
+int64_t weights_memory(const struct weights *weights);
+
+/* weights_shards.c: what checkpoints keep, slabs of "weights/NAME" and, where there are, "moment1/NAME" and "moment2/NAME". SHARDS has
+ * room for weights_shard_count. */
 int weights_shard_count(const struct weights *weights);
-void weights_shards(const struct weights *weights, int replica, int replicas, struct shard *shards);
+void weights_shards(const struct weights *weights, struct shard *shards);
 
 #endif

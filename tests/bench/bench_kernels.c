@@ -84,9 +84,11 @@ static cairn_err open_model(struct bench *b)
     gpt_declare(b->graph, &c->gpt, &whole, c->context, true, NULL, NULL);
     TRY_CONTEXT(graph_finish(b->graph), "building the model");
     TRY(graph_allocate(b->graph, 1, NULL));
-    TRY(weights_open(b->backend, b->graph, true, &b->weights));
-    TRY(gradient_open(&b->mesh, b->backend, b->graph, 1, &b->gradient));
-    graph_bind_parameters(b->graph, b->weights.compute);
+    TRY(weights_open(b->backend, b->graph, true, NULL, &b->weights));
+    const struct gradient_options sums = {.microbatches = 1, .overlap = true};
+    const struct layout one = mesh_plain_layout(1);
+    TRY(mesh_arrange(&b->mesh, &one));
+    TRY(gradient_open(&b->mesh, b->backend, &sums, 1, &b->graph, &b->weights, &b->gradient));
     weights_initialize(&b->weights, 1);
     return make_tokens(b);
 }
@@ -122,6 +124,7 @@ static cairn_err open_bench(struct bench *b)
 static void close_bench(struct bench *b)
 {
     gradient_close(b->gradient);
+    mesh_disband(&b->mesh);
     if (b->weights.backend)
         weights_close(&b->weights);
     graph_free(b->graph);
@@ -141,14 +144,13 @@ static void close_bench(struct bench *b)
 /* As src/train does it for one microbatch on one rank. */
 static cairn_err run_step(struct bench *b, double *seconds)
 {
-    const void *sum;
     double norm, begin = clock_seconds();
     double scale = 1 / (double)(b->choices.bench_case->samples * b->choices.bench_case->context);
     const struct graph_pass pass = {.step = b->step, .inputs = b->inputs, .targets = b->targets, .loss_scale = scale};
-    TRY(graph_forward_backward(b->graph, &pass, gradient_slot(b->gradient)));
-    gradient_add(b->gradient);
-    TRY(gradient_finish(b->gradient, &sum, &norm));
-    optimizer_update(&b->config, &b->weights, sum, norm, b->step++);
+    for (enum graph_phase phase = GRAPH_FORWARD; phase <= GRAPH_WEIGHTS; phase++)
+        TRY(graph_run(b->graph, phase, &pass));
+    TRY(gradient_finish(b->gradient, &norm));
+    optimizer_update(&b->config, &b->weights, b->gradient, 0, norm, b->step++);
     *seconds = clock_seconds() - begin;
     return CAIRN_OK;
 }

@@ -176,24 +176,23 @@ static void train(struct run *r)
     tree_share(V, r->mesh->size, r->mesh->rank, &first, &count);
     for (int64_t step = 0; step < g->steps; step++) {
         double loss = 0, norm;
-        const void *sum;
         for (int64_t m = first; m < first + count; m++) {
             int64_t at = (step * V + m) * rows;
             const struct graph_pass pass = {.step = step, .microbatch = m, .inputs = g->tokens + at, .targets = g->targets + at,
                                             .loss_scale = 1.0 / (double)(rows * V)};
-            if (graph_forward_backward(r->graph, &pass, gradient_slot(r->gradient)) != CAIRN_OK)
-                printf("# %s\n", cairn_err_message());
+            for (enum graph_phase phase = GRAPH_FORWARD; phase <= GRAPH_WEIGHTS; phase++)
+                if (graph_run(r->graph, phase, &pass) != CAIRN_OK)
+                    printf("# %s\n", cairn_err_message());
             loss += graph_mean_loss(r->graph) / (double)V;
-            gradient_add(r->gradient);
         }
-        if (gradient_finish(r->gradient, &sum, &norm) != CAIRN_OK)
+        if (gradient_finish(r->gradient, &norm) != CAIRN_OK)
             printf("# %s\n", cairn_err_message());
         MPI_Allreduce(MPI_IN_PLACE, &loss, 1, MPI_DOUBLE, MPI_SUM, r->mesh->world);
         if (step == 0)
-            compare(r, "gradient", sum);
+            compare(r, "gradient", gradient_own(r->gradient, 0, 0));
         worst_loss = worse(worst_loss, fabs(loss - losses[step]) / losses[step]);
         worst_norm = worse(worst_norm, fabs(norm - norms[step]) / norms[step]);
-        optimizer_update(c, &r->weights, sum, norm, step);
+        optimizer_update(c, &r->weights, r->gradient, 0, norm, step);
     }
     char text[160];
     snprintf(text, sizeof text, "%s: losses of ten steps", r->label);
@@ -220,6 +219,7 @@ static void run(const char *folder, const char *file, const char *backend, enum 
                                         .join_lookups = g.config.batch.microbatches == 1};
     const struct gpt gpt = {.layers = g.config.model.layers, .width = g.config.model.width, .heads = g.config.model.heads,
                             .vocabulary = g.vocabulary, .tied = g.config.model.tied};
+    const struct gradient_options sums = {.microbatches = g.config.batch.microbatches, .overlap = true};
     cairn_err err = backend_open(backend, &options, &r.backend);
     if (!err) {
         r.graph = graph_new(r.backend, &shape);
@@ -229,15 +229,14 @@ static void run(const char *folder, const char *file, const char *backend, enum 
         err = err ? err : graph_allocate(r.graph, 1, NULL);
     }
     if (!err)
-        err = weights_open(r.backend, r.graph, true, &r.weights);
+        err = weights_open(r.backend, r.graph, true, NULL, &r.weights);
     if (!err)
-        err = gradient_open(mesh, r.backend, r.graph, g.config.batch.microbatches, &r.gradient);
+        err = gradient_open(mesh, r.backend, &sums, 1, &r.graph, &r.weights, &r.gradient);
     if (err) {
         printf("Bail out! %s: %s\n", label, cairn_err_message());
         MPI_Abort(MPI_COMM_WORLD, 1);
     }
     set_weights(&g, &r.weights);
-    graph_bind_parameters(r.graph, r.weights.compute);
     train(&r);
     gradient_close(r.gradient);
     weights_close(&r.weights);
@@ -256,6 +255,9 @@ int main(int argc, char **argv)
     int nodes[RANKS] = {0}, rank = tap_begin(argc, argv, RANKS);
     struct mesh all = {.world = MPI_COMM_WORLD, .rank = rank, .size = RANKS, .nodes = 1, .node_of = nodes};
     struct mesh alone = {.world = MPI_COMM_SELF, .rank = 0, .size = 1, .nodes = 1, .node_of = nodes};
+    const struct layout of_all = mesh_plain_layout(RANKS), of_one = mesh_plain_layout(1);
+    if (mesh_arrange(&all, &of_all) || mesh_arrange(&alone, &of_one))
+        printf("Bail out! %s\n", cairn_err_message());
     const char *source = getenv("CAIRN_SOURCE");
     char folder[4000];
     snprintf(folder, sizeof folder, "%s/tests/golden", source ? source : ".");

@@ -43,6 +43,6 @@ train 2 run_dir=other seed=2
 
 train 9 run_dir=many
 status=$?
-grep -q "9 ranks but batch.microbatches is 8" train.log && [ $status -eq 2 ] && [ "$(grep -c 'error:' train.log)" -eq 1 ] &&
+grep -q "9 data-parallel ranks but batch.microbatches is 8" train.log && [ $status -eq 2 ] && [ "$(grep -c 'error:' train.log)" -eq 1 ] &&
     pass "more ranks than microbatches is one clear error" || fail "more ranks than microbatches is one clear error" train.log
 finish

@@ -1,0 +1,33 @@
+#include "train/parallel.h"
+
+struct schedule_desc parallel_schedule(const struct config *c, int64_t microbatches)
+{
+    return (struct schedule_desc){.kind = (enum schedule_kind)c->parallel.schedule, .stages = (int)c->parallel.pipeline,
+                                  .chunks = (int)c->parallel.chunks, .microbatches = microbatches};
+}
+
+/* What no layout makes fit. */
+static cairn_err check_modes(const struct config *c)
+{
+    if (c->parallel.chunks > 1 && c->parallel.schedule != CONFIG_INTERLEAVED)
+        return FAIL(CAIRN_ECONFIG, "parallel.chunks is %lld: only parallel.schedule interleaved deals several pieces to a stage",
+                    (long long)c->parallel.chunks);
+    if (c->parallel.schedule == CONFIG_INTERLEAVED && c->parallel.pipeline > 1 && c->parallel.chunks == 1)
+        return FAIL(CAIRN_ECONFIG, "parallel.schedule interleaved needs parallel.chunks of at least 2");
+    if (c->parallel.sequence && c->model.dropout > 0 && c->model.width % 4 != 0)
+        return FAIL(CAIRN_ECONFIG, "parallel.sequence with model.dropout needs a model.width that 4 divides, not %lld",
+                    (long long)c->model.width);
+    return CAIRN_OK;
+}
+
+cairn_err parallel_layout(const struct config *c, int64_t vocabulary, int ranks, struct layout *out)
+{
+    const struct layout_limits limits = {.layers = c->model.layers, .heads = c->model.heads, .vocabulary = vocabulary,
+                                         .context = c->model.context, .microbatches = c->batch.microbatches};
+    *out = (struct layout){.data = (int)c->parallel.data, .tensor = (int)c->parallel.tensor, .context = (int)c->parallel.context,
+                           .pipeline = (int)c->parallel.pipeline, .chunks = (int)c->parallel.chunks, .expert = 1};
+    TRY(check_modes(c));
+    TRY(layout_fit(out, ranks, &limits));
+    const struct schedule_desc schedule = parallel_schedule(c, (c->batch.microbatches + out->data - 1) / out->data);
+    return schedule_check(&schedule);
+}

@@ -1,0 +1,249 @@
+#include "train/stage.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "train/gradient.h"
+#include "train/stage_messages.h"
+
+struct stage {
+    struct mesh *mesh;
+    struct backend *backend;
+    struct stage_options options;
+    struct schedule_desc schedule;
+    int count;                /* pieces */
+    struct gpt_piece *pieces;
+    struct graph **graphs;
+    int reader;               /* the piece that reads tokens; -1 */
+    struct action *actions;
+    int64_t action_count;
+    int64_t *slots;           /* of each piece */
+    void *scratch;
+    size_t scratch_bytes;
+    struct graph_columns columns; /* of each sequence, this rank's */
+    int32_t *tokens;          /* [slots of the reader][inputs, targets][rows] */
+    struct messages *messages;
+};
+
+static cairn_err build(struct stage *s, int index)
+{
+    const struct stage_options *o = &s->options;
+    const struct graph_options options = {
+        .samples = o->samples, .context = o->context, .training = true, .join_lookups = o->microbatches == 1 && s->schedule.stages == 1,
+        .seed = o->seed, .recompute = o->recompute, .split_backward = s->schedule.stages > 1 && o->schedule == SCHEDULE_ZERO_BUBBLE,
+        .tensor = &s->mesh->tensor, .sequence = o->sequence, .columns = &s->mesh->context};
+    int all = s->schedule.stages * s->schedule.chunks;
+    s->pieces[index] = gpt_piece_of(&o->gpt, o->context, all, schedule_global_chunk(&s->schedule, s->mesh->place.pipeline, index));
+    if (s->pieces[index].begins || s->pieces[index].ends)
+        s->reader = index;
+    s->graphs[index] = graph_new(s->backend, &options);
+    if (!s->graphs[index])
+        return FAIL(CAIRN_ENOMEM, "no memory for the graph");
+    gpt_declare(s->graphs[index], &o->gpt, &s->pieces[index], o->context, true, NULL, NULL);
+    return error_context(graph_finish(s->graphs[index]), "building the model");
+}
+
+cairn_err stage_open(struct mesh *mesh, struct backend *backend, const struct stage_options *options, struct stage **out)
+{
+    struct stage *s = calloc(1, sizeof *s);
+    if (!s)
+        return FAIL(CAIRN_ENOMEM, "no memory for the model");
+    *s = (struct stage){.mesh = mesh, .backend = backend, .options = *options, .count = mesh->layout.chunks, .reader = -1};
+    s->schedule = (struct schedule_desc){options->schedule, mesh->layout.pipeline, mesh->layout.chunks, options->microbatches};
+    s->columns = graph_columns_of(options->context, mesh->context.size, mesh->context.rank);
+    s->pieces = calloc((size_t)s->count, sizeof *s->pieces);
+    s->graphs = calloc((size_t)s->count, sizeof *s->graphs);
+    s->slots = calloc((size_t)s->count, sizeof *s->slots);
+    cairn_err err = s->pieces && s->graphs && s->slots ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the model");
+    for (int i = 0; i < s->count && !err; i++)
+        err = build(s, i);
+    if (err)
+        stage_close(s);
+    else
+        *out = s;
+    return err;
+}
+
+void stage_close(struct stage *s)
+{
+    if (!s)
+        return;
+    for (int i = 0; s->graphs && i < s->count; i++)
+        graph_free(s->graphs[i]);
+    if (s->scratch)
+        s->backend->table->free(s->backend, s->scratch, s->scratch_bytes);
+    messages_close(s->messages);
+    free(s->pieces);
+    free(s->graphs);
+    free(s->slots);
+    free(s->actions);
+    free(s->tokens);
+    free(s);
+}
+
+int stage_pieces(const struct stage *s)
+{
+    return s->count;
+}
+
+struct graph *const *stage_graphs(const struct stage *s)
+{
+    return s->graphs;
+}
+
+bool stage_reads(const struct stage *s)
+{
+    return s->reader >= 0;
+}
+
+bool stage_tells_losses(const struct stage *s)
+{
+    return s->pieces[s->count - 1].ends && s->mesh->place.tensor == 0;
+}
+
+/* Of a microbatch, on this rank. */
+static int64_t rows_of(const struct stage *s)
+{
+    return s->options.samples * s->columns.count;
+}
+
+cairn_err stage_prepare(struct stage *s, int64_t passes)
+{
+    int stage = s->mesh->place.pipeline;
+    s->schedule.microbatches = passes;
+    TRY(schedule_make(&s->schedule, stage, &s->actions, &s->action_count));
+    for (int i = 0; i < s->count; i++)
+        if (graph_scratch_bytes(s->graphs[i]) > s->scratch_bytes)
+            s->scratch_bytes = graph_scratch_bytes(s->graphs[i]);
+    s->scratch = s->backend->table->alloc(s->backend, s->scratch_bytes);
+    if (!s->scratch)
+        return FAIL(CAIRN_ENOMEM, "no memory for %.1f MB of activations", (double)s->scratch_bytes * 1e-6);
+    for (int i = 0; i < s->count; i++) {
+        s->slots[i] = schedule_slots(&s->schedule, stage, i);
+        TRY(graph_allocate(s->graphs[i], (int)s->slots[i], s->scratch));
+    }
+    if (s->reader >= 0) {
+        s->tokens = calloc((size_t)(s->slots[s->reader] * 2 * rows_of(s)), sizeof *s->tokens);
+        if (!s->tokens)
+            return FAIL(CAIRN_ENOMEM, "no memory for the tokens");
+    }
+    struct graph_boundary b = graph_boundary(s->graphs[0], 0);
+    size_t bytes = b.input_bytes > b.output_bytes ? b.input_bytes : b.output_bytes;
+    return messages_open(&s->mesh->pipeline, bytes, s->count > 1 ? s->schedule.stages + 2 : 2, &s->messages);
+}
+
+int64_t stage_activation_memory(const struct stage *s)
+{
+    int64_t bytes = (int64_t)s->scratch_bytes;
+    for (int i = 0; i < s->count; i++)
+        bytes += s->slots[i] * (int64_t)graph_slot_bytes(s->graphs[i]);
+    return bytes;
+}
+
+/* ---- running ---- */
+
+struct step_run {
+    struct stage *stage;
+    struct gradient *gradient;
+    struct loader *loader;
+    int64_t step;
+    double loss_scale;
+    double *losses;
+};
+
+/* Where the reader keeps the tokens of a slot. */
+static int32_t *tokens_of(const struct stage *s, int slot, bool targets)
+{
+    return s->tokens + (2 * slot + targets) * rows_of(s);
+}
+
+/* This rank's columns of FROM, [samples, context]. */
+static void take_columns(const struct stage *s, int32_t *to, const int32_t *from)
+{
+    for (int64_t i = 0; i < s->options.samples; i++, from += s->options.context)
+        for (int r = 0; r < s->columns.runs; to += s->columns.run[r++].length)
+            memcpy(to, from + s->columns.run[r].first, (size_t)s->columns.run[r].length * sizeof *to);
+}
+
+static cairn_err load(struct step_run *r, int slot)
+{
+    const int32_t *inputs, *targets;
+    TRY(loader_next(r->loader, &inputs, &targets));
+    take_columns(r->stage, tokens_of(r->stage, slot, false), inputs);
+    take_columns(r->stage, tokens_of(r->stage, slot, true), targets);
+    return CAIRN_OK;
+}
+
+static cairn_err compute(struct step_run *r, const struct action *a, enum graph_phase phase)
+{
+    struct stage *s = r->stage;
+    bool reads = a->chunk == s->reader;
+    struct graph_pass pass = {.slot = a->slot, .step = r->step, .microbatch = gradient_microbatch(r->gradient, a->microbatch),
+                              .loss_scale = r->loss_scale};
+    pass.idle = pass.microbatch < 0;
+    if (reads && phase == GRAPH_FORWARD && !pass.idle)
+        TRY(load(r, a->slot));
+    if (reads) {
+        pass.inputs = tokens_of(s, a->slot, false);
+        pass.targets = tokens_of(s, a->slot, true);
+    }
+    TRY(graph_run(s->graphs[a->chunk], phase, &pass));
+    if (phase == GRAPH_BACKWARD && s->pieces[a->chunk].ends && !pass.idle)
+        r->losses[pass.microbatch] = graph_mean_loss(s->graphs[a->chunk]);
+    return CAIRN_OK;
+}
+
+static cairn_err act(struct step_run *r, const struct action *a)
+{
+    struct stage *s = r->stage;
+    bool message = a->peer >= 0;
+    if (message && gradient_microbatch(r->gradient, a->microbatch) < 0)
+        return CAIRN_OK; /* idle on all stages */
+    struct graph_boundary b = {0};
+    if (message)
+        b = graph_boundary(s->graphs[a->chunk], a->slot);
+    switch (a->kind) {
+    case ACTION_FORWARD: return compute(r, a, GRAPH_FORWARD);
+    case ACTION_BACKWARD:
+    case ACTION_BACKWARD_INPUT: return compute(r, a, GRAPH_BACKWARD);
+    case ACTION_BACKWARD_WEIGHT: return compute(r, a, GRAPH_WEIGHTS);
+    case ACTION_SEND_FORWARD: return messages_send(s->messages, MESSAGE_FORWARD, a->peer, b.output, b.output_bytes);
+    case ACTION_RECEIVE_FORWARD: return messages_receive(s->messages, MESSAGE_FORWARD, a->peer, b.input, b.input_bytes);
+    case ACTION_SEND_BACKWARD: return messages_send(s->messages, MESSAGE_BACKWARD, a->peer, b.input_gradient, b.input_bytes);
+    case ACTION_RECEIVE_BACKWARD: return messages_receive(s->messages, MESSAGE_BACKWARD, a->peer, b.output_gradient, b.output_bytes);
+    case ACTION_REDUCE: /* begins bucket by bucket, as each is ready: train/gradient.c */
+    case ACTION_UPDATE: break;
+    }
+    return CAIRN_OK;
+}
+
+cairn_err stage_run(struct stage *s, struct gradient *gradient, struct loader *loader, int64_t step, double loss_scale, double *losses)
+{
+    struct step_run r = {s, gradient, loader, step, loss_scale, losses};
+    for (int64_t i = 0; i < s->action_count; i++)
+        TRY(act(&r, &s->actions[i]));
+    return CAIRN_OK;
+}
+
+cairn_err stage_evaluate(struct stage *s, const int32_t *inputs, const int32_t *targets, int64_t samples, bool idle, double *loss)
+{
+    int stages = s->schedule.stages, stage = s->mesh->place.pipeline;
+    struct graph_pass pass = {.idle = idle};
+    if (s->reader >= 0 && !idle) {
+        pass.inputs = tokens_of(s, 0, false);
+        pass.targets = tokens_of(s, 0, true);
+        take_columns(s, tokens_of(s, 0, false), inputs);
+        take_columns(s, tokens_of(s, 0, true), targets);
+    }
+    for (int i = 0; i < s->count; i++) {
+        struct graph_boundary b = graph_boundary(s->graphs[i], 0);
+        if (!s->pieces[i].begins && !idle)
+            TRY(messages_receive(s->messages, MESSAGE_FORWARD, (stage + stages - 1) % stages, b.input, b.input_bytes));
+        TRY(graph_run(s->graphs[i], GRAPH_EVALUATE, &pass));
+        if (!s->pieces[i].ends && !idle)
+            TRY(messages_send(s->messages, MESSAGE_FORWARD, (stage + 1) % stages, b.output, b.output_bytes));
+        else if (!idle)
+            *loss = graph_sum_losses(s->graphs[i], samples * s->columns.count);
+    }
+    return CAIRN_OK;
+}

@@ -1,0 +1,78 @@
+#include "train/stage_messages.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "job/mpi_error.h"
+
+/* Copies of what was sent, used in turn. */
+struct outbox {
+    int next;
+    MPI_Request *requests;
+    char *copies;
+};
+
+struct messages {
+    struct group *group;
+    size_t bytes;
+    int depth;
+    struct outbox outbox[2]; /* by direction */
+};
+
+cairn_err messages_open(struct group *pipeline, size_t bytes, int depth, struct messages **out)
+{
+    struct messages *m = calloc(1, sizeof *m);
+    if (!m)
+        return FAIL(CAIRN_ENOMEM, "no memory for messages");
+    *m = (struct messages){.group = pipeline, .bytes = bytes, .depth = depth};
+    *out = m;
+    if (bytes > INT_MAX)
+        return FAIL(CAIRN_EUNSUPPORTED, "a microbatch's activations between two stages are %.1f GB, MPI takes 2.1 GB at once: smaller "
+                    "batch.samples are needed", (double)bytes * 1e-9);
+    for (int d = 0; d < 2; d++) {
+        struct outbox *o = &m->outbox[d];
+        o->requests = malloc((size_t)depth * sizeof *o->requests);
+        o->copies = malloc((size_t)depth * bytes + 1);
+        if (!o->requests || !o->copies)
+            return FAIL(CAIRN_ENOMEM, "no memory for messages of %.1f MB", (double)bytes * 1e-6);
+        for (int i = 0; i < depth; i++)
+            o->requests[i] = MPI_REQUEST_NULL;
+    }
+    return CAIRN_OK;
+}
+
+void messages_close(struct messages *m)
+{
+    if (!m)
+        return;
+    for (int d = 0; d < 2; d++) {
+        struct outbox *o = &m->outbox[d];
+        for (int i = 0; i < m->depth && o->requests && o->copies; i++)
+            MPI_Wait(&o->requests[i], MPI_STATUS_IGNORE);
+        free(o->requests);
+        free(o->copies);
+    }
+    free(m);
+}
+
+cairn_err messages_send(struct messages *m, enum message_direction direction, int peer, const void *data, size_t bytes)
+{
+    struct outbox *o = &m->outbox[direction];
+    int i = o->next;
+    char *copy = o->copies + (size_t)i * m->bytes;
+    o->next = (i + 1) % m->depth;
+    TRY(group_wait(m->group, &o->requests[i], 1, "sending to another stage"));
+    memcpy(copy, data, bytes);
+    m->group->bytes_sent += (int64_t)bytes;
+    return mpi_check(MPI_Isend(copy, (int)bytes, MPI_BYTE, peer, (int)direction, m->group->comm, &o->requests[i]),
+                     "sending to another stage");
+}
+
+cairn_err messages_receive(struct messages *m, enum message_direction direction, int peer, void *data, size_t bytes)
+{
+    MPI_Request request;
+    m->group->bytes_received += (int64_t)bytes;
+    TRY(mpi_check(MPI_Irecv(data, (int)bytes, MPI_BYTE, peer, (int)direction, m->group->comm, &request), "receiving from another stage"));
+    return group_wait(m->group, &request, 1, "receiving from another stage");
+}

@@ -1,0 +1,21 @@
+/* What goes between the stages of a pipeline. */
+#ifndef TRAIN_STAGE_MESSAGES_H
+#define TRAIN_STAGE_MESSAGES_H
+
+#include <stddef.h>
+
+#include "mesh/group.h"
+
+struct messages;
+
+enum message_direction { MESSAGE_FORWARD, MESSAGE_BACKWARD };
+
+/* Messages of up to BYTES between ranks of PIPELINE; in each direction DEPTH may be sent and not received yet. */
+cairn_err messages_open(struct group *pipeline, size_t bytes, int depth, struct messages **out);
+void messages_close(struct messages *messages);
+
+/* Copies DATA and returns, unless DEPTH messages are still on their way: then it waits for the oldest. */
+cairn_err messages_send(struct messages *messages, enum message_direction direction, int peer, const void *data, size_t bytes);
+cairn_err messages_receive(struct messages *messages, enum message_direction direction, int peer, void *data, size_t bytes);
+
+#endif
