@@ -25,8 +25,8 @@ tests_ranks_job_ranks_LDADD = libcore.la
 check_PROGRAMS += tests/ranks/leave
 tests_ranks_leave_SOURCES = tests/ranks/leave.c
 tests_ranks_leave_LDADD = libcore.la
-TESTS += tests/ranks/leave.t
-EXTRA_DIST += tests/ranks/leave.t
+TESTS += tests/ranks/leave.t tests/ranks/layouts.t
+EXTRA_DIST += tests/ranks/leave.t tests/ranks/layouts.t
 
 RANKS_TESTS += tests/ranks/checkpoint.ranks
 tests_ranks_checkpoint_ranks_SOURCES = tests/ranks/checkpoint.c
