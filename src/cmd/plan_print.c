@@ -75,7 +75,7 @@ static void print_reason(const struct plan_request *r, const struct plan_reason 
     case REFUSED_HEADS: printf("(axes): tensor %d does not divide %lld heads\n", reason->tensor, (long long)r->model.heads); break;
     case REFUSED_BATCH: printf("(axes): fewer microbatches than data-parallel replicas\n"); break;
     case REFUSED_MEMORY:
-        printf("do not fit in a GPU's memory (the nearest by %.1f GB: %s)\n", (double)reason->missing / gb, plan_layout_text(&reason->nearest, text));
+        printf("do not fit in a GPU's memory (the nearest by %.3g GB: %s)\n", (double)reason->missing / gb, plan_layout_text(&reason->nearest, text));
         break;
     case REFUSED_SLOWER: printf("are slower than another schedule, zero, recompute or sequence for the same axes and microbatch\n"); break;
     case REFUSED_RANK: printf("(axes): fit, but are slower than those shown\n"); break;

@@ -180,6 +180,8 @@ struct block_time block_time_of(const struct plan_model *m, const struct plan_la
         t.tensor_again = t.tensor_forward;
     } else if (l->recompute == RECOMPUTE_ATTENTION) {
         t.again = attention + (machine->software->recomputes_qkv ? before : 0);
+        if (machine->software->recomputes_qkv && l->sequence) /* the norm's result is gathered again */
+            t.tensor_again = exchange / 2;
     }
     return t;
 }

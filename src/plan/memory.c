@@ -146,11 +146,14 @@ static struct widths kept_widths(const struct plan_layout *l, const struct memor
  * result, the gradients of the sum and of the gelu's result. */
 static struct widths passing_widths(const struct plan_layout *l, const struct memory_rules *r)
 {
-    if (l->recompute == RECOMPUTE_BLOCK && is_split(l))
-        return (struct widths){1, 11};
+    struct widths w = {1, 8};
     if (l->recompute == RECOMPUTE_BLOCK)
-        return (struct widths){5 + (r->software->keeps_masks ? 2.0 / plan_type_size(r->type) : 0), 16};
-    return (struct widths){1, 8};
+        w = (struct widths){5 + (r->software->keeps_masks ? 2.0 / plan_type_size(r->type) : 0), 16};
+    if (l->recompute == RECOMPUTE_BLOCK && is_split(l))
+        w = (struct widths){1, 11};
+    if (l->sequence) /* a norm's result gathered for a product, and its gradient before it is scattered: whole on every rank */
+        w.whole += 2 * l->axes.tensor;
+    return w;
 }
 
 static int64_t local_tokens(const struct plan_model *m, const struct plan_layout *l)
