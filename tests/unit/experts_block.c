@@ -23,8 +23,8 @@ int64_t block_input_size(const struct block *k, enum block_input which)
     switch (which) {
     case INPUT_X:
     case INPUT_DY: return d->rows * d->width;
-    case INPUT_ROUTER:
-    case INPUT_CONTRACT_BIAS: return d->experts * d->width;
+    case INPUT_ROUTER: return d->experts * d->width;
+    case INPUT_CONTRACT_BIAS: return k->hidden > 0 ? d->experts * d->width : 0;
     case INPUT_EXPAND:
     case INPUT_CONTRACT: return d->experts * d->width * k->hidden;
     case INPUT_EXPAND_BIAS: return d->experts * k->hidden;
@@ -49,7 +49,7 @@ int64_t block_result_size(const struct block *k, enum block_result which)
     case RESULT_D_EXPAND:
     case RESULT_D_CONTRACT: return block_input_size(k, INPUT_EXPAND);
     case RESULT_D_EXPAND_BIAS: return block_input_size(k, INPUT_EXPAND_BIAS);
-    case RESULT_D_CONTRACT_BIAS: return k->hidden > 0 ? block_input_size(k, INPUT_CONTRACT_BIAS) : 0;
+    case RESULT_D_CONTRACT_BIAS: return block_input_size(k, INPUT_CONTRACT_BIAS);
     case RESULTS: break;
     }
     return 0;
