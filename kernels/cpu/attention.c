@@ -45,8 +45,8 @@ static cairn_err attention_create(struct backend *b, const struct attention_desc
     a->cpu = cpu_of(b);
     a->desc = *desc;
     a->whole = (struct attention_piece){{1, {{0, desc->context}}}, {1, {{0, desc->context}}}};
-    a->columns = attention_pad(desc->columns > 0 ? desc->columns : desc->context);
-    a->size = attention_pad(desc->head_size);
+    a->columns = cpu_pad(desc->columns > 0 ? desc->columns : desc->context);
+    a->size = cpu_pad(desc->head_size);
     a->scale = (float)(1 / sqrt((double)desc->head_size));
     size_t floats = (size_t)(8 * a->columns * a->size + 2 * QUERIES * a->size + 2 * QUERIES * a->columns);
     a->memory_bytes = (size_t)b->threads * floats * sizeof(float);
@@ -76,7 +76,7 @@ struct meeting attention_meeting(const struct attention *a, const struct attenti
         m.begin++;
     if (m.begin < m.queries)
         m.keys = span_seen(&piece->key, span_position(&piece->query, m.queries - 1));
-    m.stride = attention_pad(m.keys);
+    m.stride = cpu_pad(m.keys);
     return m;
 }
 
@@ -99,7 +99,7 @@ struct block attention_block(const struct meeting *m, int64_t first)
 {
     int64_t rows = least(QUERIES, m->queries - first);
     int64_t keys = span_seen(&m->piece->key, span_position(&m->piece->query, first + rows - 1));
-    return (struct block){first, rows, keys, attention_pad(keys)};
+    return (struct block){first, rows, keys, cpu_pad(keys)};
 }
 
 int64_t attention_seen(const struct meeting *m, const struct block *k, int64_t r)

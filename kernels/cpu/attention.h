@@ -6,7 +6,7 @@
 #include "kernels/cpu/cpu.h"
 
 /* Queries of a block: a multiple of the product's rows (6); the scores of 24 x 1024 are a tenth of a second-level cache. */
-enum { QUERIES = 24, PADDING = 16 };
+enum { QUERIES = 24 };
 
 /* One thread's workspace: matrices of floats, rows padded to lanes. */
 struct head_workspace {
@@ -28,11 +28,6 @@ struct attention {
     float *memory;
     size_t memory_bytes;
 };
-
-static inline int64_t attention_pad(int64_t n)
-{
-    return (n + PADDING - 1) / PADDING * PADDING;
-}
 
 /* Where a head's vectors are in an array [batch, columns, parts, heads, head_size]. */
 struct vectors {

@@ -36,6 +36,13 @@ static inline void *cpu_at_mutable(const struct cpu *cpu, void *p, int64_t i)
     return (char *)p + i * (cpu->half ? 2 : 4);
 }
 
+/* N rounded up to whole lanes, as rows of floats are padded that small products read or write. */
+static inline int64_t cpu_pad(int64_t n)
+{
+    enum { PADDING = 16 };
+    return (n + PADDING - 1) / PADDING * PADDING;
+}
+
 /* Fails with CAIRN_ELIBRARY unless STATUS is success; WHAT names what was tried. */
 cairn_err cpu_check_dnnl(dnnl_status_t status, const char *what);
 

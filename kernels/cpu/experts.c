@@ -10,7 +10,7 @@
 #include "kernels/cpu/cpu.h"
 
 /* Rows of one piece of the logits: a multiple of the product's rows (6), few enough to stay in a second-level cache. */
-enum { ROWS = 24, PADDING = 16 };
+enum { ROWS = 24 };
 /* The weights' gradients are made in strips of so many columns, from so many rows at a time: 32 KiB of x. */
 enum { STRIP = 64, STRIP_ROWS = 128 };
 
@@ -28,11 +28,6 @@ struct router {
     float *memory;
     size_t memory_bytes;
 };
-
-static int64_t pad(int64_t n)
-{
-    return (n + PADDING - 1) / PADDING * PADDING;
-}
 
 static int64_t most(int64_t a, int64_t b)
 {
@@ -55,7 +50,7 @@ static cairn_err create_workspace(struct router *router)
     router->thread_floats = most(ROWS * router->width + (ROWS + 1) * router->experts, (STRIP_ROWS + d->experts) * STRIP);
     router->memory_bytes = (size_t)(2 * weights + router->experts + threads * router->thread_floats) * sizeof(float);
     router->memory = memory_alloc(&router->cpu->base, router->memory_bytes);
-    router->rows_stride = pad(d->choices + 1);
+    router->rows_stride = cpu_pad(d->choices + 1);
     router->rows = calloc((size_t)(threads * router->rows_stride), sizeof *router->rows);
     if (router->memory == NULL || router->rows == NULL)
         return FAIL(CAIRN_ENOMEM, "no memory for a router's workspace of %zu bytes", router->memory_bytes);
@@ -74,8 +69,8 @@ static cairn_err router_create(struct backend *b, const struct router_desc *desc
         return FAIL(CAIRN_ENOMEM, "no memory for a router's plan");
     router->cpu = cpu_of(b);
     router->desc = *desc;
-    router->experts = pad(desc->experts);
-    router->width = pad(desc->width);
+    router->experts = cpu_pad(desc->experts);
+    router->width = cpu_pad(desc->width);
     cairn_err err;
     TRY_GOTO(err, create_workspace(router), failed);
     *out = router;
@@ -253,7 +248,7 @@ static void strip_backward(const struct router *router, float *d_weight, const f
         struct small_product p = {
             .c = sums, .ldc = STRIP, .m = d->experts,
             .a = d_logits + r * d->experts, .a_row = 1, .a_column = d->experts, .k = rows,
-            .b = strip, .ldb = STRIP, .n = pad(columns), .accumulate = r > 0,
+            .b = strip, .ldb = STRIP, .n = cpu_pad(columns), .accumulate = r > 0,
         };
         cpu->loops.product(&p);
     }
