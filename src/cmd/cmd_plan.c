@@ -63,8 +63,10 @@ static cairn_err choose_machine(const struct arguments *a, const struct hardware
 static void apply_config(const struct config *config, struct plan_request *r)
 {
     r->software = *r->machine.software;
-    if (config->parallel.reduce == REDUCE_FAST)
-        r->software.gradient_tree = r->software.direct_reduce = false;
+    if (config->parallel.reduce == REDUCE_FAST && r->software.gradient_vectors == 0) {
+        r->software.gradient_vectors = 2; /* the sum, and a microbatch's */
+        r->software.direct_reduce = false;
+    }
     if (!config->parallel.overlap)
         r->software.data_overlap = 0;
     r->machine.software = &r->software;

@@ -50,10 +50,10 @@ static double weight_gradient(const struct work *w, double out, double in)
     const struct hardware_gpu *gpu = w->machine->gpu;
     double count = local_microbatches(w->layout);
     struct product_shape s = {.m = out, .n = in, .k = w->rows, .count = 1, .result_bytes = 4, .adds = software->fused_sums};
-    if (!software->fused_sums && !software->gradient_tree)
+    if (!software->fused_sums && software->gradient_vectors == 1)
         s.result_bytes = (int)w->size;
     double seconds = kernel_product_seconds(gpu, w->machine->type, &s);
-    if (software->gradient_tree) /* N microbatches' partial sums take N - 1 additions: two read, one written */
+    if (software->gradient_vectors != 1 && !software->fused_sums) /* N vectors take N - 1 additions: two read, one written */
         return seconds + kernel_stream_seconds(gpu, 12 * out * in, 1) * (count - 1) / count;
     if (!software->fused_sums)
         return seconds + kernel_stream_seconds(gpu, (w->size + 8) * out * in, 1);

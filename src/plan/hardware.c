@@ -69,7 +69,7 @@ static const struct hardware_key keys[] = {
     {SOFTWARE(keeps_copy, VALUE_BOOL)},
     {SOFTWARE(keeps_masks, VALUE_BOOL)},
     {SOFTWARE(keeps_logits, VALUE_BOOL)},
-    {SOFTWARE(gradient_tree, VALUE_BOOL)},
+    {SOFTWARE(gradient_vectors, VALUE_REAL), .high = 4},
     {SOFTWARE(fused_sums, VALUE_BOOL)},
     {SOFTWARE(direct_reduce, VALUE_BOOL)},
     {SOFTWARE(even_stages, VALUE_BOOL)},

@@ -47,7 +47,7 @@ struct hardware_software {
     bool keeps_masks;         /* dropout's masks are kept instead of drawn again, and what only residuals read is not kept */
     bool keeps_copy;          /* a rounded copy of all weights is kept, not of the block at work alone (zero 3) */
     bool keeps_logits;        /* of a microbatch, in the compute type and in float32 */
-    bool gradient_tree;       /* partial sums in one order (mesh/tree.h); else one float32 sum */
+    double gradient_vectors;  /* of float32, in which several microbatches' are summed; 0: partial sums in one order (mesh/tree.h) */
     bool fused_sums;          /* products of the backward pass add to that sum themselves */
     bool direct_reduce;       /* every rank sends to every owner, for the tree's sake; else rings */
     bool even_stages;         /* stages are cut by blocks alone, not by cost */

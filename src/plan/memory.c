@@ -56,6 +56,17 @@ int64_t memory_stage_parameters(const struct plan_model *m, const struct plan_la
     return n;
 }
 
+/* Ranks that hold the same parameters: they share the microbatches, and with a context axis each microbatch's sequences. */
+static int replicas(const struct plan_layout *l)
+{
+    return l->axes.data * l->axes.context;
+}
+
+static int64_t local_microbatches(const struct plan_layout *l)
+{
+    return share(l->microbatches, l->axes.data);
+}
+
 /* In rounds (mesh/reduce.h) each replica gives one leaf at a time, and its owner keeps what the tree cannot join yet. */
 static int slots_in_rounds(const struct plan_layout *l)
 {
@@ -77,12 +88,14 @@ int memory_gradient_slots(const struct plan_layout *l, const struct hardware_sof
     struct tree_node nodes[TREE_MAX_NODES];
     int64_t first, count;
     int slots = 1;
-    if (software->gradient_tree && l->zero >= 2)
+    if (software->gradient_vectors > 0)
+        return l->zero >= 2 || local_microbatches(l) == 1 ? 1 : (int)software->gradient_vectors;
+    if (l->zero >= 2)
         return slots_in_rounds(l);
-    for (int replica = 0; software->gradient_tree && replica < l->axes.data; replica++) {
+    for (int data = 0; data < l->axes.data; data++) { /* of the first part of the sequences: the others' are like it */
         int held;
-        tree_share(l->microbatches, l->axes.data, replica, &first, &count);
-        tree_partials(l->microbatches, first, count, nodes, &held);
+        tree_share(l->microbatches, l->axes.data, data, &first, &count);
+        tree_partials(l->microbatches * l->axes.context, first, count, nodes, &held);
         slots = held > slots ? held : slots;
     }
     return slots;
@@ -92,14 +105,14 @@ static int64_t gradient_elements(const struct plan_model *m, const struct plan_l
 {
     int64_t n = memory_stage_parameters(m, l, r->software, stage);
     /* A tied table's use as embedding is summed apart (graph/graph.h). */
-    bool apart = r->software->gradient_tree && m->tied && l->axes.pipeline == 1 && l->microbatches > 1;
+    bool apart = r->software->gradient_vectors != 1 && m->tied && l->axes.pipeline == 1 && l->microbatches > 1;
     return apart ? n + table_parameters(m, l) : n;
 }
 
 static void count_state(const struct plan_model *m, const struct plan_layout *l, const struct memory_rules *r, int stage,
                         struct plan_memory *out)
 {
-    int64_t n = memory_stage_parameters(m, l, r->software, stage), data = l->axes.data;
+    int64_t n = memory_stage_parameters(m, l, r->software, stage), data = replicas(l);
     bool copy = r->type != PLAN_FLOAT32 && (r->software->keeps_copy || l->zero < 3); /* products read rounded weights */
     int64_t gradients = gradient_elements(m, l, r, stage) * ACC_SIZE;
     out->parameters = (l->zero >= 3 ? share(n, data) : n) * (copy ? plan_type_size(r->type) : ACC_SIZE);
@@ -195,7 +208,7 @@ int64_t memory_block_activations(const struct plan_model *m, const struct plan_l
 int64_t memory_live_microbatches(const struct plan_layout *l, int stage, int chunk)
 {
     const struct schedule_desc desc = {.kind = (enum schedule_kind)l->schedule, .stages = l->axes.pipeline, .chunks = l->axes.chunks,
-                                       .microbatches = share(l->microbatches, l->axes.data)};
+                                       .microbatches = local_microbatches(l)};
     return schedule_slots(&desc, stage, chunk);
 }
 
@@ -227,16 +240,25 @@ static int64_t classifier_bytes(const struct plan_model *m, const struct plan_la
     return rows * (words * ACC_SIZE + WORDS * plan_type_size(r->type) + m->width * ACC_SIZE);
 }
 
+/* What the run time's exchanges take (train/gradient.c, train/gradient_parameters.c, mesh/reduce.c). */
+enum { GRADIENT_BUFFERS = 3, PARAMETER_WINDOW = 3, REDUCE_PIECE = 1 << 18, REDUCE_SCRATCH = 1 << 26 };
+
+static int64_t exchange_bytes(const struct plan_model *m, const struct plan_layout *l, const struct memory_rules *r, int stage)
+{
+    int64_t block = memory_block_parameters(m, l->axes.tensor), bytes = 0;
+    int64_t table = stage == 0 || is_last(l, stage) ? table_parameters(m, l) : 0;
+    if (replicas(l) > 1) /* other ranks' partial sums, two pieces on their way */
+        bytes += least((int64_t)2 * REDUCE_PIECE * ACC_SIZE * (replicas(l) - 1), REDUCE_SCRATCH);
+    if (l->zero >= 2) /* a bucket's gradients being made, and on their way */
+        bytes += GRADIENT_BUFFERS * most(block, table) * ACC_SIZE;
+    if (l->zero >= 3) /* gathered: the block at work, the next one, and one to spare */
+        bytes += (PARAMETER_WINDOW * block + table) * plan_type_size(r->type);
+    return bytes;
+}
+
 static int64_t count_buffers(const struct plan_model *m, const struct plan_layout *l, const struct memory_rules *r, int stage)
 {
-    int64_t bytes = is_last(l, stage) ? classifier_bytes(m, l, r) : 0;
-    bool table = stage == 0 || is_last(l, stage);
-    int64_t bucket = most(memory_block_parameters(m, l->axes.tensor), table ? table_parameters(m, l) : 0);
-    if (l->zero >= 3)
-        bytes += 2 * bucket * plan_type_size(r->type); /* gathered: the one at work and the next */
-    if (l->zero >= 2)
-        bytes += 2 * bucket * ACC_SIZE; /* gradients: being made, and being scattered */
-    return bytes;
+    return exchange_bytes(m, l, r, stage) + (is_last(l, stage) ? classifier_bytes(m, l, r) : 0);
 }
 
 /* ---- together ---- */

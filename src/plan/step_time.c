@@ -173,7 +173,7 @@ static void add_data(const struct step *s, const struct piece_time *busiest, str
 
 static void add_optimizer(const struct step *s, struct step_time *out)
 {
-    double elements = (double)memory_stage_parameters(s->model, s->layout, s->machine->software, 0) / (s->layout->zero >= 1 ? s->layout->axes.data : 1);
+    double elements = (double)memory_stage_parameters(s->model, s->layout, s->machine->software, 0) / (s->layout->zero >= 1 ? s->layout->axes.data * s->layout->axes.context : 1);
     out->optimizer = kernel_stream_seconds(s->machine->gpu, elements * s->machine->software->optimizer_bytes, 10);
 }
 

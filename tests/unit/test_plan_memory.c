@@ -6,8 +6,8 @@
 #include "model/gpt.h"
 #include "plan/memory.h"
 
-static const struct hardware_software cairn = {.name = "cairn", .flash = 3, .keeps_copy = true, .gradient_tree = true, .recomputes_qkv = true};
-static const struct hardware_software megatron = {.name = "megatron", .keeps_copy = true, .keeps_masks = true, .keeps_logits = true,
+static const struct hardware_software cairn = {.name = "cairn", .flash = 3, .keeps_copy = true, .recomputes_qkv = true};
+static const struct hardware_software megatron = {.name = "megatron", .keeps_copy = true, .keeps_masks = true, .keeps_logits = true, .gradient_vectors = 1,
                                                   .even_stages = true};
 
 static struct plan_layout layout_of(int data, int tensor, int pipeline, int64_t microbatches, int64_t samples)
