@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/permutation.h"
 #include "base/thread.h"
+#include "base/trace.h"
 
 enum { MESSAGE_BYTES = 4096 };
 
@@ -79,7 +80,9 @@ static void *prefetch(void *context)
     struct loader *loader = context;
     cairn_err err = CAIRN_OK;
     for (int64_t count = 0; err == CAIRN_OK && wait_for_room(loader); count++) {
+        uint64_t begun = trace_begin();
         err = read_microbatch(loader, count);
+        trace_end(begun, TRACE_READING, "read", count);
         pthread_mutex_lock(&loader->mutex);
         if (err == CAIRN_OK)
             loader->written++;
@@ -155,6 +158,7 @@ static cairn_err take(struct loader *loader)
     loader->released = loader->taken;
     pthread_cond_signal(&loader->emptied);
     double begin = loader->written > loader->taken ? 0 : clock_seconds();
+    uint64_t begun = begin != 0 ? trace_begin() : 0;
     while (loader->written <= loader->taken && loader->err == CAIRN_OK)
         pthread_cond_wait(&loader->filled, &loader->mutex);
     /* What was read before the failure comes out first. */
@@ -162,6 +166,7 @@ static cairn_err take(struct loader *loader)
     pthread_mutex_unlock(&loader->mutex);
     if (begin != 0)
         loader->waited += clock_seconds() - begin;
+    trace_end(begun, TRACE_READING, "wait", loader->taken);
     return err;
 }
 

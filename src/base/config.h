@@ -28,6 +28,7 @@ struct config {
     int precision;  /* enum config_precision */
     int64_t threads;/* a rank; 0: the cores it is bound to, divided among the node's ranks if it is not bound */
     char *instruction_set; /* auto, baseline, v3, v4 */
+    bool trace;     /* what each rank does when is written down */
 
     struct {
         char *path;

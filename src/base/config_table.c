@@ -50,6 +50,7 @@ const struct config_key config_keys[] = {
     {TOP(threads), INT("0", 0, 4096), .help = "threads of a rank; 0: as many as its checkpoint was made with, at first the fewest that any rank is bound to or has as its share of its node"},
     {TOP(instruction_set), .kind = CONFIG_STRING, .standard = "auto", .choices = instruction_sets,
      .help = "highest x86-64 level the CPU kernels and their products use"},
+    {TOP(trace), .kind = CONFIG_BOOL, .standard = "false", .help = "write what each rank does when to trace.json in run_dir, for chrome://tracing and ui.perfetto.dev"},
 
     {FIELD(data, path), .kind = CONFIG_STRING, .help = "dataset file made by cairn data import; must be given"},
     {FIELD(data, prefetch), INT("4", 1, 4096), .help = "microbatches read ahead by each rank"},

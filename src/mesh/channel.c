@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "base/trace.h"
 #include "job/mpi_error.h"
 #include "mesh/comm.h"
 
@@ -62,6 +63,7 @@ void channel_start(struct channel *c, struct transfer *t)
 {
     t->under_way = true;
     t->posted = t->finished = 0;
+    t->begun = c->group->size > 1 ? trace_begin() : 0;
     t->next = NULL;
     if (c->first)
         c->last->next = t;
@@ -153,6 +155,7 @@ static cairn_err finish_round(struct channel *c, struct channel_round *round)
         return CAIRN_OK;
     c->first = t->next;
     t->under_way = false;
+    trace_end(t->begun, TRACE_COMMUNICATION, t->name, t->id);
     return t->end ? t->end(t) : CAIRN_OK;
 }
 

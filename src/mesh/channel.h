@@ -24,6 +24,7 @@ struct channel_round {
 /* Filled in by its owner, whose it stays; not to be changed while it is under way. */
 struct transfer {
     int64_t rounds; /* at least 1; the same on all ranks */
+    const char *name; /* in a trace */
     int id;         /* >= 0: goes with each message, so that ranks which start in unlike orders notice */
     cairn_err (*post)(struct transfer *transfer, struct channel_round *round);  /* channel_receive for all, then channel_send */
     cairn_err (*finish)(struct transfer *transfer, struct channel_round *round);/* its messages are through; NULL: nothing */
@@ -31,6 +32,7 @@ struct transfer {
     void *owner;
     bool under_way;
     int64_t posted, finished; /* rounds */
+    uint64_t begun;           /* base/trace.h */
     struct transfer *next;
 };
 

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/trace.h"
 #include "job/mpi_error.h"
 #include "mesh/tree.h"
 
@@ -40,6 +41,12 @@ static cairn_err post_send(struct messages *m, int to, const void *data, int64_t
     m->group->bytes_sent += n * (int64_t)dtype_size(m->dtype);
     TRY_MPI(MPI_Isend(data, (int)n, group_mpi_type(m->dtype), to, TAG, m->group->comm, &m->requests[m->count++]));
     return CAIRN_OK;
+}
+
+/* A rank alone communicates with none. */
+static uint64_t span_begin(const struct group *g)
+{
+    return g->size > 1 ? trace_begin() : 0;
 }
 
 /* The STEPth other rank: each begins with its right neighbour, so that none is met by all at once. */
@@ -169,6 +176,7 @@ cairn_err group_reduce_scatter(struct group *g, void *out, const void *in, const
         memmove(out, own, (size_t)counts[0] * dtype_size(dtype));
         return CAIRN_OK;
     }
+    uint64_t begun = trace_begin();
     const struct halves h = halve(g, dtype);
     int64_t rounds = (largest(counts, g->size) + h.piece - 1) / h.piece;
     int messages[2] = {0};
@@ -181,12 +189,14 @@ cairn_err group_reduce_scatter(struct group *g, void *out, const void *in, const
         size_t done = (size_t)(round * h.piece) * h.size;
         sum_round(g, &h, round, (char *)out + done, own + done, in_round(counts[g->rank], round, h.piece), dtype);
     }
+    trace_end(begun, TRACE_COMMUNICATION, "reduce-scatter", -1);
     return CAIRN_OK;
 }
 
 cairn_err group_all_gather(struct group *g, void *whole, const int64_t *begins, const int64_t *counts, enum dtype dtype)
 {
     size_t size = dtype_size(dtype);
+    uint64_t begun = span_begin(g);
     for (int64_t round = 0, most = g->size > 1 ? largest(counts, g->size) : 0; round * MESSAGE < most; round++) {
         struct messages m = {g, g->requests, 0, dtype};
         for (int step = 1; step < g->size; step++) {
@@ -199,6 +209,7 @@ cairn_err group_all_gather(struct group *g, void *whole, const int64_t *begins, 
             TRY(post_send(&m, other(g, step), own, in_round(counts[g->rank], round, MESSAGE)));
         TRY(group_wait(g, m.requests, m.count, "gathering over ranks"));
     }
+    trace_end(begun, TRACE_COMMUNICATION, "all-gather", -1);
     return CAIRN_OK;
 }
 
@@ -219,6 +230,7 @@ cairn_err group_all_to_all(struct group *g, const void *in, const int64_t *in_be
                            const int64_t *out_begins, const int64_t *out_counts, enum dtype dtype)
 {
     size_t size = dtype_size(dtype);
+    uint64_t begun = span_begin(g);
     int64_t sent = largest(in_counts, g->size), received = largest(out_counts, g->size), most = sent > received ? sent : received;
     memcpy((char *)out + (size_t)out_begins[g->rank] * size, (const char *)in + (size_t)in_begins[g->rank] * size,
            (size_t)in_counts[g->rank] * size);
@@ -236,6 +248,7 @@ cairn_err group_all_to_all(struct group *g, const void *in, const int64_t *in_be
         }
         TRY(group_wait(g, m.requests, m.count, "exchanging between ranks"));
     }
+    trace_end(begun, TRACE_COMMUNICATION, "all-to-all", -1);
     return CAIRN_OK;
 }
 
@@ -243,7 +256,7 @@ cairn_err group_shift_start(struct group *g, struct group_shift *shift, const vo
                             int64_t in_count, enum dtype dtype)
 {
     int64_t size = (int64_t)dtype_size(dtype);
-    *shift = (struct group_shift){.count = 0};
+    *shift = (struct group_shift){.begun = span_begin(g)};
     if (out_count > INT_MAX || in_count > INT_MAX)
         return FAIL(CAIRN_EINVAL, "a shift of %lld elements: at most %d", (long long)out_count, INT_MAX);
     if (g->size == 1) {
@@ -268,7 +281,9 @@ cairn_err group_shift_finish(struct group *g, struct group_shift *shift)
     int left = shift->count - shift->done;
     MPI_Request *requests = shift->requests + shift->done;
     shift->done = shift->count;
-    return group_wait(g, requests, left, "shifting along a ring of ranks");
+    TRY(group_wait(g, requests, left, "shifting along a ring of ranks"));
+    trace_end(shift->begun, TRACE_COMMUNICATION, "shift along a ring", -1);
+    return CAIRN_OK;
 }
 
 cairn_err group_shift(struct group *g, const void *out, int64_t out_count, void *in, int64_t in_count, enum dtype dtype)
@@ -297,6 +312,7 @@ static cairn_err combine_all(struct group *g, double *values, int count, combine
         return FAIL(CAIRN_EINVAL, "%d values to combine over ranks: at most %d", count, GROUP_SMALL);
     if (g->size == 1)
         return CAIRN_OK;
+    uint64_t begun = trace_begin();
     double *received = (double *)g->scratch; /* has at least GROUP_SMALL for each other rank */
     struct messages m = {g, g->requests, 0, DTYPE_F64};
     for (int r = 0, at = 0; r < g->size; r++)
@@ -305,6 +321,7 @@ static cairn_err combine_all(struct group *g, double *values, int count, combine
     for (int step = 1; step < g->size; step++)
         TRY(post_send(&m, other(g, step), values, count));
     TRY(group_wait(g, m.requests, m.count, "combining over ranks"));
+    trace_end(begun, TRACE_COMMUNICATION, "combination of values", -1);
     for (int i = 0; i < count; i++) {
         double own = values[i];
         for (int r = 0, at = 0; r < g->size; r++) {

@@ -33,6 +33,7 @@ cairn_err group_shift(struct group *group, const void *out, int64_t out_count, v
 struct group_shift {
     MPI_Request requests[2];
     int count, done;
+    uint64_t begun; /* base/trace.h */
 };
 cairn_err group_shift_start(struct group *group, struct group_shift *shift, const void *out, int64_t out_count, void *in,
                             int64_t in_count, enum dtype dtype);

@@ -333,10 +333,10 @@ static void set_transfers(struct bucket *b)
 {
     const struct reducer *r = b->reducer;
     bool fast = r->options.fast;
-    b->sum = (struct transfer){.owner = b, .post = fast ? post_fast : post_sum, .finish = fast ? finish_fast : finish_sum,
+    b->sum = (struct transfer){.owner = b, .name = "sum of a bucket", .post = fast ? post_fast : post_sum, .finish = fast ? finish_fast : finish_sum,
                                .end = start_sum_gather, .rounds = fast ? 1 : pieces(r, &b->ranges, r->piece)};
-    b->sum_gather = (struct transfer){.owner = b, .post = post_sum_gather, .rounds = pieces(r, &b->ranges, GATHER_PIECE)};
-    b->gather = (struct transfer){.owner = b, .post = post_vector_gather, .rounds = b->sum_gather.rounds};
+    b->sum_gather = (struct transfer){.owner = b, .name = "gather of a sum", .post = post_sum_gather, .rounds = pieces(r, &b->ranges, GATHER_PIECE)};
+    b->gather = (struct transfer){.owner = b, .name = "gather of a bucket", .post = post_vector_gather, .rounds = b->sum_gather.rounds};
     b->sum.id = b->sum_gather.id = b->gather.id = r->bucket_count;
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/exact_sum.h"
+#include "base/trace.h"
 #include "job/mpi_error.h"
 #include "train/gradient_private.h"
 #include "train/shares.h"
@@ -321,6 +322,7 @@ static cairn_err join_ends(struct gradient *g, struct sum *s)
     struct mesh *m = g->mesh;
     int last = m->layout.pipeline - 1, other = m->place.pipeline == 0 ? last : 0;
     size_t bytes = (size_t)s->own_length * dtype_size(g->backend->acc);
+    uint64_t begun = trace_begin();
     char *theirs = malloc(bytes + 1), *own = own_sum(g, s);
     if (!theirs)
         return FAIL(CAIRN_ENOMEM, "no memory for the tied weights' gradient");
@@ -335,6 +337,7 @@ static cairn_err join_ends(struct gradient *g, struct sum *s)
         memcpy(own, theirs, bytes);
     }
     free(theirs);
+    trace_end(begun, TRACE_COMMUNICATION, "tied weights", -1);
     return err;
 }
 
@@ -381,8 +384,10 @@ static cairn_err find_norm(struct gradient *g, double *norm)
     for (int i = 0; i < g->sum_count; i++)
         add_squares(g, &g->sums[i]);
     exact_sum_normalize(g->total);
+    uint64_t begun = trace_begin();
     TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, g->total->words, EXACT_SUM_WORDS, MPI_INT64_T, MPI_SUM, g->mesh->world),
                   "adding up the gradient's norm"));
+    trace_end(begun, TRACE_COMMUNICATION, "norm", -1);
     exact_sum_normalize(g->total);
     *norm = sqrt(exact_sum_round(g->total));
     return CAIRN_OK;

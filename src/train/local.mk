@@ -11,6 +11,7 @@ libcore_la_SOURCES += \
   src/train/stage_messages.c src/train/stage_messages.h \
   src/train/sampler.c src/train/sampler.h \
   src/train/metrics.c src/train/metrics.h \
+  src/train/tracing.c src/train/tracing.h \
   src/train/trainer.c src/train/trainer.h \
   src/train/trainer_run.c \
   src/train/trainer_save.c \

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/trace.h"
 #include "train/gradient.h"
 #include "train/stage_messages.h"
 
@@ -174,6 +175,9 @@ static cairn_err load(struct step_run *r, int slot)
     return CAIRN_OK;
 }
 
+static const char *const message_names[2][2] = {{"receive backward", "receive forward"}, {"send backward", "send forward"}};
+static const char *const phase_names[] = {"forward", "backward", "weights", "evaluate"}; /* by enum graph_phase */
+
 static cairn_err compute(struct step_run *r, const struct action *a, enum graph_phase phase)
 {
     struct stage *s = r->stage;
@@ -187,30 +191,46 @@ static cairn_err compute(struct step_run *r, const struct action *a, enum graph_
         pass.inputs = tokens_of(s, a->slot, false);
         pass.targets = tokens_of(s, a->slot, true);
     }
+    uint64_t begun = pass.idle ? 0 : trace_begin();
     TRY(graph_run(s->graphs[a->chunk], phase, &pass));
+    trace_end(begun, TRACE_COMPUTE, phase_names[phase], pass.microbatch);
     if (phase == GRAPH_BACKWARD && s->pieces[a->chunk].ends && !pass.idle)
         r->losses[pass.microbatch] = graph_mean_loss(s->graphs[a->chunk]);
     return CAIRN_OK;
 }
 
-static cairn_err act(struct step_run *r, const struct action *a)
+/* A message to or from another stage. */
+static cairn_err exchange(struct step_run *r, const struct action *a)
 {
     struct stage *s = r->stage;
-    bool message = a->peer >= 0;
-    if (message && gradient_microbatch(r->gradient, a->microbatch) < 0)
+    int64_t microbatch = gradient_microbatch(r->gradient, a->microbatch);
+    if (microbatch < 0)
         return CAIRN_OK; /* idle on all stages */
-    struct graph_boundary b = {0};
-    if (message)
-        b = graph_boundary(s->graphs[a->chunk], a->slot);
+    struct graph_boundary b = graph_boundary(s->graphs[a->chunk], a->slot);
+    bool forward = a->kind == ACTION_SEND_FORWARD || a->kind == ACTION_RECEIVE_FORWARD;
+    bool send = a->kind == ACTION_SEND_FORWARD || a->kind == ACTION_SEND_BACKWARD;
+    enum message_direction direction = forward ? MESSAGE_FORWARD : MESSAGE_BACKWARD;
+    uint64_t begun = trace_begin();
+    if (send)
+        TRY(messages_send(s->messages, direction, a->peer, forward ? b.output : b.input_gradient, forward ? b.output_bytes : b.input_bytes));
+    else
+        TRY(messages_receive(s->messages, direction, a->peer, forward ? b.input : b.output_gradient,
+                             forward ? b.input_bytes : b.output_bytes));
+    trace_end(begun, TRACE_COMMUNICATION, message_names[send][forward], microbatch);
+    return CAIRN_OK;
+}
+
+static cairn_err act(struct step_run *r, const struct action *a)
+{
     switch (a->kind) {
     case ACTION_FORWARD: return compute(r, a, GRAPH_FORWARD);
     case ACTION_BACKWARD:
     case ACTION_BACKWARD_INPUT: return compute(r, a, GRAPH_BACKWARD);
     case ACTION_BACKWARD_WEIGHT: return compute(r, a, GRAPH_WEIGHTS);
-    case ACTION_SEND_FORWARD: return messages_send(s->messages, MESSAGE_FORWARD, a->peer, b.output, b.output_bytes);
-    case ACTION_RECEIVE_FORWARD: return messages_receive(s->messages, MESSAGE_FORWARD, a->peer, b.input, b.input_bytes);
-    case ACTION_SEND_BACKWARD: return messages_send(s->messages, MESSAGE_BACKWARD, a->peer, b.input_gradient, b.input_bytes);
-    case ACTION_RECEIVE_BACKWARD: return messages_receive(s->messages, MESSAGE_BACKWARD, a->peer, b.output_gradient, b.output_bytes);
+    case ACTION_SEND_FORWARD:
+    case ACTION_RECEIVE_FORWARD:
+    case ACTION_SEND_BACKWARD:
+    case ACTION_RECEIVE_BACKWARD: return exchange(r, a);
     case ACTION_REDUCE: /* begins bucket by bucket, as each is ready: train/gradient.c */
     case ACTION_UPDATE: break;
     }
@@ -239,7 +259,9 @@ cairn_err stage_evaluate(struct stage *s, const int32_t *inputs, const int32_t *
         struct graph_boundary b = graph_boundary(s->graphs[i], 0);
         if (!s->pieces[i].begins && !idle)
             TRY(messages_receive(s->messages, MESSAGE_FORWARD, (stage + stages - 1) % stages, b.input, b.input_bytes));
+        uint64_t begun = idle ? 0 : trace_begin();
         TRY(graph_run(s->graphs[i], GRAPH_EVALUATE, &pass));
+        trace_end(begun, TRACE_COMPUTE, phase_names[GRAPH_EVALUATE], -1);
         if (!s->pieces[i].ends && !idle)
             TRY(messages_send(s->messages, MESSAGE_FORWARD, (stage + 1) % stages, b.output, b.output_bytes));
         else if (!idle)

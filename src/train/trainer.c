@@ -9,10 +9,12 @@
 #include "base/folder_lock.h"
 #include "base/make_folders.h"
 #include "base/log.h"
+#include "base/trace.h"
 #include "job/threads.h"
 #include "model/gpt.h"
 #include "train/numerics.h"
 #include "train/parallel.h"
+#include "train/tracing.h"
 
 static const char *const device_backends[] = {"cpu", "cpu", "reference"}; /* by enum config_device */
 static const enum dtype precision_types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F64}; /* by enum config_precision */
@@ -208,6 +210,7 @@ cairn_err trainer_open(struct trainer *t, struct job *job, struct mesh *mesh, co
     *t = (struct trainer){.config = config, .job = job, .mesh = mesh, .committed = -1, .lock = -1};
     job_phase(job, "open", 0, 0); /* from here on a rank that waits for one that is stuck in a file ends by the watchdog */
     TRY(mesh_agree(mesh, open_folder(t)));
+    TRY(tracing_open(mesh, config));
     TRY(mesh_agree(mesh, dataset_open(mesh->world, config->data.path, &t->dataset)));
     TRY(mesh_agree(mesh, check_data(t)));
     TRY(arrange(t));
@@ -237,6 +240,7 @@ void trainer_close(struct trainer *t)
         dataset_close(t->validation_data);
     if (t->backend)
         t->backend->table->close(t->backend);
+    trace_close();
     free(t->shards);
     free(t->losses);
     free(t->config_text);

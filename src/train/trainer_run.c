@@ -4,9 +4,11 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/trace.h"
 #include "job/mpi_error.h"
 #include "train/learning_rate.h"
 #include "train/optimizer.h"
+#include "train/tracing.h"
 #include "train/trainer.h"
 #include "train/validation.h"
 
@@ -15,7 +17,9 @@
 static cairn_err share_losses(struct trainer *t, double *loss, bool *stop)
 {
     int count = (int)t->config->batch.microbatches;
+    uint64_t begun = trace_begin();
     TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, t->losses, count + 1, MPI_DOUBLE, MPI_SUM, t->mesh->world), "gathering losses"));
+    trace_end(begun, TRACE_COMMUNICATION, "losses", t->step);
     double sum = 0;
     for (int i = 0; i < count; i++)
         sum += t->losses[i];
@@ -60,8 +64,10 @@ static cairn_err run_step(struct trainer *t, struct metrics_step *m, bool *stop)
         return FAIL(CAIRN_EINVAL, "step %lld: loss %g, gradient norm %g: the training has diverged; weights of the checkpoint before "
                     "are kept; a lower optimizer.learning_rate or more warm-up may help", (long long)t->step, m->loss, m->gradient_norm);
     m->learning_rate = learning_rate_at(t->config, t->step);
+    uint64_t begun = trace_begin();
     for (int i = 0; i < t->weights_count; i++)
         optimizer_update(t->config, &t->weights[i], t->gradient, i, m->gradient_norm, t->step);
+    trace_end(begun, TRACE_COMPUTE, "update", t->step);
     err = gradient_share_parameters(t->gradient);
     if (err) {
         t->failed_alone = true;
@@ -110,5 +116,5 @@ cairn_err trainer_run(struct trainer *t, bool *stopped)
     if (t->step == c->steps && t->committed != t->step)
         TRY(trainer_save(t));
     *stopped = *stopped && t->step < c->steps;
-    return CAIRN_OK;
+    return tracing_join(t->mesh, c);
 }

@@ -9,7 +9,9 @@
 #include "base/clock.h"
 #include "base/config.h"
 #include "base/log.h"
+#include "base/trace.h"
 #include "ckpt/checkpoint.h"
+#include "train/tracing.h"
 #include "train/trainer.h"
 
 /* A checkpoint or a restore may take this long before the watchdog takes it for a hang, in seconds: a parallel file system under
@@ -63,8 +65,10 @@ cairn_err trainer_save(struct trainer *t)
     struct checkpoint_facts facts = {.step = t->step, .config = t->config_text, .signature = signature(t), .extra = describe(t)};
     job_phase(t->job, "checkpoint", t->step, io_limit(t));
     cairn_err err = mesh_agree(t->mesh, facts.signature && facts.extra ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for a checkpoint"));
+    uint64_t begun = trace_begin();
     if (!err)
         err = mesh_agree(t->mesh, checkpoint_save(&group, t->checkpoints, &facts, t->shards, t->shard_count));
+    trace_end(begun, TRACE_CHECKPOINT, "save", t->step);
     free(facts.signature);
     free(facts.extra);
     if (err == CAIRN_ENOSPACE && t->config->checkpoint.on_full == ON_FULL_CONTINUE && t->step < t->config->steps) {
@@ -82,6 +86,7 @@ cairn_err trainer_save(struct trainer *t)
             log_warning("old checkpoints are not removed: %s", cairn_err_message());
         metrics_checkpoint(t->metrics, t->step, clock_seconds() - begin, state_bytes(t));
     }
+    tracing_write();
     return mesh_barrier(t->mesh); /* removing may take long: in the next step the others would take that for a hang */
 }
 
@@ -141,7 +146,9 @@ cairn_err trainer_restore(struct trainer *t)
     struct checkpoint_facts facts = {0};
     job_phase(t->job, "restore", 0, io_limit(t));
     double begin = clock_seconds();
+    uint64_t begun = trace_begin();
     cairn_err err = mesh_agree(t->mesh, checkpoint_restore(&group, t->checkpoints, &facts, t->shards, t->shard_count));
+    trace_end(begun, TRACE_CHECKPOINT, "restore", facts.step);
     if (err == CAIRN_ENOTFOUND) {
         for (int i = 0; i < t->weights_count; i++)
             weights_initialize(&t->weights[i], (uint64_t)t->config->seed);

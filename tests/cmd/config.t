@@ -19,6 +19,7 @@ device: auto
 precision: float32
 threads: 0
 instruction_set: auto
+trace: false
 data:
   path: tokens.h5
   prefetch: 4

@@ -281,7 +281,7 @@ Test(config, round_trip)
     struct config a, b;
     char *overrides[] = {
         "name=null", "run_dir=/tmp/ü \"q\" \\ #: \t\xe2\x80\xa8 x", "seed=9223372036854775807", "steps=123456789012", "device=cpu",
-        "precision=bfloat16", "threads=3", "instruction_set=v3", "data.path=~", "data.prefetch=9", "batch.microbatches=16",
+        "precision=bfloat16", "threads=3", "instruction_set=v3", "trace=true", "data.path=~", "data.prefetch=9", "batch.microbatches=16",
         "batch.samples=3", "model.layers=5", "model.width=99", "model.heads=11", "model.context=17", "model.vocabulary=300",
         "model.tied=false", "model.dropout=0.1234567890123456789", "optimizer.learning_rate=3.3333333333333333e-4",
         "optimizer.min_learning_rate=4.9406564584124654e-324", "optimizer.warmup_steps=7", "optimizer.decay_steps=77",
