@@ -126,6 +126,7 @@ static cairn_err allocate(struct gradient *g)
 
 static cairn_err gradient_begin(void *context, int bucket, void **gradient);
 static cairn_err gradient_ready(void *context, int bucket);
+static cairn_err piece_progress(void *context);
 
 static cairn_err open_pieces(struct gradient *g, int count, struct graph *const *graphs, struct weights *weights)
 {
@@ -146,7 +147,8 @@ static void set_hooks(struct gradient *g)
     for (int p = 0; p < g->piece_count; p++) {
         const struct graph_hooks hooks = {.context = &g->pieces[p], .gradient_begin = gradient_begin, .gradient_ready = gradient_ready,
                                           .parameters_acquire = g->options.zero ? parameters_acquire : NULL,
-                                          .parameters_release = g->options.zero == 3 ? parameters_release : NULL};
+                                          .parameters_release = g->options.zero == 3 ? parameters_release : NULL,
+                                          .progress = piece_progress};
         graph_set_hooks(g->pieces[p].graph, &hooks);
     }
 }
@@ -207,6 +209,11 @@ int64_t gradient_microbatch(const struct gradient *g, int64_t pass)
 cairn_err gradient_progress(void *gradient)
 {
     return reduce_progress(((struct gradient *)gradient)->reducer);
+}
+
+static cairn_err piece_progress(void *context)
+{
+    return gradient_progress(((struct piece *)context)->gradient);
 }
 
 int64_t gradient_memory(const struct gradient *g)
