@@ -333,6 +333,8 @@ static cairn_err join_ends(struct gradient *g, struct sum *s)
     char *theirs = malloc(bytes + 1), *own = own_sum(g, s);
     if (!theirs)
         return FAIL(CAIRN_ENOMEM, "no memory for the tied weights' gradient");
+    m->pipeline.bytes_sent += (int64_t)bytes;
+    m->pipeline.bytes_received += (int64_t)bytes;
     cairn_err err = mpi_check(MPI_Sendrecv(own, (int)s->own_length, group_mpi_type(g->backend->acc), other, ENDS_TAG, theirs,
                                            (int)s->own_length, group_mpi_type(g->backend->acc), other, ENDS_TAG, m->pipeline.comm,
                                            MPI_STATUS_IGNORE),
