@@ -117,12 +117,9 @@ static cairn_err set_axis(struct plan_layout *l, const char *name, const char *v
 /* "tensor=8,pipeline=4": what it does not tell is the config's, data what is left. */
 static cairn_err parse_layout(const char *text, const struct config *config, const struct plan_request *r, struct plan_layout *l)
 {
-    *l = (struct plan_layout){.axes = {.tensor = (int)config->parallel.tensor, .context = (int)config->parallel.context,
-                                       .pipeline = (int)config->parallel.pipeline, .chunks = (int)config->parallel.chunks, .expert = 1,
-                                       .data = (int)config->parallel.data},
-                              .schedule = (enum config_schedule)config->parallel.schedule, .zero = (int)config->parallel.zero,
-                              .sequence = config->parallel.sequence, .recompute = (enum config_recompute)config->parallel.recompute,
-                              .samples = config->batch.samples};
+    *l = (struct plan_layout){.axes = layout_asked(config), .schedule = (enum config_schedule)config->parallel.schedule,
+                              .zero = (int)config->parallel.zero, .sequence = config->parallel.sequence,
+                              .recompute = (enum config_recompute)config->parallel.recompute, .samples = config->batch.samples};
     char *copy = strdup(text), *rest = copy;
     cairn_err err = copy ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for a layout");
     for (char *part; err == CAIRN_OK && (part = strsep(&rest, ","));) {

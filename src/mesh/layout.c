@@ -18,10 +18,34 @@ int layout_rank_at(const struct layout *l, struct layout_place p)
     return ((p.pipeline * l->data + p.data) * l->context + p.context) * l->tensor + p.tensor;
 }
 
-int layout_usable_ranks(const struct layout *l, int ranks)
+struct layout layout_asked(const struct config *c)
 {
-    int64_t model = layout_model_ranks(l);
-    return (int)(ranks / model * model);
+    return (struct layout){.data = (int)c->parallel.data, .tensor = (int)c->parallel.tensor, .context = (int)c->parallel.context,
+                           .pipeline = (int)c->parallel.pipeline, .chunks = (int)c->parallel.chunks, .expert = 1};
+}
+
+int64_t layout_least_ranks(const struct layout *l)
+{
+    int64_t model = layout_model_ranks(l), least;
+    return __builtin_mul_overflow(model, l->data ? l->data : l->expert > 1 ? l->expert : 1, &least) ? INT64_MAX : least;
+}
+
+/* Whether DATA replicas can share MICROBATCHES: the experts of a group work in step, and so on equal shares. */
+static bool can_share(const struct layout *l, int64_t data, int64_t microbatches)
+{
+    return data <= microbatches && (l->expert <= 1 || (data % l->expert == 0 && microbatches % data == 0));
+}
+
+int layout_usable_ranks(const struct layout *l, int ranks, int64_t microbatches)
+{
+    int64_t model = layout_model_ranks(l), data = ranks / model;
+    if (l->data)
+        return data >= l->data ? (int)(model * l->data) : 0;
+    if (data > microbatches)
+        data = microbatches;
+    while (data > 0 && !can_share(l, data, microbatches))
+        data--;
+    return (int)(data * model);
 }
 
 char *layout_text(const struct layout *l, char *out)
@@ -59,7 +83,7 @@ static const char *objection(const struct layout *l, const struct layout_limits 
     else if (l->data > m->microbatches)
         snprintf(text, size, "%d data-parallel ranks but batch.microbatches is %lld: each needs one at least", l->data,
                  (long long)m->microbatches);
-    else if (l->expert > 1 && (l->data % l->expert != 0 || m->microbatches % l->data != 0))
+    else if (!can_share(l, l->data, m->microbatches))
         snprintf(text, size, "parallel.expert %d must divide the data axis of %d, and that the %lld microbatches: the experts of a group "
                  "work in step", l->expert, l->data, (long long)m->microbatches);
     else if (l->expert > 1 && m->experts % l->expert != 0)
@@ -123,7 +147,7 @@ cairn_err layout_fit(struct layout *l, int ranks, const struct layout_limits *li
     int64_t model = layout_model_ranks(l);
     int64_t data = l->data && model <= ranks ? l->data : ranks / model, needed = model * (l->data && data ? data : 1);
     if (model * data != ranks || data == 0) {
-        int usable = layout_usable_ranks(l, ranks);
+        int usable = layout_usable_ranks(l, ranks, limits->microbatches);
         int used = snprintf(text, sizeof text, "%s needs %s%lld rank%s, but there %s %d", layout_text(l, axes),
                             l->data ? "" : "a multiple of ", (long long)needed, needed == 1 ? "" : "s", ranks == 1 ? "is" : "are", ranks);
         if (!l->data && usable > 0)

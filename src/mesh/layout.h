@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/config.h"
 #include "base/error.h"
 
 struct layout {
@@ -35,6 +36,12 @@ static inline int64_t layout_model_ranks(const struct layout *l) /* ranks that h
     return (int64_t)l->tensor * l->context * l->pipeline;
 }
 
+/* What CONFIG asks for under `parallel`, not yet fitted to a world. */
+struct layout layout_asked(const struct config *config);
+
+/* The fewest ranks that LAYOUT can do with: one copy of the model or, where data is given, that many. */
+int64_t layout_least_ranks(const struct layout *layout);
+
 struct layout_place layout_place_of(const struct layout *layout, int rank);
 int layout_rank_at(const struct layout *layout, struct layout_place place);
 
@@ -42,8 +49,8 @@ int layout_rank_at(const struct layout *layout, struct layout_place place);
  * the product of the axes is not RANKS or an axis passes a limit. This is the one place that refuses layouts. */
 cairn_err layout_fit(struct layout *layout, int ranks, const struct layout_limits *limits);
 
-/* The most ranks of RANKS that LAYOUT can use, if its data axis is free; 0: too few. */
-int layout_usable_ranks(const struct layout *layout, int ranks);
+/* The most ranks of RANKS that LAYOUT can use, where MICROBATCHES are to be shared by its data axis; 0: too few. */
+int layout_usable_ranks(const struct layout *layout, int ranks, int64_t microbatches);
 
 /* "data 2 x tensor 2 x pipeline 2", axes of 1 left out; "one rank" if all are. */
 enum { LAYOUT_TEXT_SIZE = 128 };

@@ -24,8 +24,7 @@ cairn_err parallel_layout(const struct config *c, int64_t vocabulary, int ranks,
 {
     const struct layout_limits limits = {.layers = c->model.layers, .heads = c->model.heads, .vocabulary = vocabulary,
                                          .context = c->model.context, .microbatches = c->batch.microbatches};
-    *out = (struct layout){.data = (int)c->parallel.data, .tensor = (int)c->parallel.tensor, .context = (int)c->parallel.context,
-                           .pipeline = (int)c->parallel.pipeline, .chunks = (int)c->parallel.chunks, .expert = 1};
+    *out = layout_asked(c);
     TRY(check_modes(c));
     TRY(layout_fit(out, ranks, &limits));
     const struct schedule_desc schedule = parallel_schedule(c, (c->batch.microbatches + out->data - 1) / out->data);

@@ -34,8 +34,47 @@ Test(layout, data_takes_what_is_left)
     l = axes(0, 1, 1, 1);
     cr_assert_eq(layout_fit(&l, 5, &limits), CAIRN_OK);
     cr_assert_eq(l.data, 5);
-    cr_assert_eq(layout_usable_ranks(&(struct layout){.tensor = 2, .context = 1, .pipeline = 2}, 7), 4);
-    cr_assert_eq(layout_usable_ranks(&(struct layout){.tensor = 2, .context = 1, .pipeline = 2}, 3), 0);
+}
+
+static int usable(struct layout l, int ranks)
+{
+    return layout_usable_ranks(&l, ranks, limits.microbatches);
+}
+
+Test(layout, usable_ranks_are_whole_copies_of_the_model)
+{
+    for (int ranks = 0; ranks <= 40; ranks++) {
+        cr_expect_eq(usable(axes(0, 1, 1, 1), ranks), ranks < 8 ? ranks : 8, "8 microbatches, %d ranks", ranks);
+        cr_expect_eq(usable(axes(0, 2, 1, 2), ranks), ranks < 32 ? ranks / 4 * 4 : 32, "%d ranks", ranks);
+        cr_expect_eq(usable(axes(2, 1, 1, 2), ranks), ranks < 4 ? 0 : 4, "data given, %d ranks", ranks);
+        struct layout l = axes(0, 1, 1, 2);
+        int used = usable(l, ranks);
+        cr_expect(used == 0 || layout_fit(&l, used, &limits) == CAIRN_OK, "%d of %d ranks", used, ranks);
+    }
+    struct layout experts = axes(0, 2, 1, 1);
+    experts.expert = 2;
+    cr_expect_eq(usable(experts, 15), 8, "data 4: neither 7 nor 6 divides 8 microbatches");
+    cr_expect_eq(usable(experts, 3), 0);
+}
+
+Test(layout, the_fewest_ranks)
+{
+    struct layout l = axes(0, 2, 3, 2);
+    cr_expect_eq(layout_least_ranks(&l), 12);
+    l.expert = 2;
+    cr_expect_eq(layout_least_ranks(&l), 24);
+    l.data = 4;
+    cr_expect_eq(layout_least_ranks(&l), 48);
+    l = axes(1 << 20, 1 << 20, 1 << 20, 1 << 20);
+    cr_expect_eq(layout_least_ranks(&l), INT64_MAX);
+    cr_expect_eq(usable(l, 1 << 20), 0);
+}
+
+Test(layout, a_config_asks)
+{
+    const struct config config = {.parallel = {.data = 2, .tensor = 3, .context = 4, .pipeline = 5, .chunks = 6}};
+    struct layout l = layout_asked(&config);
+    cr_expect(l.data == 2 && l.tensor == 3 && l.context == 4 && l.pipeline == 5 && l.chunks == 6 && l.expert == 1);
 }
 
 /* L on RANKS ranks is refused, and the message holds each of the words. */
