@@ -1,6 +1,7 @@
 #include "slurm/allocation.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include "base/log.h"
 #include "job/threads.h"
 #include "job/time_left.h"
+#include "mesh/layout.h"
 #include "slurm/child.h"
 #include "slurm/sweep.h"
 
@@ -82,7 +84,9 @@ cairn_err allocation_find(const struct config *config, struct allocation *a)
         char host[64] = "";
         gethostname(host, sizeof host - 1);
         snprintf(a->job_id, sizeof a->job_id, "%s-%d", host, (int)getpid());
-        a->tasks = a->tasks_per_node = config->supervise.ranks > 0 ? config->supervise.ranks : 1;
+        const struct layout asked = layout_asked(config);
+        int64_t least = layout_least_ranks(&asked);
+        a->tasks = a->tasks_per_node = config->supervise.ranks > 0 ? config->supervise.ranks : least < INT_MAX ? (long)least : INT_MAX;
         a->cpus_per_node = threads_bound();
         return add_node(a, host);
     }
@@ -259,17 +263,29 @@ struct allocation_node *allocation_node(struct allocation *a, const char *name)
     return NULL;
 }
 
-char *allocation_list(const struct allocation *a, bool healthy)
+/* The first COUNT nodes that are HEALTHY, or are not, behind BEFORE. */
+static char *join_names(const struct allocation *a, bool healthy, int count, const char *before)
 {
-    const char *before = !healthy && a->given_back ? a->given_back : "";
     char *list = malloc(strlen(before) + (size_t)a->count * sizeof a->nodes[0].name + 1), *at = list;
     if (!list)
         return NULL;
     at += sprintf(at, "%s", before);
-    for (int i = 0; i < a->count; i++)
-        if (a->nodes[i].healthy == healthy)
+    for (int i = 0; i < a->count && count > 0; i++)
+        if (a->nodes[i].healthy == healthy) {
             at += sprintf(at, "%s%s", at == list ? "" : ",", a->nodes[i].name);
+            count--;
+        }
     return list;
+}
+
+char *allocation_list(const struct allocation *a, bool healthy)
+{
+    return join_names(a, healthy, a->count, !healthy && a->given_back ? a->given_back : "");
+}
+
+char *allocation_first(const struct allocation *a, int count)
+{
+    return join_names(a, true, count, "");
 }
 
 /* What srun reads of a job's extent in its environment is that of the job's begin. */

@@ -61,4 +61,7 @@ struct allocation_node *allocation_node(struct allocation *allocation, const cha
 /* "node1,node2" of the healthy ones, or of the others, those given back among them; the caller frees. */
 char *allocation_list(const struct allocation *allocation, bool healthy);
 
+/* The same of the first COUNT healthy ones. */
+char *allocation_first(const struct allocation *allocation, int count);
+
 #endif

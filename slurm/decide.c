@@ -35,7 +35,7 @@ const char *ending_name(enum ending ending)
 {
     static const char *const names[] = {"done", "stopped at a checkpoint", "bad usage or config", "failed", "a rank fell silent",
                                         "a node is gone", "the launcher could not start the ranks",
-                                        "slurmctld was away"};
+                                        "slurmctld was away", "too few ranks for the layout"};
     return (unsigned)ending < ENDING_COUNT ? names[ending] : "unknown";
 }
 
@@ -53,8 +53,10 @@ static bool without_progress(const struct situation *s, char *reason, size_t siz
 
 static bool too_few_ranks(const struct situation *s, char *reason, size_t size)
 {
-    snprintf(reason, size, "%ld ranks fit on the healthy nodes, supervise.min_ranks is %ld", s->ranks_left, s->min_ranks);
-    return s->ranks_left < s->min_ranks || s->ranks_left < 1;
+    if (!s->short_of || !s->short_of[0])
+        return false;
+    snprintf(reason, size, "%s", s->short_of);
+    return true;
 }
 
 /* After the supervisor was asked to stop, whatever way the ranks ended. */
@@ -107,6 +109,8 @@ static enum action choose(const struct situation *s, char *reason, size_t size)
     }
     if (s->ending == ENDING_STOPPED)
         return after_unasked_stop(s, reason, size);
+    if (s->ending == ENDING_TOO_FEW && s->first_start && too_few_ranks(s, reason, size))
+        return ACTION_FAIL; /* what was asked of Slurm is what came: another turn would bring the same */
     bool no_controller = s->ending == ENDING_NO_CONTROLLER; /* says nothing of the ranks */
     if (!no_controller && s->ending != ENDING_NODE_LOST && s->same_failure >= SAME_FAILURE_LIMIT) {
         snprintf(reason, size, "the same error at the same step, %d times", s->same_failure);

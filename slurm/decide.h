@@ -14,6 +14,7 @@ enum ending {
     ENDING_NODE_LOST,  /* a node does not answer */
     ENDING_NO_START,   /* the launcher could not start the ranks */
     ENDING_NO_CONTROLLER, /* the same, since slurmctld was away */
+    ENDING_TOO_FEW,    /* not begun: the layout needs more ranks than fit on the healthy nodes */
     ENDING_COUNT
 };
 
@@ -39,7 +40,8 @@ struct situation {
     long max_restarts;
     bool committed_here;          /* a newer checkpoint since the supervisor began, in this allocation */
     int same_failure;             /* launches in a row that failed at the same step with the same text, this one included */
-    long ranks_left, min_ranks;   /* that healthy nodes can hold */
+    const char *short_of;         /* why the ranks that healthy nodes can hold are too few; NULL or empty: they are not */
+    bool first_start;             /* nobody has launched ranks of this job before, and no node of it is lost */
     bool controller_lost;         /* slurmctld was waited for in vain */
     bool record_lost;             /* events.jsonl cannot be written: the next turn would not know how often there was no progress */
     double seconds_left;          /* of the allocation, where the ranks stopped unasked; negative: not known */

@@ -48,14 +48,13 @@ static const char *mpiexec_program(void)
     return given && *given ? given : CAIRN_MPIEXEC_DEFAULT;
 }
 
-static bool launcher_words(const struct config *config, const struct allocation *a, int ranks, struct words *w)
+static bool launcher_words(const struct config *config, const struct allocation *a, int ranks, int nodes, struct words *w)
 {
     if (!a->slurm)
         return add(w, "%s", mpiexec_program()) && add(w, "-n") && add(w, "%d", ranks);
-    int nodes = allocation_healthy(a);
-    char *list = allocation_list(a, true);
+    char *list = allocation_first(a, nodes);
     bool ok = list && add(w, "srun") && add(w, "--mpi=%s", config->supervise.mpi == CONFIG_MPI_PMI2 ? "pmi2" : "pmix") &&
-              add(w, "--overlap") && add(w, "--kill-on-bad-exit=0") && add(w, "--nodes=%d", nodes < ranks ? nodes : ranks) &&
+              add(w, "--overlap") && add(w, "--kill-on-bad-exit=0") && add(w, "--nodes=%d", nodes) &&
               add(w, "--ntasks=%d", ranks) && add(w, "--nodelist=%s", list);
     if (ok && ranks == nodes * a->tasks_per_node)
         ok = add(w, "--ntasks-per-node=%ld", a->tasks_per_node);
@@ -66,9 +65,8 @@ static bool launcher_words(const struct config *config, const struct allocation 
 }
 
 /* Under Slurm the ranks' own binding is not known here; where this process, the batch script's, is bound, they are taken to be too. */
-bool launch_is_crowded(const struct config *config, const struct allocation *a, int ranks)
+bool launch_is_crowded(const struct config *config, const struct allocation *a, int ranks, int nodes)
 {
-    int nodes = allocation_healthy(a);
     if (nodes < 1 || a->cpus_per_node < 1)
         return false;
     int local = (ranks + nodes - 1) / nodes, bound = threads_bound(), online = threads_online();
@@ -83,21 +81,21 @@ bool launch_is_crowded(const struct config *config, const struct allocation *a, 
 /* The threads of libgomp that wait for work keep their core busy for a while, which those that have work then lack: a step
  * was seen to take 19 s. OMP_WAIT_POLICY=passive makes them sleep. libgomp reads it when it is loaded, so it has to be in the
  * environment of the ranks; it changes no order of sums. A user's own word counts more. */
-static bool calm_threads(const struct config *config, const struct allocation *a, int ranks)
+static bool calm_threads(const struct config *config, const struct allocation *a, int ranks, int nodes)
 {
-    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || !launch_is_crowded(config, a, ranks))
+    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || !launch_is_crowded(config, a, ranks, nodes))
         return false;
     return setenv("OMP_WAIT_POLICY", "passive", 1) == 0;
 }
 
-cairn_err launch_start(const struct config *config, const struct allocation *a, int ranks, char *const *rank_program,
+cairn_err launch_start(const struct config *config, const struct allocation *a, int ranks, int nodes, char *const *rank_program,
                        struct launch *l)
 {
     struct words w = {.count = 0};
-    *l = (struct launch){.output = -1, .ranks = ranks, .nodes = allocation_healthy(a), .first_step = -1, .step = -1, .committed = -1,
+    *l = (struct launch){.output = -1, .ranks = ranks, .nodes = nodes, .first_step = -1, .step = -1, .committed = -1,
                          .begun = clock_seconds()};
     l->rank = calloc((size_t)ranks, sizeof *l->rank);
-    cairn_err err = l->rank && launcher_words(config, a, ranks, &w) ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for a launch");
+    cairn_err err = l->rank && launcher_words(config, a, ranks, nodes, &w) ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for a launch");
     int own = 0;
     while (rank_program[own])
         own++;
@@ -105,7 +103,7 @@ cairn_err launch_start(const struct config *config, const struct allocation *a, 
     if (!err && argv) {
         memcpy(argv, w.word, (size_t)w.count * sizeof *argv);
         memcpy(argv + w.count, rank_program, (size_t)own * sizeof *argv);
-        bool calmed = calm_threads(config, a, ranks);
+        bool calmed = calm_threads(config, a, ranks, nodes);
         err = child_start(argv, &l->output, false, &l->pid);
         if (calmed)
             unsetenv("OMP_WAIT_POLICY"); /* the next launch may have other ranks */

@@ -47,11 +47,11 @@ struct launch_observer {
     void (*node_lost)(void *context, const struct launch *launch, const char *node);
 };
 
-/* Whether RANKS ranks have more threads on a node than it has cores for them, as far as can be told. */
-bool launch_is_crowded(const struct config *config, const struct allocation *allocation, int ranks);
+/* Whether RANKS ranks on NODES nodes have more threads on a node than it has cores for them, as far as can be told. */
+bool launch_is_crowded(const struct config *config, const struct allocation *allocation, int ranks, int nodes);
 
-/* Starts RANK_PROGRAM (ends with NULL) on the healthy nodes, RANKS ranks. */
-cairn_err launch_start(const struct config *config, const struct allocation *allocation, int ranks, char *const *rank_program,
+/* Starts RANK_PROGRAM (ends with NULL), RANKS ranks on the first NODES healthy nodes. */
+cairn_err launch_start(const struct config *config, const struct allocation *allocation, int ranks, int nodes, char *const *rank_program,
                        struct launch *out);
 
 /* Watches until it ends. STOP is called often; once it returns a cause, the ranks are asked to stop at a checkpoint. Marks nodes

@@ -4,6 +4,7 @@ libcore_la_SOURCES += \
   slurm/decide.c slurm/decide.h \
   slurm/history.c slurm/history.h \
   slurm/launch.c slurm/launch.h \
+  slurm/ranks.c slurm/ranks.h \
   slurm/supervisor.c slurm/supervisor.h \
   slurm/sweep.c slurm/sweep.h \
   slurm/watch.c

@@ -15,6 +15,7 @@
 #include "slurm/decide.h"
 #include "slurm/history.h"
 #include "slurm/launch.h"
+#include "slurm/ranks.h"
 #include "slurm/sweep.h"
 
 /* slurmctld is back within minutes after a restart or a fail-over; the nodes of a job that waits longer are better used by others. */
@@ -26,6 +27,8 @@ struct supervisor {
     struct history history;
     double trouble; /* when the launch before showed its last sign of life; 0: none was in trouble */
     bool controller_lost; /* slurmctld was waited for in vain */
+    bool launched;  /* ranks, in this allocation */
+    bool first_turn; /* Slurm has not requeued the job yet; without Slurm always */
     int64_t committed_before; /* the newest checkpoint when this supervisor began; -1: none */
 };
 
@@ -122,14 +125,6 @@ static double last_sign(const struct launch *l)
     return oldest;
 }
 
-static int ranks_that_fit(const struct supervisor *s)
-{
-    long ranks = s->allocation.tasks_per_node * allocation_healthy(&s->allocation);
-    if (ranks > s->allocation.tasks)
-        ranks = s->allocation.tasks;
-    return (int)(ranks < s->config->batch.microbatches ? ranks : s->config->batch.microbatches);
-}
-
 static void describe_failure(const struct launch *l, enum ending ending, int status, char *text, size_t size)
 {
     bool left = ending == ENDING_FAILED || ending == ENDING_STOPPED;
@@ -150,31 +145,57 @@ static bool is_failure(enum ending ending)
     return ending != ENDING_DONE && ending != ENDING_STOPPED && ending != ENDING_USAGE;
 }
 
+static void write_failed(struct supervisor *s, enum ending ending, bool aborted, int64_t step, const char *failure)
+{
+    history_write(&s->history, "failed", json_pack("{s:s, s:b, s:I, s:I, s:s}", "how", ending_name(ending), "aborted", (int)aborted, "step",
+                                                   (json_int_t)step, "committed", (json_int_t)s->history.committed, "failure", failure));
+}
+
 /* What counts against the run: a stop does where nothing was committed (the disk is full, say), or it would be started for ever. */
 static void note_failure(struct supervisor *s, const struct launch *l, enum ending ending, const char *failure)
 {
     s->trouble = last_sign(l);
     history_failed(&s->history, l->step, l->aborted || l->leave_reason[0] ? failure : ""); /* a rank's own words */
-    history_write(&s->history, "failed", json_pack("{s:s, s:b, s:I, s:I, s:s}", "how", ending_name(ending), "aborted", (int)l->aborted, "step", (json_int_t)l->step,
-                                                   "committed", (json_int_t)s->history.committed, "failure", failure));
+    write_failed(s, ending, l->aborted, l->step, failure);
+}
+
+/* Counts against the run like a launch that failed: Slurm may give the next turn as few nodes, and the one after. */
+static enum ending launch_nothing(struct supervisor *s, const struct ranks *ranks, char *failure, size_t size)
+{
+    snprintf(failure, size, "%s", ranks->short_of);
+    history_failed(&s->history, -1, "");
+    write_failed(s, ENDING_TOO_FEW, false, -1, ranks->short_of);
+    return ENDING_TOO_FEW;
+}
+
+static void tell_launch(struct supervisor *s, const struct ranks *r)
+{
+    char *nodes = allocation_first(&s->allocation, r->nodes), *left_out = allocation_list(&s->allocation, false);
+    history_write(&s->history, "launched", json_pack("{s:i, s:s, s:s, s:s, s:i}", "ranks", r->used, "layout", r->layout, "nodes",
+                                                     nodes ? nodes : "", "left_out", left_out ? left_out : "", "idle", r->fit - r->used));
+    free(nodes);
+    free(left_out);
+    if (r->idle[0])
+        log_info("%d of the %d ranks that fit %s used (%s), the rest is left idle: %s", r->used, r->fit, r->used == 1 ? "is" : "are",
+                 r->layout, r->idle);
 }
 
 static enum ending launch_once(struct supervisor *s, char *const *rank_program, char *failure, size_t size)
 {
     static const int no_status;
     struct launch_observer observer = {s, on_first_step, on_restored, on_committed, on_silent, on_node_lost};
+    const struct ranks ranks = ranks_choose(s->config, &s->allocation);
     struct launch l;
-    int ranks = ranks_that_fit(s), status = no_status;
-    char *nodes = allocation_list(&s->allocation, true), *left_out = allocation_list(&s->allocation, false);
-    history_write(&s->history, "launched", json_pack("{s:i, s:s, s:s}", "ranks", ranks, "nodes", nodes ? nodes : "", "left_out",
-                                                     left_out ? left_out : ""));
+    int status = no_status;
+    if (ranks.used == 0)
+        return launch_nothing(s, &ranks, failure, size);
+    tell_launch(s, &ranks);
     s->history.launches++;
-    free(nodes);
-    free(left_out);
+    s->launched = true;
     char mark[160];
     snprintf(mark, sizeof mark, "%s.%ld", s->allocation.job_id, s->history.launches);
     setenv(SWEEP_MARK, mark, 1);
-    cairn_err err = launch_start(s->config, &s->allocation, ranks, rank_program, &l);
+    cairn_err err = launch_start(s->config, &s->allocation, ranks.used, ranks.nodes, rank_program, &l);
     unsetenv(SWEEP_MARK); /* what else is started is not to be swept away */
     if (err) {
         snprintf(failure, size, "%s", cairn_err_message());
@@ -263,14 +284,13 @@ static int finish(struct supervisor *s)
     return EXIT_CODE_DONE;
 }
 
-static void restart(struct supervisor *s, const char *reason, const char *failure)
+static void restart(struct supervisor *s, const char *reason, const char *failure, int nodes)
 {
     s->history.restarts++;
     history_write(&s->history, "restart", json_pack("{s:s, s:s, s:I}", "reason", reason, "failure", failure, "from_step",
                                                     (json_int_t)(s->history.committed < 0 ? 0 : s->history.committed)));
     log_info("%s%s%s: starting again on %d node%s from step %lld", reason, *failure ? ": " : "", failure,
-             allocation_healthy(&s->allocation), allocation_healthy(&s->allocation) == 1 ? "" : "s",
-             (long long)(s->history.committed < 0 ? 0 : s->history.committed));
+             nodes, nodes == 1 ? "" : "s", (long long)(s->history.committed < 0 ? 0 : s->history.committed));
 }
 
 /* While slurmctld is away nothing can be started: an srun fails after ten seconds. False if it does not come back in time, or a stop
@@ -344,10 +364,13 @@ static int act(struct supervisor *s, enum ending ending, const char *failure, bo
         left = allocation_seconds_left(&s->allocation);
     if (!stop_asked && !s->controller_lost && (is_failure(ending) || ending == ENDING_STOPPED))
         look_around(s, &ending);
+    const struct ranks ranks = ranks_choose(s->config, &s->allocation);
+    bool whole = allocation_healthy(&s->allocation) == s->allocation.count && !s->allocation.given_back;
     struct situation now = {.ending = ending, .stop = (enum stop_cause)stop_asked, .without_progress = s->history.without_progress,
                             .max_restarts = s->config->supervise.max_restarts, .same_failure = s->history.same_failure,
-                            .ranks_left = ranks_that_fit(s), .min_ranks = s->config->supervise.min_ranks,
-                            .committed_here = s->history.committed > s->committed_before, .controller_lost = s->controller_lost, .record_lost = s->history.lost, .seconds_left = left};
+                            .short_of = ranks.short_of, .first_start = s->first_turn && !s->launched && whole,
+                            .committed_here = s->history.committed > s->committed_before, .controller_lost = s->controller_lost,
+                            .record_lost = s->history.lost, .seconds_left = left};
     char reason[256];
     enum action action = decide(&now, reason, sizeof reason);
     *again = action == ACTION_RESTART;
@@ -355,7 +378,7 @@ static int act(struct supervisor *s, enum ending ending, const char *failure, bo
     case ACTION_FINISH: return finish(s);
     case ACTION_RESTART:
         if (ending != ENDING_NO_CONTROLLER) /* nothing had begun */
-            restart(s, reason, failure);
+            restart(s, reason, failure, ranks.nodes);
         allocation_shrink(&s->allocation);
         return 0;
     case ACTION_REQUEUE: return requeue(s, reason);
@@ -364,7 +387,10 @@ static int act(struct supervisor *s, enum ending ending, const char *failure, bo
         history_write(&s->history, "stopped", json_pack("{s:s}", "reason", reason));
         log_info("%s; goes on from its checkpoint when it is started again", reason);
         return EXIT_CODE_RESTART;
-    case ACTION_FAIL: break;
+    case ACTION_FAIL:
+        if (ending == ENDING_TOO_FEW) /* no rank has told it */
+            log_error("%s", reason);
+        break;
     }
     history_write(&s->history, "stopped", json_pack("{s:s}", "reason", reason));
     return EXIT_CODE_USAGE;
@@ -395,9 +421,10 @@ int supervisor_run(const struct config *config, const char *file, char *const *r
     setenv("CAIRN_SUPERVISED", "1", 1);
     setenv("CAIRN_TERMINAL", isatty(STDOUT_FILENO) ? "1" : "0", 1); /* to draw a live line on, through our pipe */
     const char *count = getenv("SLURM_RESTART_COUNT");
+    s.first_turn = !count || atoi(count) == 0;
     history_write(&s.history, "started", json_pack("{s:s, s:s, s:s}", "config", file, "job", s.allocation.job_id, "slurm_restarts",
                                                    count ? count : "0"));
-    if (count && atoi(count) > 0)
+    if (!s.first_turn)
         look_around(&s, &(enum ending){ENDING_NO_START}); /* the ranks of the launch before may outlive a dead batch host */
     int code = EXIT_CODE_FAILED;
     bool again = true;

@@ -348,6 +348,10 @@ static cairn_err check_supervise(const struct reader *reader)
         return fail_at(reader, blame(reader, &c->supervise.min_ranks, &c->supervise.ranks),
                        "supervise.min_ranks: %lld is above supervise.ranks, %lld", (long long)c->supervise.min_ranks,
                        (long long)c->supervise.ranks);
+    if (c->parallel.data && (c->supervise.min_ranks - 1) / model >= c->parallel.data)
+        return fail_at(reader, blame(reader, &c->supervise.min_ranks, &c->parallel.data),
+                       "supervise.min_ranks: %lld is above the %lld ranks of the layout (parallel.data is %lld)",
+                       (long long)c->supervise.min_ranks, (long long)(c->parallel.data * model), (long long)c->parallel.data);
     if (c->supervise.silent_seconds <= c->supervise.heartbeat_seconds)
         return fail_at(reader, blame(reader, &c->supervise.silent_seconds, &c->supervise.heartbeat_seconds),
                        "supervise.silent_seconds: %g is not above supervise.heartbeat_seconds, %g", c->supervise.silent_seconds,

@@ -100,8 +100,8 @@ const struct config_key config_keys[] = {
 
     {FIELD(supervise, launcher), CHOICE("auto", launchers), .help = "what starts the ranks; auto: srun inside a Slurm job, else mpiexec"},
     {FIELD(supervise, mpi), CHOICE("pmix", mpis), .help = "srun's --mpi"},
-    {FIELD(supervise, ranks), INT("0", 0, RANKS_MOST), .help = "ranks without Slurm; 0: one (in Slurm: its number of tasks)"},
-    {FIELD(supervise, min_ranks), INT("1", 1, RANKS_MOST), .help = "with fewer the run is not started again"},
+    {FIELD(supervise, ranks), INT("0", 0, RANKS_MOST), .help = "ranks without Slurm; 0: as few as the layout under parallel needs, by default one (in Slurm: its number of tasks)"},
+    {FIELD(supervise, min_ranks), INT("1", 1, RANKS_MOST), .help = "with fewer the run is not started again; where the layout under parallel needs more, that counts"},
     {FIELD(supervise, max_restarts), INT("3", 0, MILLION), .help = "restarts in a row without a newer checkpoint before the run is held"},
     {FIELD(supervise, heartbeat_seconds), REAL("1", 0.01, 3600), .help = "seconds between a rank's signs of life"},
     {FIELD(supervise, start_seconds), REAL("120", 1, 86400), .help = "seconds that may pass until every rank has given a first sign of life"},

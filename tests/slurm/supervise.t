@@ -128,6 +128,19 @@ FAKE_PLAN='exit3@3/0,exit3@6/0,exit3@9/0,exit3@12/0' run
 check "nor have those of a run that begins anew" ended 0 5
 check "which is on record" grep -q '"event":"restored","step":0' "$dir/run/events.jsonl"
 
+launched() { grep -q "\"launched\",\"ranks\":$1," "$dir/run/events.jsonl"; }
+fresh layout
+run supervise.ranks=3 parallel.pipeline=2
+check "ranks that make no whole copy of the model stay idle" eval 'ended 0 1 && launched 2'
+check "which is told" said '2 of the 3 ranks that fit are used (pipeline 2), the rest is left idle: a copy of the model takes 2'
+fresh layout_alone
+run supervise.ranks=0 parallel.pipeline=2 parallel.data=2
+check "with no number of ranks given there are as many as the layout needs" eval 'ended 0 1 && launched 4'
+fresh layout_few
+run parallel.pipeline=2 parallel.data=2
+check "too few ranks for the layout end with 2 before any is started" ended 2 0
+check "and the reason is told" said '2 ranks fit on the healthy nodes, but data 2 x pipeline 2 needs 4 and cannot shrink (with parallel.data: auto it could)'
+
 fresh flood
 FAKE_PLAN=flood@5/1 run
 check "a flood of output arrives whole" [ "$(awk '/^x+$/ && length == 65535' "$dir/out" | wc -l)" = 64 ]

@@ -52,14 +52,14 @@ STUB
 printf '#!/bin/sh\n' >"$scratch/bin/scancel"
 chmod +x "$scratch"/bin/*
 
-# begin NAME [VARIABLE=VALUE ...]: a run in the folder $FAKE_DIR, in the background. FILES are made there first.
+# begin NAME [VARIABLE=VALUE ...]: a run in the folder $FAKE_DIR, in the background. FILES are made there first; KEYS are of its config.
 begin() {
     FAKE_DIR=$scratch/$1
     shift
     export FAKE_DIR
     mkdir -p "$FAKE_DIR"
     for file in $FILES; do : >"$FAKE_DIR/$file"; done
-    env "$@" timeout -k 5 60 "$cairn" run "$scratch/gpt.yaml" run_dir="$FAKE_DIR/run" supervise.max_restarts=${RESTARTS:-0} \
+    env "$@" timeout -k 5 60 "$cairn" run "$scratch/gpt.yaml" run_dir="$FAKE_DIR/run" supervise.max_restarts=${RESTARTS:-0} ${KEYS:-} \
         >"$FAKE_DIR/out" 2>"$FAKE_DIR/err" &
     pid=$!
 }
@@ -148,6 +148,18 @@ check "and told" told_once "requeue $SLURM_JOB_ID' failed"
 FILES=refuses begin refuses FAKE_PLAN=exit3@5/0
 check "a job is held though the reason does not get into its comment" ended 137 1
 check "which is told" told_once 'the reason is not in the comment'
+
+RESTARTS=2 KEYS=parallel.pipeline=2 FILES='' begin narrow SLURM_RESTART_COUNT=1
+check "a turn with too few nodes for the layout starts nothing" ended 137 0
+check "the job is requeued: the next may bring more" event requeue
+check "with the reason told" told_once '1 rank fits on the healthy nodes, but a copy of the model takes 2 (pipeline 2): job'
+RESTARTS=0 KEYS=parallel.pipeline=2 FILES='' begin narrow SLURM_RESTART_COUNT=2
+check "but not for ever" ended 137 0
+check "then it is held" event held
+check "and told why" told_once 'held: 0 restarts without a newer checkpoint: 1 rank fits on the healthy nodes'
+KEYS=parallel.pipeline=2 FILES='' begin narrow_first
+check "a first turn with too few ranks for the layout ends the job" ended 2 0
+check "and the reason is told, once" told_once '1 rank fits on the healthy nodes, but a copy of the model takes 2 (pipeline 2)'
 
 FILES='' begin step FAKE_MS=100 FAKE_PLAN=leave75@5/0
 check "ranks that were told to stop without the supervisor are started again" ended 0 2

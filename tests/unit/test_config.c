@@ -206,6 +206,8 @@ Test(config, keys_that_do_not_fit)
     expect_error(PATH "supervise: {ranks: 2, min_ranks: 3}\n", "dir/gpt.yaml:2:34: supervise.min_ranks: 3 is above supervise.ranks, 2");
     expect_error(PATH "batch: {microbatches: 2}\nsupervise: {min_ranks: 3}\n",
                  "dir/gpt.yaml:3:24: supervise.min_ranks: 3 ranks cannot share 2 microbatches (batch.microbatches)");
+    expect_error(PATH "parallel: {data: 2, pipeline: 2}\nsupervise: {min_ranks: 5}\n",
+                 "dir/gpt.yaml:3:24: supervise.min_ranks: 5 is above the 4 ranks of the layout (parallel.data is 2)");
     expect_error(PATH "supervise: {heartbeat_seconds: 9}\n",
                  "dir/gpt.yaml:2:32: supervise.silent_seconds: 5 is not above supervise.heartbeat_seconds, 9");
     expect_error(PATH "name: a/b\n",

@@ -9,7 +9,7 @@
 static struct situation usual(void)
 {
     return (struct situation){.ending = ENDING_FAILED, .stop = STOP_NONE, .without_progress = 1, .max_restarts = 3, .same_failure = 1,
-                              .ranks_left = 4, .min_ranks = 1, .seconds_left = -1};
+                              .seconds_left = -1};
 }
 
 static enum action of(const struct situation *s)
@@ -22,7 +22,8 @@ static enum action of(const struct situation *s)
 
 static bool is_failure(enum ending ending)
 {
-    return ending == ENDING_FAILED || ending == ENDING_SILENT || ending == ENDING_NODE_LOST || ending == ENDING_NO_START;
+    return ending == ENDING_FAILED || ending == ENDING_SILENT || ending == ENDING_NODE_LOST || ending == ENDING_NO_START ||
+           ending == ENDING_TOO_FEW;
 }
 
 Test(decide, a_failure_restarts)
@@ -40,12 +41,12 @@ Test(decide, the_end_and_bad_config_come_first)
 {
     for (int stop = STOP_NONE; stop <= STOP_USER; stop++)
         for (int fruitless = 0; fruitless < 6; fruitless++)
-            for (int left = 0; left < 3; left++) {
+            for (int few = 0; few < 2; few++) {
                 struct situation s = usual();
                 s.stop = (enum stop_cause)stop;
                 s.without_progress = fruitless;
                 s.same_failure = fruitless;
-                s.ranks_left = left;
+                s.short_of = few ? "few" : NULL;
                 s.ending = ENDING_DONE;
                 cr_expect_eq(of(&s), ACTION_FINISH);
                 s.ending = ENDING_USAGE;
@@ -86,7 +87,7 @@ Test(decide, ranks_that_stop_unasked_are_started_again)
     s.seconds_left = 120;
     cr_expect_eq(of(&s), ACTION_REQUEUE, "the time limit is near");
     s.seconds_left = 86400;
-    s.ranks_left = 0;
+    s.short_of = "few";
     cr_expect_eq(of(&s), ACTION_REQUEUE, "no node is left");
     s = usual();
     s.ending = ENDING_STOPPED;
@@ -124,7 +125,7 @@ Test(decide, turns_that_cannot_be_counted_are_not_begun)
     cr_expect_eq(of(&s), ACTION_REQUEUE);
     s.stop = STOP_NONE;
     s.committed_here = false;
-    s.ranks_left = 0;
+    s.short_of = "few";
     cr_expect_eq(of(&s), ACTION_HOLD);
 }
 
@@ -191,15 +192,32 @@ Test(decide, a_controller_that_was_away_is_no_failure)
 Test(decide, too_few_ranks_are_requeued)
 {
     struct situation s = usual();
+    char reason[256];
     s.ending = ENDING_NODE_LOST;
-    s.min_ranks = 3;
-    s.ranks_left = 3;
+    s.short_of = "";
     cr_expect_eq(of(&s), ACTION_RESTART);
-    s.ranks_left = 2;
+    s.short_of = "3 ranks fit";
+    cr_expect_eq(decide(&s, reason, sizeof reason), ACTION_REQUEUE);
+    cr_expect_str_eq(reason, "3 ranks fit");
+    s.first_start = true; /* the node was lost while the first ranks started */
     cr_expect_eq(of(&s), ACTION_REQUEUE);
-    s.min_ranks = 0;
-    s.ranks_left = 0;
+}
+
+/* Another turn may bring the nodes that this one lacks, but not for ever, and not where all came that was asked for. */
+Test(decide, a_layout_that_cannot_start_is_requeued_unless_it_never_could)
+{
+    struct situation s = usual();
+    s.ending = ENDING_TOO_FEW;
+    s.short_of = "3 ranks fit";
+    s.without_progress = s.max_restarts;
     cr_expect_eq(of(&s), ACTION_REQUEUE);
+    s.without_progress = s.max_restarts + 1;
+    cr_expect_eq(of(&s), ACTION_HOLD);
+    s.without_progress = 1;
+    s.first_start = true;
+    cr_expect_eq(of(&s), ACTION_FAIL);
+    s.stop = STOP_TERMINATED;
+    cr_expect_eq(of(&s), ACTION_LEAVE);
 }
 
 /* ---- threads and cores ---- */
@@ -227,17 +245,16 @@ Test(crowd, a_node_is_crowded_when_its_ranks_have_more_threads_than_cores)
     struct allocation_node nodes[2] = {{.name = "a", .healthy = true}, {.name = "b", .healthy = true}};
     struct allocation a = {.slurm = true, .nodes = nodes, .count = 2, .cpus_per_node = 8};
     struct config config = {.threads = 4};
-    cr_expect_not(launch_is_crowded(&config, &a, 4));
-    cr_expect(launch_is_crowded(&config, &a, 5), "three ranks on one node");
-    nodes[1].healthy = false;
-    cr_expect(launch_is_crowded(&config, &a, 4), "four ranks on the node that is left");
+    cr_expect_not(launch_is_crowded(&config, &a, 4, 2));
+    cr_expect(launch_is_crowded(&config, &a, 5, 2), "three ranks on one node");
+    cr_expect(launch_is_crowded(&config, &a, 4, 1), "four ranks on the node that is left");
     config.threads = 0;
     a.cpus_per_task = 2;
-    cr_expect_not(launch_is_crowded(&config, &a, 4));
-    cr_expect(launch_is_crowded(&config, &a, 5), "what Slurm gives a task counts");
+    cr_expect_not(launch_is_crowded(&config, &a, 4, 1));
+    cr_expect(launch_is_crowded(&config, &a, 5, 1), "what Slurm gives a task counts");
     config.threads = 1;
-    cr_expect_not(launch_is_crowded(&config, &a, 9), "one thread waits for none");
+    cr_expect_not(launch_is_crowded(&config, &a, 9, 1), "one thread waits for none");
     config.threads = 4;
     a.cpus_per_node = 0;
-    cr_expect_not(launch_is_crowded(&config, &a, 9), "not known");
+    cr_expect_not(launch_is_crowded(&config, &a, 9, 1), "not known");
 }

@@ -1,0 +1,24 @@
+/* How many ranks a launch has: what the healthy nodes hold, what the layout can use of it, and why not more. */
+#ifndef SLURM_RANKS_H
+#define SLURM_RANKS_H
+
+#include <stdbool.h>
+
+#include "base/config.h"
+#include "slurm/allocation.h"
+
+enum { RANKS_TEXT_SIZE = 320 };
+
+struct ranks {
+    int fit;   /* that the healthy nodes hold */
+    int used;  /* of them, by the layout; 0: too few */
+    int nodes; /* that these stand on, the first healthy ones */
+    bool enough;                  /* for a start after a failure: supervise.min_ranks, and never less than the layout needs */
+    char layout[RANKS_TEXT_SIZE]; /* of those that are used; what is asked for, where there are too few */
+    char idle[RANKS_TEXT_SIZE];   /* why some are not used, a clause; empty: all are */
+    char short_of[RANKS_TEXT_SIZE]; /* why they are not enough, a sentence without its full stop; empty: they are */
+};
+
+struct ranks ranks_choose(const struct config *config, const struct allocation *allocation);
+
+#endif
