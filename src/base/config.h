@@ -17,6 +17,7 @@ enum config_mpi { CONFIG_MPI_PMIX, CONFIG_MPI_PMI2 };
 enum config_schedule { CONFIG_GPIPE, CONFIG_1F1B, CONFIG_INTERLEAVED, CONFIG_ZERO_BUBBLE };
 enum config_recompute { RECOMPUTE_NONE, RECOMPUTE_ATTENTION, RECOMPUTE_BLOCK };
 enum config_reduce { REDUCE_CANONICAL, REDUCE_FAST };
+enum config_compress { CONFIG_COMPRESS_NONE, CONFIG_COMPRESS_BF16, CONFIG_COMPRESS_TOPK, CONFIG_COMPRESS_POWERSGD };
 
 /* The merged config. Strings are owned by the struct. */
 struct config {
@@ -66,6 +67,9 @@ struct config {
         int recompute;    /* enum config_recompute */
         int reduce;       /* enum config_reduce */
         bool overlap;     /* gradients are exchanged under the backward pass */
+        int compress;     /* enum config_compress: what of gradients is sent */
+        double compress_ratio;
+        int64_t compress_rank;
     } parallel;
 
     struct {

@@ -110,7 +110,7 @@ static bool decides_result(const struct config_key *key)
 {
     if (strcmp(key->section, "parallel") == 0)
         return strcmp(key->name, "tensor") == 0 || strcmp(key->name, "context") == 0 || strcmp(key->name, "sequence") == 0 ||
-               strcmp(key->name, "reduce") == 0;
+               strcmp(key->name, "reduce") == 0 || strncmp(key->name, "compress", strlen("compress")) == 0;
     static const char *const sections[] = {"batch", "model", "optimizer"}, *const names[] = {"seed", "steps", "precision"};
     const char *const *list = *key->section ? sections : names, *word = *key->section ? key->section : key->name;
     return strcmp(word, list[0]) == 0 || strcmp(word, list[1]) == 0 || strcmp(word, list[2]) == 0;

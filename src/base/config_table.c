@@ -17,6 +17,7 @@ static const char *const mpis[] = {"pmix", "pmi2", NULL};
 static const char *const schedules[] = {"gpipe", "1f1b", "interleaved", "zero-bubble", NULL};
 static const char *const recomputes[] = {"none", "attention", "block", NULL};
 static const char *const reduces[] = {"canonical", "fast", NULL};
+static const char *const compressions[] = {"none", "bf16", "topk", "powersgd", NULL};
 
 /* Counts that no memory could hold are typing errors; these bounds say so before an allocation does. */
 enum { MILLION = 1000000, WIDTH_MOST = 65536, LAYERS_MOST = 4096, RANKS_MOST = 1048576 };
@@ -88,6 +89,9 @@ const struct config_key config_keys[] = {
     {FIELD(parallel, recompute), CHOICE("none", recomputes), .help = "activations computed again in the backward pass instead of kept"},
     {FIELD(parallel, reduce), CHOICE("canonical", reduces), .help = "gradients summed in one order, for the same bits on any number of ranks; fast: in MPI's"},
     {FIELD(parallel, overlap), .kind = CONFIG_BOOL, .standard = "true", .help = "exchange gradients while the backward pass goes on"},
+    {FIELD(parallel, compress), CHOICE("none", compressions), .help = "gradients sent in fewer bytes, what is left out added to the next step's; after the backward pass, whatever parallel.overlap"},
+    {FIELD(parallel, compress_ratio), REAL("0.01", 0, 1), .open_low = true, .help = "topk: share of a gradient's elements that each replica sends, the largest ones"},
+    {FIELD(parallel, compress_rank), INT("4", 1, 1024), .help = "powersgd: rank of the product of two matrices that is sent in place of each"},
 
     {FIELD(validation, every), INT("100", 0, INT64_MAX / 2), .help = "steps between validations; 0: never"},
     {FIELD(validation, microbatches), INT("8", 1, MILLION), .help = "microbatches of a validation over all ranks"},

@@ -125,10 +125,10 @@ static cairn_err take_room(struct compressor *c, const struct bucket *b)
     return CAIRN_OK;
 }
 
-/* The first Q: the same on all ranks. */
-static void begin_factor(const struct compressor *c, struct bucket *b)
+/* The first Q, of bucket NUMBER: the same on all ranks. */
+static void begin_factor(const struct compressor *c, int number, struct bucket *b)
 {
-    struct philox_key key = philox_key_make(c->options.seed, STREAM_FACTORS, (uint32_t)c->bucket_count);
+    struct philox_key key = philox_key_make(c->options.seed, STREAM_FACTORS, (uint32_t)number);
     for (int64_t i = 0; i < b->rights; i++) {
         uint32_t random[4];
         philox4x32(key, 0, (uint64_t)i, random);
@@ -155,7 +155,7 @@ static cairn_err make_bucket(struct compressor *c, const struct compress_tensor 
     b->factor = calloc((size_t)b->rights + 1, sizeof *b->factor);
     if (!b->residual || !b->share_residual || !b->factor)
         return FAIL(CAIRN_ENOMEM, "no memory for what compression keeps of %lld elements", (long long)b->elements);
-    begin_factor(c, b);
+    begin_factor(c, c->bucket_count, b);
     return take_room(c, b);
 }
 
@@ -175,14 +175,24 @@ cairn_err compressor_add_bucket(struct compressor *c, const struct compress_tens
     return CAIRN_OK;
 }
 
+void compressor_forget(struct compressor *c)
+{
+    for (int i = 0; i < c->bucket_count; i++) {
+        struct bucket *b = &c->buckets[i];
+        memset(b->residual, 0, (size_t)b->elements * sizeof *b->residual);
+        memset(b->share_residual, 0, (size_t)b->kept * sizeof *b->share_residual);
+        begin_factor(c, i, b);
+    }
+}
+
 struct compress_state compressor_state(struct compressor *c, int bucket, int number)
 {
     struct bucket *b = &c->buckets[bucket];
     enum compress_kind kind = c->options.kind;
     switch (number) {
-    case 0: return (struct compress_state){"residual", b->residual, kind == COMPRESS_NONE ? 0 : b->elements, false};
-    case 1: return (struct compress_state){"share_residual", b->share_residual, kind == COMPRESS_BF16 ? b->kept : 0, false};
-    default: return (struct compress_state){"factor", b->factor, b->rights, true};
+    case 0: return (struct compress_state){"residual", b->residual, kind == COMPRESS_NONE ? 0 : b->elements, false, false};
+    case 1: return (struct compress_state){"share_residual", b->share_residual, kind == COMPRESS_BF16 ? b->kept : 0, true, false};
+    default: return (struct compress_state){"factor", b->factor, b->rights, false, true};
     }
 }
 

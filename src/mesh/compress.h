@@ -42,12 +42,16 @@ cairn_err compressor_add_bucket(struct compressor *compressor, const struct comp
 /* Collective. GRADIENT, this rank's, becomes the sum over the ranks of what they sent of theirs and of what they kept before. */
 cairn_err compress_sum(struct compressor *compressor, int bucket, float *gradient);
 
+/* All buckets are as when they were added. */
+void compressor_forget(struct compressor *compressor);
+
 /* What a bucket remembers from step to step, to be kept in checkpoints: arrays NUMBER 0, 1, ... of float32. */
 enum { COMPRESS_STATES = 3 };
 struct compress_state {
     const char *name; /* "residual": not sent yet; "share_residual": of this rank's share of the sum (bf16); "factor": Q (powersgd) */
     float *data;
     int64_t count;  /* 0: this kind has none */
+    bool share;     /* of this rank's share (tree_share) of the bucket's elements */
     bool alike;     /* the same on all ranks */
 };
 struct compress_state compressor_state(struct compressor *compressor, int bucket, int number);

@@ -167,6 +167,8 @@ cairn_err gradient_open(struct mesh *mesh, struct backend *backend, const struct
     TRY_GOTO(err, add_buckets(g), failed);
     TRY_GOTO(err, allocate(g), failed);
     TRY_GOTO(err, parameters_open(g), failed);
+    if (options->compress.kind != COMPRESS_NONE)
+        TRY_GOTO(err, compressed_open(mesh, &options->compress, count, graphs, &g->compressed), failed);
     set_hooks(g);
     *out = g;
     return CAIRN_OK;
@@ -185,6 +187,7 @@ void gradient_close(struct gradient *g)
             g->backend->table->free(g->backend, g->slots[i], bytes);
     parameters_close(g);
     reducer_destroy(g->reducer);
+    compressed_close(g->compressed);
     free(g->pieces);
     free(g->sums);
     free(g->slots);
@@ -219,7 +222,7 @@ static cairn_err piece_progress(void *context)
 int64_t gradient_memory(const struct gradient *g)
 {
     int64_t bytes = g->slot_count * (g->rounds ? g->buffer_elements : g->elements) * (int64_t)dtype_size(g->backend->acc);
-    return bytes + reducer_memory(g->reducer) + parameters_memory(g);
+    return bytes + reducer_memory(g->reducer) + parameters_memory(g) + (g->compressed ? compressed_memory(g->compressed) : 0);
 }
 
 /* ---- a microbatch's gradients ---- */
@@ -311,7 +314,7 @@ static cairn_err gradient_ready(void *context, int bucket)
     if (s->added < g->own_microbatches)
         join(g, s);
     s->added++;
-    if (s->added == g->own_microbatches && g->options.overlap)
+    if (s->added == g->own_microbatches && g->options.overlap && !g->compressed)
         TRY(start(g, s));
     return reduce_progress(g->reducer);
 }
@@ -328,21 +331,22 @@ static cairn_err join_ends(struct gradient *g, struct sum *s)
 {
     struct mesh *m = g->mesh;
     int last = m->layout.pipeline - 1, other = m->place.pipeline == 0 ? last : 0;
-    size_t bytes = (size_t)s->own_length * dtype_size(g->backend->acc);
+    int64_t length = g->compressed ? s->elements : s->own_length; /* a compressed sum is whole on every replica */
+    size_t bytes = (size_t)length * dtype_size(g->backend->acc);
     uint64_t begun = trace_begin();
-    char *theirs = malloc(bytes + 1), *own = own_sum(g, s);
+    char *theirs = malloc(bytes + 1), *own = g->compressed ? at(g, g->slots[0], s->offset) : own_sum(g, s);
     if (!theirs)
         return FAIL(CAIRN_ENOMEM, "no memory for the tied weights' gradient");
     m->pipeline.bytes_sent += (int64_t)bytes;
     m->pipeline.bytes_received += (int64_t)bytes;
-    cairn_err err = mpi_check(MPI_Sendrecv(own, (int)s->own_length, group_mpi_type(g->backend->acc), other, ENDS_TAG, theirs,
-                                           (int)s->own_length, group_mpi_type(g->backend->acc), other, ENDS_TAG, m->pipeline.comm,
+    cairn_err err = mpi_check(MPI_Sendrecv(own, (int)length, group_mpi_type(g->backend->acc), other, ENDS_TAG, theirs,
+                                           (int)length, group_mpi_type(g->backend->acc), other, ENDS_TAG, m->pipeline.comm,
                                            MPI_STATUS_IGNORE),
                               "exchanging the tied weights' gradient");
     if (!err && m->place.pipeline == last)
-        add(g->backend, own, own, theirs, s->own_length);
+        add(g->backend, own, own, theirs, length);
     else if (!err) {
-        add(g->backend, theirs, theirs, own, s->own_length);
+        add(g->backend, theirs, theirs, own, length);
         memcpy(own, theirs, bytes);
     }
     free(theirs);
@@ -354,9 +358,9 @@ static cairn_err join_uses(struct gradient *g)
 {
     for (int i = 0; i < g->sum_count; i++) {
         struct sum *s = &g->sums[i];
-        if (s->lookup >= 0)
+        if (s->lookup >= 0 && !g->compressed)
             add(g->backend, own_sum(g, s), own_sum(g, s), own_sum(g, &g->sums[s->lookup]), s->own_length);
-        else if (!s->of_lookup && is_joined_later(g, s))
+        else if (s->lookup < 0 && !s->of_lookup && is_joined_later(g, s))
             TRY(join_ends(g, s));
     }
     return CAIRN_OK;
@@ -402,11 +406,47 @@ static cairn_err find_norm(struct gradient *g, double *norm)
     return CAIRN_OK;
 }
 
-cairn_err gradient_finish(struct gradient *g, double *norm)
+/* This rank's partial sums and, of a tied parameter, its uses become one before they are compressed: error feedback is for what is
+ * sent. The order does not matter, as long as it is always the same. */
+static void join_own(struct gradient *g)
+{
+    for (int i = 0; i < g->sum_count; i++) {
+        struct sum *s = &g->sums[i];
+        for (int k = 1; k < s->stack.count; k++)
+            add(g->backend, at(g, g->slots[0], s->offset), at(g, g->slots[0], s->offset), at(g, g->slots[k], s->offset), s->elements);
+    }
+    for (int i = 0; i < g->sum_count; i++) {
+        struct sum *s = &g->sums[i];
+        if (s->lookup >= 0)
+            add(g->backend, at(g, g->slots[0], s->offset), at(g, g->slots[0], s->offset),
+                at(g, g->slots[0], g->sums[s->lookup].offset), s->elements);
+    }
+}
+
+static cairn_err sum_compressed(struct gradient *g)
+{
+    join_own(g);
+    for (int i = 0; i < g->sum_count; i++) {
+        struct sum *s = &g->sums[i];
+        uint64_t begun = trace_begin();
+        if (!s->of_lookup)
+            TRY(compressed_sum(g->compressed, s->piece, s->bucket, at(g, g->slots[0], s->offset)));
+        trace_end(begun, TRACE_COMMUNICATION, "compressed sum", i);
+    }
+    return CAIRN_OK;
+}
+
+static cairn_err start_rest(struct gradient *g)
 {
     for (int i = 0; i < g->sum_count && !g->rounds; i++)
         if (!g->sums[i].started)
             TRY(start(g, &g->sums[i]));
+    return CAIRN_OK;
+}
+
+cairn_err gradient_finish(struct gradient *g, double *norm)
+{
+    TRY(g->compressed ? sum_compressed(g) : start_rest(g));
     TRY(reduce_wait_all(g->reducer));
     TRY(join_uses(g));
     TRY(find_norm(g, norm));
@@ -414,12 +454,17 @@ cairn_err gradient_finish(struct gradient *g, double *norm)
         struct sum *s = &g->sums[i];
         s->added = 0;
         s->started = false;
-        if (g->options.zero == 0 && !s->of_lookup && is_joined_later(g, s))
+        if (g->options.zero == 0 && !g->compressed && !s->of_lookup && is_joined_later(g, s))
             TRY(gather_start(g->reducer, s->id, at(g, g->slots[0], s->offset), g->backend->acc));
     }
     for (int i = 0; i < g->slot_count; i++)
         g->buffer_of[i] = -1;
     return reduce_wait_all(g->reducer);
+}
+
+struct compressed *gradient_compressed(const struct gradient *g)
+{
+    return g->compressed;
 }
 
 const void *gradient_own(const struct gradient *g, int piece, int bucket)

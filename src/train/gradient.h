@@ -6,6 +6,7 @@
 #ifndef TRAIN_GRADIENT_H
 #define TRAIN_GRADIENT_H
 
+#include "mesh/compress.h"
 #include "mesh/mesh.h"
 #include "train/weights.h"
 
@@ -16,6 +17,7 @@ struct gradient_options {
     int zero;
     bool fast;    /* in MPI's order, not the tree's */
     bool overlap; /* exchange under the backward pass; else after it */
+    struct compress_options compress; /* then after the backward pass */
 };
 
 /* Collective over the mesh. For the COUNT pieces of the model that this rank has, GRAPHS with their WEIGHTS. All memory is taken here,
@@ -33,6 +35,9 @@ int64_t gradient_microbatch(const struct gradient *gradient, int64_t pass);
  * weights_own says, until the next pass. */
 cairn_err gradient_finish(struct gradient *gradient, double *norm);
 const void *gradient_own(const struct gradient *gradient, int piece, int bucket);
+
+/* What compression keeps from step to step; NULL: nothing is compressed. */
+struct compressed *gradient_compressed(const struct gradient *gradient);
 
 /* Collective, after the own parameters were changed: under ZeRO the others' are fetched, while the caller goes on. */
 cairn_err gradient_share_parameters(struct gradient *gradient);

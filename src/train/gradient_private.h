@@ -4,6 +4,7 @@
 
 #include "mesh/reduce.h"
 #include "mesh/tree.h"
+#include "train/compressed.h"
 #include "train/gradient.h"
 
 /* One bucket of one piece. */
@@ -36,6 +37,7 @@ struct gradient {
     struct backend *backend;
     struct gradient_options options;
     struct reducer *reducer;
+    struct compressed *compressed; /* sums in the reducer's place; NULL */
     bool rounds;
     struct piece *pieces;
     int piece_count;

@@ -1,4 +1,5 @@
 libcore_la_SOURCES += \
+  src/train/compressed.c src/train/compressed.h \
   src/train/gradient.c src/train/gradient.h src/train/gradient_private.h \
   src/train/gradient_parameters.c \
   src/train/learning_rate.c src/train/learning_rate.h \

@@ -6,6 +6,20 @@ struct schedule_desc parallel_schedule(const struct config *c, int64_t microbatc
                                   .chunks = (int)c->parallel.chunks, .microbatches = microbatches};
 }
 
+static cairn_err check_compression(const struct config *c)
+{
+    if (c->parallel.compress == CONFIG_COMPRESS_NONE)
+        return CAIRN_OK;
+    if (c->parallel.zero >= 2)
+        return FAIL(CAIRN_ECONFIG, "parallel.compress keeps on each rank what it has not sent of the whole gradient, which "
+                    "parallel.zero %lld never holds; at most zero 1 goes with it", (long long)c->parallel.zero);
+    if (c->parallel.reduce == REDUCE_FAST)
+        return FAIL(CAIRN_ECONFIG, "parallel.compress has its own order of sums: parallel.reduce fast does not go with it");
+    if (c->precision == PRECISION_FLOAT64)
+        return FAIL(CAIRN_ECONFIG, "parallel.compress is of float32 sums: precision float64 does not go with it");
+    return CAIRN_OK;
+}
+
 /* What no layout makes fit. */
 static cairn_err check_modes(const struct config *c)
 {
@@ -17,7 +31,7 @@ static cairn_err check_modes(const struct config *c)
     if (c->parallel.sequence && c->model.dropout > 0 && c->model.width % 4 != 0)
         return FAIL(CAIRN_ECONFIG, "parallel.sequence with model.dropout needs a model.width that 4 divides, not %lld",
                     (long long)c->model.width);
-    return CAIRN_OK;
+    return check_compression(c);
 }
 
 cairn_err parallel_layout(const struct config *c, int64_t vocabulary, int ranks, struct layout *out)

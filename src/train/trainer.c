@@ -12,6 +12,7 @@
 #include "base/trace.h"
 #include "job/threads.h"
 #include "model/gpt.h"
+#include "train/compressed.h"
 #include "train/numerics.h"
 #include "train/parallel.h"
 #include "train/tracing.h"
@@ -112,13 +113,33 @@ static int64_t vocabulary_of(const struct trainer *t)
     return t->config->model.vocabulary ? t->config->model.vocabulary : dataset_vocabulary(t->dataset);
 }
 
+/* What checkpoints keep. */
+static cairn_err list_arrays(struct trainer *t)
+{
+    const struct compressed *compressed = gradient_compressed(t->gradient);
+    for (int i = 0; i < t->weights_count; i++)
+        t->must_count += weights_shard_count(&t->weights[i]);
+    t->shard_count = t->must_count + (compressed ? compressed_shard_count(compressed) : 0);
+    t->shards = calloc((size_t)t->shard_count + 1, sizeof *t->shards);
+    if (!t->shards)
+        return FAIL(CAIRN_ENOMEM, "no memory for the list of arrays");
+    struct shard *next = t->shards;
+    for (int i = 0; i < t->weights_count; next += weights_shard_count(&t->weights[i++]))
+        weights_shards(&t->weights[i], next);
+    if (compressed)
+        compressed_shards(compressed, next);
+    return CAIRN_OK;
+}
+
 /* The pieces' graphs, weights and gradients: this rank's memory. Collective where it succeeds up to there on all. */
 static cairn_err open_state(struct trainer *t)
 {
     const struct config *c = t->config;
     const struct weights_sharing sharing = {t->mesh->replicas.size, t->mesh->replicas.rank, (int)c->parallel.zero};
     const struct gradient_options options = {.microbatches = c->batch.microbatches, .zero = (int)c->parallel.zero,
-                                             .fast = c->parallel.reduce == REDUCE_FAST, .overlap = c->parallel.overlap};
+                                             .fast = c->parallel.reduce == REDUCE_FAST, .overlap = c->parallel.overlap,
+                                             .compress = {.kind = (enum compress_kind)c->parallel.compress, .ratio = c->parallel.compress_ratio,
+                                                          .rank = (int)c->parallel.compress_rank, .seed = (uint64_t)c->seed}};
     int pieces = stage_pieces(t->stage);
     t->weights = calloc((size_t)pieces, sizeof *t->weights);
     cairn_err err = t->weights ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the weights");
@@ -127,15 +148,7 @@ static cairn_err open_state(struct trainer *t)
     TRY(mesh_agree(t->mesh, err));
     TRY(gradient_open(t->mesh, t->backend, &options, pieces, stage_graphs(t->stage), t->weights, &t->gradient));
     TRY(stage_prepare(t->stage, gradient_passes(t->gradient)));
-    for (int i = 0; i < pieces; i++)
-        t->shard_count += weights_shard_count(&t->weights[i]);
-    t->shards = calloc((size_t)t->shard_count + 1, sizeof *t->shards);
-    if (!t->shards)
-        return FAIL(CAIRN_ENOMEM, "no memory for the list of arrays");
-    struct shard *next = t->shards;
-    for (int i = 0; i < pieces; next += weights_shard_count(&t->weights[i++]))
-        weights_shards(&t->weights[i], next);
-    return CAIRN_OK;
+    return list_arrays(t);
 }
 
 static int64_t state_memory(const struct trainer *t)

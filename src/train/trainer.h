@@ -28,6 +28,7 @@ struct trainer {
     struct loader *loader;
     struct shard *shards;         /* the state that checkpoints keep */
     int shard_count;
+    int must_count;               /* of them, first: without these a checkpoint is another model's */
     int64_t step;                 /* steps done */
     int64_t committed;            /* the newest checkpoint's step; -1: none */
     char *config_text;            /* merged, for checkpoints */

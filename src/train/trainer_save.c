@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/trace.h"
 #include "ckpt/checkpoint.h"
+#include "train/compressed.h"
 #include "train/tracing.h"
 #include "train/trainer.h"
 
@@ -140,14 +141,30 @@ static cairn_err compare_config(const struct trainer *t, const char *text)
     return CAIRN_OK;
 }
 
-cairn_err trainer_restore(struct trainer *t)
+/* Fills the arrays from the newest valid checkpoint. One without what compression keeps, or with that of another number of
+ * replicas, does for the rest: what is lost is told. */
+static cairn_err read_arrays(struct trainer *t, struct checkpoint_facts *facts)
 {
     struct checkpoint_group group = group_of(t);
+    char why[512];
+    cairn_err err = mesh_agree(t->mesh, checkpoint_restore(&group, t->checkpoints, facts, t->shards, t->shard_count));
+    if (err != CAIRN_ECONFIG || t->must_count == t->shard_count)
+        return err;
+    snprintf(why, sizeof why, "%s", cairn_err_message());
+    TRY(mesh_agree(t->mesh, checkpoint_restore(&group, t->checkpoints, facts, t->shards, t->must_count)));
+    compressed_forget(gradient_compressed(t->gradient));
+    if (t->mesh->rank == 0)
+        log_warning("what parallel.compress had not sent yet is lost, it begins anew from zero: %s", why);
+    return CAIRN_OK;
+}
+
+cairn_err trainer_restore(struct trainer *t)
+{
     struct checkpoint_facts facts = {0};
     job_phase(t->job, "restore", 0, io_limit(t));
     double begin = clock_seconds();
     uint64_t begun = trace_begin();
-    cairn_err err = mesh_agree(t->mesh, checkpoint_restore(&group, t->checkpoints, &facts, t->shards, t->shard_count));
+    cairn_err err = read_arrays(t, &facts);
     trace_end(begun, TRACE_CHECKPOINT, "restore", facts.step);
     if (err == CAIRN_ENOTFOUND) {
         for (int i = 0; i < t->weights_count; i++)

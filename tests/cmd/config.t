@@ -57,6 +57,9 @@ parallel:
   recompute: none
   reduce: canonical
   overlap: true
+  compress: none
+  compress_ratio: 0.01
+  compress_rank: 4
 validation:
   every: 100
   microbatches: 8
