@@ -318,6 +318,9 @@ static cairn_err check_model(const struct reader *reader)
     if (c->model.width % c->model.heads != 0)
         return fail_at(reader, blame(reader, &c->model.heads, &c->model.width), "model.heads: %lld does not divide model.width, %lld",
                        (long long)c->model.heads, (long long)c->model.width);
+    if (c->model.experts > 0 && c->model.expert_choices > c->model.experts)
+        return fail_at(reader, blame(reader, &c->model.expert_choices, &c->model.experts), "model.expert_choices: %lld of only %lld model.experts",
+                       (long long)c->model.expert_choices, (long long)c->model.experts);
     if (c->optimizer.min_learning_rate > c->optimizer.learning_rate)
         return fail_at(reader, blame(reader, &c->optimizer.min_learning_rate, &c->optimizer.learning_rate),
                        "optimizer.min_learning_rate: %g is above optimizer.learning_rate, %g", c->optimizer.min_learning_rate,

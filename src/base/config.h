@@ -47,6 +47,9 @@ struct config {
         int64_t vocabulary; /* 0: the dataset's */
         bool tied;
         double dropout;
+        int64_t experts;        /* of each block; 0: none */
+        int64_t expert_choices; /* of a row */
+        double capacity_factor, balance_loss, router_z_loss;
     } model;
 
     struct {
@@ -59,7 +62,7 @@ struct config {
 
     struct {
         int64_t data;     /* replicas; 0: what the other axes leave of the ranks */
-        int64_t tensor, context, pipeline;
+        int64_t tensor, context, pipeline, expert;
         int64_t chunks;   /* pieces of the model that a pipeline stage holds */
         int schedule;     /* enum config_schedule */
         int64_t zero;     /* sharded over data: 1 optimizer state, 2 and gradients, 3 and parameters */

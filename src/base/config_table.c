@@ -68,6 +68,12 @@ const struct config_key config_keys[] = {
     {FIELD(model, tied), .kind = CONFIG_BOOL, .standard = "true", .help = "output weights are the token embedding"},
     {FIELD(model, dropout), REAL("0", 0, 1), .open_high = true, .help = "share of activations set to zero in training"},
 
+    {FIELD(model, experts), INT("0", 0, RANKS_MOST), .help = "experts in each block, in the place of its MLP; 0: none"},
+    {FIELD(model, expert_choices), INT("2", 1, RANKS_MOST), .help = "experts that work on a token; at most model.experts"},
+    {FIELD(model, capacity_factor), REAL("1.25", 0, MILLION), .open_low = true, .help = "tokens of a microbatch that an expert takes, as a multiple of an even share; the others pass by"},
+    {FIELD(model, balance_loss), REAL("0.01", 0, 1000), .help = "coefficient of the loss that makes the router use all experts alike"},
+    {FIELD(model, router_z_loss), REAL("0", 0, 1000), .help = "coefficient of the loss that keeps the router's logits small"},
+
     {FIELD(optimizer, learning_rate), REAL("1e-3", 0, 1000), .open_low = true, .help = "after warm-up"},
     {FIELD(optimizer, min_learning_rate), REAL("1e-4", 0, 1000), .help = "at the end of the decay; at most optimizer.learning_rate"},
     {FIELD(optimizer, warmup_steps), INT("100", 0, INT64_MAX / 2), .help = "steps of linear rise from zero; at most the steps of the decay"},
@@ -82,6 +88,7 @@ const struct config_key config_keys[] = {
     {FIELD(parallel, tensor), INT("1", 1, RANKS_MOST), .help = "ranks that share every product: heads, columns and vocabulary"},
     {FIELD(parallel, context), INT("1", 1, RANKS_MOST), .help = "ranks that share every sequence"},
     {FIELD(parallel, pipeline), INT("1", 1, RANKS_MOST), .help = "stages that the blocks are dealt out to"},
+    {FIELD(parallel, expert), INT("1", 1, RANKS_MOST), .help = "data-parallel ranks that share each block's experts; divides the data axis and model.experts"},
     {FIELD(parallel, chunks), INT("1", 1, LAYERS_MOST), .help = "pieces of the model that a stage holds; more than 1 needs the interleaved schedule"},
     {FIELD(parallel, schedule), CHOICE("1f1b", schedules), .help = "order of a pipeline's forward and backward passes"},
     {FIELD(parallel, zero), INT("0", 0, 3), .help = "what the data-parallel ranks share instead of repeating it: 1 the optimizer's state, 2 the gradients too, 3 the parameters too"},

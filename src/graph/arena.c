@@ -27,11 +27,11 @@ static void use_backward(struct graph *g, const struct op *op, const struct step
         use(g, op->x, when, false);
     if (reads & READS_Y)
         use(g, op->y, when, false);
-    for (int k = 0; k < 2 && (reads & READS_STATISTICS); k++)
+    for (int k = 0; k < OP_STATISTICS && (reads & READS_STATISTICS); k++)
         use(g, op->statistic[k], when, false);
     if (op->y >= 0)
         use(g, g->tensors[op->y].gradient, when, false);
-    for (int k = op->forward_work; k < 8 && s->kind == STEP_BACKWARD_INPUT; k++)
+    for (int k = op->forward_work; k < OP_WORK && s->kind == STEP_BACKWARD_INPUT; k++)
         use(g, op->work[k], when, false);
     const tensor_id given[] = {op->x, op->h};
     for (int k = 0; k < 2 && s->kind == STEP_BACKWARD_INPUT; k++)
@@ -51,8 +51,8 @@ static void use_in_step(struct graph *g, const struct step *s, int when)
     use(g, op->y, when, s->again);
     for (int k = 0; k < op->forward_work; k++)
         use(g, op->work[k], when, s->again);
-    use(g, op->statistic[0], when, s->again);
-    use(g, op->statistic[1], when, s->again);
+    for (int k = 0; k < OP_STATISTICS; k++)
+        use(g, op->statistic[k], when, s->again);
 }
 
 static void find_lives(struct graph *g)

@@ -93,8 +93,13 @@ struct op *graph_add_op(struct graph *g, const struct op_class *class)
     if (g->error || !graph_grow(g, (void **)&g->ops, g->op_count, &g->op_room, sizeof *g->ops))
         return NULL;
     struct op *op = &g->ops[g->op_count++];
-    *op = (struct op){.class = class, .unit = g->unit, .segment = g->segment, .x = -1, .h = -1,
-                      .y = -1, .weight = -1, .bias = -1, .statistic = {-1, -1}, .work = {-1, -1, -1, -1, -1, -1, -1, -1}};
+    *op = (struct op){.class = class, .unit = g->unit, .segment = g->segment, .x = -1, .h = -1, .y = -1, .weight = -1, .bias = -1};
+    for (int i = 0; i < OP_PARAMETERS - 2; i++)
+        op->more[i] = -1;
+    for (int i = 0; i < OP_STATISTICS; i++)
+        op->statistic[i] = -1;
+    for (int i = 0; i < OP_WORK; i++)
+        op->work[i] = -1;
     return op;
 }
 
@@ -146,7 +151,8 @@ tensor_id graph_parameter(struct graph *g, const struct parameter_desc *desc)
 {
     if (g->error || !graph_grow(g, (void **)&g->parameters, g->parameter_count, &g->parameter_room, sizeof *g->parameters))
         return -1;
-    struct parameter p = {.dims = desc->dims, .elements = 1, .init = desc->init, .vector = desc->vector, .shared = desc->shared, .lookup = -1};
+    struct parameter p = {.dims = desc->dims, .elements = 1, .init = desc->init, .vector = desc->vector, .shared = desc->shared, .of_expert = desc->of_expert,
+                          .lookup = -1};
     snprintf(p.name, sizeof p.name, "%s", desc->name);
     if (!take_slab(g, desc, &p))
         return -1;

@@ -43,6 +43,7 @@ struct parameter {
     struct parameter_init init;
     bool vector;     /* a bias or gain: takes no weight decay */
     bool shared;     /* used at both ends of the model */
+    bool of_expert;  /* held by those ranks alone that hold the expert */
     int64_t offset;  /* in the flat vector of parameters and of gradients */
     int bucket;
     int lookup;      /* the bucket where a tied parameter's use as lookup table is summed apart; -1: not tied */
@@ -72,6 +73,7 @@ struct graph_options {
     struct group *tensor;     /* ranks that share each product; NULL: this one alone */
     bool sequence;            /* between products, those ranks share the rows */
     struct group *columns;    /* ranks that share each sequence; NULL: this one alone */
+    struct group *experts;    /* ranks that share each block's experts; NULL: this one alone */
 };
 
 /* What a run asks of its surroundings; each may be NULL. An error ends the run. */
@@ -120,6 +122,7 @@ struct parameter_desc {
     struct parameter_init init;
     bool vector;
     bool shared; /* with another piece, or with another use in this one: its bucket is its own */
+    bool of_expert; /* buckets have either such parameters or others */
 };
 tensor_id graph_parameter(struct graph *graph, const struct parameter_desc *desc);
 
@@ -135,6 +138,14 @@ tensor_id graph_layer_norm(struct graph *graph, tensor_id x, tensor_id gain, ten
 tensor_id graph_linear(struct graph *graph, tensor_id x, tensor_id weight, tensor_id bias);
 /* qkv has the heads of this rank's share of HEADS. */
 tensor_id graph_attention(struct graph *graph, tensor_id qkv, int64_t heads, float dropout);
+/* A mixture of experts (kernels/experts.h): PARAMETERS are the router's weight[experts, width], and of the experts here (graph_expert_share)
+ * expand weight[own, hidden, width] and bias[own, hidden], contract weight[own, width, hidden] and bias[own, width]. */
+struct graph_experts_desc {
+    int64_t experts, choices, hidden;
+    double capacity_factor, balance, z; /* coefficients of the router's losses */
+};
+tensor_id graph_experts(struct graph *graph, tensor_id x, const tensor_id parameters[5], const struct graph_experts_desc *desc);
+int64_t graph_expert_share(const struct graph *graph, int64_t experts, int64_t *first);
 tensor_id graph_gelu(struct graph *graph, tensor_id x);
 tensor_id graph_dropout(struct graph *graph, tensor_id x, float rate);
 tensor_id graph_residual(struct graph *graph, tensor_id x, tensor_id h, float dropout); /* x + dropout(h) */

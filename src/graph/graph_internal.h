@@ -26,6 +26,8 @@ struct tensor {
 
 struct op;
 
+enum { OP_STATISTICS = 12, OP_WORK = 10, OP_PARAMETERS = 5 };
+
 /* What an operation's backward kernels read beside the gradient of its result. */
 enum { READS_X = 1, READS_Y = 2, READS_STATISTICS = 4 };
 
@@ -35,7 +37,9 @@ struct op_class {
     unsigned input_reads, weight_reads; /* READS_...: of backward_input, of backward_weight */
     bool in_place;                      /* the result is its input, changed where it is; so is its gradient */
     bool adds_to_gradient;              /* backward_input can add to a gradient of x that is there */
-    bool backward_only;                 /* its backward_input makes gradients of parameters too */
+    bool backward_only;                 /* in training the forward phase leaves it to the backward phase */
+    bool weights_with_input;            /* its backward_input makes the gradients of parameters too */
+    bool across_replicas;               /* takes part in what other replicas compute, also in an idle pass */
     cairn_err (*prepare)(struct graph *, struct op *); /* plans of products and the like; may be NULL */
     void (*forward)(struct graph *, struct op *);
     void (*backward_input)(struct graph *, struct op *);  /* gradients of activations; NULL: has none */
@@ -49,10 +53,10 @@ struct op {
     int segment;                  /* computed again as one; -1: kept */
     tensor_id x, h;               /* activations read; -1 */
     tensor_id y;                  /* activation made; -1 */
-    tensor_id weight, bias;       /* parameters; -1 */
-    tensor_id statistic[2];       /* kept for the backward pass; -1 */
+    tensor_id weight, bias, more[OP_PARAMETERS - 2]; /* parameters; -1 */
+    tensor_id statistic[OP_STATISTICS]; /* kept for the backward pass; -1 */
     bool add_x;                   /* the gradient of x exists already: add to it */
-    tensor_id work[8];            /* memory for the forward step alone, then for the backward step alone; -1 */
+    tensor_id work[OP_WORK];          /* memory for the forward step alone, then for the backward step alone; -1 */
     int forward_work;             /* so many are the forward step's */
     bool adds_bias;               /* of tensor ranks that share a product, one adds its bias */
     bool late;                    /* in training the forward phase need not have it */
@@ -65,6 +69,7 @@ struct op {
     struct matmul *forward_plan, *input_plan, *weight_plan;
     struct attention *attention;
     struct classifier *classifier;
+    struct experts *experts;
 };
 
 /* A call of a kernel, with what has to happen around it: entries first..first + count - 1 of the graph's events. */
@@ -176,6 +181,11 @@ static inline void *parameter_gradient(struct graph *g, tensor_id id, bool looku
     return (char *)g->bucket_gradients[gradient_bucket(g, id, lookup)] + (size_t)inside * dtype_size(g->backend->acc);
 }
 
+static inline tensor_id op_parameter(const struct op *op, int i)
+{
+    return i == 0 ? op->weight : i == 1 ? op->bias : op->more[i - 2];
+}
+
 /* Whether in training the forward phase leaves the op to the backward phase. */
 static inline bool op_is_late(const struct op *op)
 {
@@ -185,7 +195,7 @@ static inline bool op_is_late(const struct op *op)
 /* Whether the op writes gradients of parameters in its step of KIND. */
 static inline bool op_writes_weights(const struct op *op, enum step_kind kind)
 {
-    return kind == STEP_BACKWARD_WEIGHT || (kind == STEP_BACKWARD_INPUT && op->class->backward_only);
+    return kind == STEP_BACKWARD_WEIGHT || (kind == STEP_BACKWARD_INPUT && op->class->weights_with_input);
 }
 
 /* graph.c */
@@ -222,7 +232,7 @@ void graph_ring_work(struct graph *g, struct op *op, int64_t heads, int64_t size
 int64_t graph_row_run(const struct graph *g, int64_t first, int64_t count, int64_t *place);
 cairn_err graph_place_columns(struct graph *g);
 
-extern const struct op_class op_ring_attention;
+extern const struct op_class op_ring_attention, op_experts;
 extern const struct op_class op_embedding, op_layer_norm, op_linear, op_attention, op_gelu, op_residual, op_classifier;
 extern const struct op_class op_stage_input, op_stage_output, op_tensor_enter, op_tensor_leave, op_rows_gather, op_rows_scatter;
 

@@ -93,6 +93,6 @@ static void classifier_release(struct graph *g, struct op *op)
         KERNEL(g)->classifier_destroy(op->classifier);
 }
 
-const struct op_class op_classifier = {.name = "classifier", .input_reads = READS_X | READS_STATISTICS, .backward_only = true,
+const struct op_class op_classifier = {.name = "classifier", .input_reads = READS_X | READS_STATISTICS, .backward_only = true, .weights_with_input = true,
                                        .prepare = classifier_prepare, .forward = classifier_forward,
                                        .backward_input = classifier_backward, .release = classifier_release};

@@ -70,11 +70,12 @@ static int ready_step(struct graph *g, int parameter, bool lookup)
         const struct op *op = &g->ops[g->steps[s].op];
         if (!op_writes_weights(op, g->steps[s].kind))
             continue;
-        bool weight = op->weight >= 0 && g->tensors[op->weight].parameter == parameter;
-        bool bias = op->bias >= 0 && g->tensors[op->bias].parameter == parameter;
         bool apart = op->is_lookup && is_tied(g, op) && !g->options.join_lookups;
-        if (lookup ? weight && apart : bias || (weight && !apart))
-            return s;
+        for (int k = 0; k < OP_PARAMETERS; k++) {
+            tensor_id id = op_parameter(op, k);
+            if (id >= 0 && g->tensors[id].parameter == parameter && lookup == (k == 0 && apart))
+                return s;
+        }
     }
     return -1;
 }
@@ -93,7 +94,8 @@ static void fill_buckets(struct graph *g)
     for (int i = 0; i < g->parameter_count; i++) {
         struct parameter *p = &g->parameters[i];
         int ready = ready_step(g, i, false);
-        bool apart = i > 0 && (p->shared || g->parameters[i - 1].shared);
+        const struct parameter *before = i > 0 ? &g->parameters[i - 1] : p;
+        bool apart = i > 0 && (p->shared || before->shared || p->of_expert != before->of_expert);
         if (g->bucket_count == 0 || apart || !same_bucket(g, ready, last_ready))
             g->buckets[g->bucket_count++] = (struct graph_bucket){.offset = p->offset, .lookup_of = -1};
         last_ready = ready;
@@ -118,16 +120,21 @@ static void fill_buckets(struct graph *g)
 static bool reads_bucket(struct graph *g, const struct step *step, int bucket)
 {
     const struct op *op = &g->ops[step->op];
-    bool reads = step->kind != STEP_BACKWARD_WEIGHT;
-    return reads && ((op->weight >= 0 && parameter_of(g, op->weight)->bucket == bucket) ||
-                     (op->bias >= 0 && parameter_of(g, op->bias)->bucket == bucket));
+    bool reads = false;
+    for (int k = 0; k < OP_PARAMETERS && step->kind != STEP_BACKWARD_WEIGHT; k++)
+        reads = reads || (op_parameter(op, k) >= 0 && parameter_of(g, op_parameter(op, k))->bucket == bucket);
+    return reads;
 }
 
 static bool writes_bucket(struct graph *g, const struct step *step, int bucket)
 {
     const struct op *op = &g->ops[step->op];
-    return op_writes_weights(op, step->kind) && ((op->weight >= 0 && gradient_bucket(g, op->weight, op->is_lookup) == bucket) ||
-                                                 (op->bias >= 0 && gradient_bucket(g, op->bias, false) == bucket));
+    bool writes = false;
+    for (int k = 0; k < OP_PARAMETERS && op_writes_weights(op, step->kind); k++) {
+        tensor_id id = op_parameter(op, k);
+        writes = writes || (id >= 0 && gradient_bucket(g, id, k == 0 && op->is_lookup) == bucket);
+    }
+    return writes;
 }
 
 typedef bool step_test(struct graph *, const struct step *, int bucket);

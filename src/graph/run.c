@@ -64,7 +64,7 @@ static cairn_err run_steps(struct graph *g, int first, int end)
     for (int s = first; s < end; s++) {
         const struct step *step = &g->steps[s];
         TRY(handle_all(g, step->before, step->after));
-        if (!g->idle)
+        if (!g->idle || g->ops[step->op].class->across_replicas)
             run_kernels(g, &g->ops[step->op], step->kind);
         if (g->run_error)
             return g->run_error;

@@ -51,14 +51,14 @@ static void list_again(struct graph *g, int first, int last, bool *wanted, bool 
         if (reads & READS_Y)
             want(g, wanted, op->y, segment);
         if (reads & READS_STATISTICS)
-            for (int k = 0; k < 2; k++)
+            for (int k = 0; k < OP_STATISTICS; k++)
                 want(g, wanted, op->statistic[k], segment);
     }
     for (int i = last; i >= first; i--) {
         const struct op *op = &g->ops[i];
-        const tensor_id made[] = {tensor_owner(g, op->y), op->statistic[0], op->statistic[1]};
-        for (int k = 0; k < 3; k++)
-            again[i] = again[i] || (made[k] >= 0 && wanted[made[k]]);
+        again[i] = op->y >= 0 && wanted[tensor_owner(g, op->y)];
+        for (int k = 0; k < OP_STATISTICS; k++)
+            again[i] = again[i] || (op->statistic[k] >= 0 && wanted[op->statistic[k]]);
         if (op->class->backward_only)
             again[i] = false;
         if (again[i]) {

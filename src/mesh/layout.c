@@ -21,7 +21,8 @@ int layout_rank_at(const struct layout *l, struct layout_place p)
 struct layout layout_asked(const struct config *c)
 {
     return (struct layout){.data = (int)c->parallel.data, .tensor = (int)c->parallel.tensor, .context = (int)c->parallel.context,
-                           .pipeline = (int)c->parallel.pipeline, .chunks = (int)c->parallel.chunks, .expert = 1};
+                           .pipeline = (int)c->parallel.pipeline, .chunks = (int)c->parallel.chunks,
+                           .expert = (int)c->parallel.expert};
 }
 
 int64_t layout_least_ranks(const struct layout *l)

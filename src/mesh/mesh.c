@@ -57,7 +57,8 @@ static cairn_err open_group(struct mesh *mesh, int i, struct group *group, int c
 
 cairn_err mesh_arrange(struct mesh *mesh, const struct layout *layout)
 {
-    struct layout_place p = layout_place_of(layout, mesh->rank), tensor = p, context = p, pipeline = p, replicas = p;
+    struct layout_place p = layout_place_of(layout, mesh->rank), tensor = p, context = p, pipeline = p, replicas = p, expert = p;
+    struct layout_place same_expert = p;
     mesh->layout = *layout;
     mesh->place = p;
     for (int i = 0; i < MESH_GROUPS; i++)
@@ -67,12 +68,17 @@ cairn_err mesh_arrange(struct mesh *mesh, const struct layout *layout)
     TRY(open_group(mesh, 0, &mesh->tensor, layout_rank_at(layout, tensor), p.tensor));
     TRY(open_group(mesh, 1, &mesh->context, layout_rank_at(layout, context), p.context));
     TRY(open_group(mesh, 2, &mesh->pipeline, layout_rank_at(layout, pipeline), p.pipeline));
-    return open_group(mesh, 3, &mesh->replicas, layout_rank_at(layout, replicas), p.context * layout->data + p.data);
+    TRY(open_group(mesh, 3, &mesh->replicas, layout_rank_at(layout, replicas), p.context * layout->data + p.data));
+    expert.data = p.data / layout->expert * layout->expert;
+    same_expert.data = p.data % layout->expert;
+    same_expert.context = 0;
+    TRY(open_group(mesh, 4, &mesh->expert, layout_rank_at(layout, expert), p.data));
+    return open_group(mesh, 5, &mesh->expert_replicas, layout_rank_at(layout, same_expert), p.context * layout->data + p.data);
 }
 
 void mesh_disband(struct mesh *mesh)
 {
-    struct group *groups[] = {&mesh->tensor, &mesh->context, &mesh->pipeline, &mesh->replicas};
+    struct group *groups[] = {&mesh->tensor, &mesh->context, &mesh->pipeline, &mesh->replicas, &mesh->expert, &mesh->expert_replicas};
     if (mesh->layout.data == 0)
         return;
     for (int i = 0; i < MESH_GROUPS; i++) {

@@ -11,7 +11,7 @@
 #include "mesh/group.h"
 #include "mesh/layout.h"
 
-enum { MESH_GROUPS = 4 };
+enum { MESH_GROUPS = 6 };
 
 struct mesh {
     MPI_Comm world; /* of this mesh alone; errors return */
@@ -25,6 +25,8 @@ struct mesh {
     struct layout_place place;
     struct group tensor, context, pipeline; /* by their axis: a rank of the pipeline's group is a stage */
     struct group replicas; /* those that hold the same parameters: context pieces of the data axis, number context * data + data's */
+    struct group expert; /* neighbours on the data axis that share each block's experts */
+    struct group expert_replicas; /* those that hold the same experts */
     MPI_Comm comms[MESH_GROUPS];
 };
 

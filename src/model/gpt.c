@@ -68,6 +68,39 @@ static tensor_id linear_of_parts(const struct namer *n, const char *name, tensor
     return graph_tensor_leave(n->graph, y);
 }
 
+static tensor_id mlp(const struct namer *n, const struct gpt *m, tensor_id x, float branch_deviation)
+{
+    struct graph *g = n->graph;
+    int64_t c = m->width, first, count = graph_tensor_share(g, 4 * c, &first);
+    graph_segment_begin(g, GRAPH_GATHER_AGAIN);
+    x = graph_tensor_enter(g, x);
+    x = linear_of_columns(n, "mlp.expand", x, 1, first, count, c, 4 * c, weight_deviation);
+    graph_segment_end(g);
+    x = graph_gelu(g, x);
+    return linear_of_parts(n, "mlp.contract", x, first, count, 4 * c, c, branch_deviation);
+}
+
+static tensor_id experts(const struct namer *n, const struct gpt *m, tensor_id x, float branch_deviation)
+{
+    const struct graph_experts_desc desc = {.experts = m->experts, .choices = m->choices, .hidden = 4 * m->width,
+                                            .capacity_factor = m->capacity_factor, .balance = m->balance, .z = m->z};
+    int64_t c = m->width, h = desc.hidden, first, count = graph_expert_share(n->graph, m->experts, &first);
+    const struct parameter_desc own = {.first = first, .count = count, .of_expert = true};
+    struct parameter_desc expand = own, expand_bias = own, contract = own, contract_bias = own;
+    expand.dims = contract.dims = 3;
+    expand_bias.dims = contract_bias.dims = 2;
+    expand.shape[0] = expand_bias.shape[0] = contract.shape[0] = contract_bias.shape[0] = m->experts;
+    expand.shape[1] = expand_bias.shape[1] = contract.shape[2] = h;
+    contract.shape[1] = contract_bias.shape[1] = expand.shape[2] = c;
+    expand.init.deviation = weight_deviation;
+    contract.init.deviation = branch_deviation;
+    expand_bias.vector = contract_bias.vector = true;
+    const tensor_id parameters[] = {matrix(n, "router.weight", m->experts, c, weight_deviation), declare(n, "experts.expand.weight", expand),
+                                    declare(n, "experts.expand.bias", expand_bias), declare(n, "experts.contract.weight", contract),
+                                    declare(n, "experts.contract.bias", contract_bias)};
+    return graph_experts(n->graph, x, parameters, &desc);
+}
+
 static tensor_id block(struct graph *g, const struct gpt *m, int64_t layer, tensor_id x)
 {
     struct namer n = {.graph = g};
@@ -89,13 +122,7 @@ static tensor_id block(struct graph *g, const struct gpt *m, int64_t layer, tens
     graph_segment_end(g);
     x = graph_residual(g, x, h, m->dropout);
     h = norm(&n, "mlp_norm", x, c);
-    graph_segment_begin(g, GRAPH_GATHER_AGAIN);
-    h = graph_tensor_enter(g, h);
-    count = graph_tensor_share(g, 4 * c, &first);
-    h = linear_of_columns(&n, "mlp.expand", h, 1, first, count, c, 4 * c, weight_deviation);
-    graph_segment_end(g);
-    h = graph_gelu(g, h);
-    h = linear_of_parts(&n, "mlp.contract", h, first, count, 4 * c, c, branch_deviation);
+    h = m->experts ? experts(&n, m, h, branch_deviation) : mlp(&n, m, h, branch_deviation);
     x = graph_residual(g, x, h, m->dropout);
     graph_segment_end(g);
     return x;
@@ -182,6 +209,7 @@ struct gpt_piece gpt_piece_of(const struct gpt *m, int64_t context, int count, i
 int64_t gpt_parameter_count(const struct gpt *m, int64_t context)
 {
     int64_t c = m->width;
-    int64_t one_block = 12 * c * c + 13 * c; /* qkv, projection, expand, contract with biases; two norms */
+    int64_t mlp = 8 * c * c + 5 * c, one_block = 4 * c * c + 8 * c; /* expand, contract with biases; qkv, projection, two norms */
+    one_block += m->experts ? m->experts * (mlp + c) : mlp;
     return m->vocabulary * c * (m->tied ? 1 : 2) + context * c + m->layers * one_block + 2 * c;
 }

@@ -8,6 +8,8 @@ struct gpt {
     int64_t layers, width, heads, vocabulary;
     bool tied;
     float dropout; /* of the embedding, the attention's probabilities and both residual branches */
+    int64_t experts, choices; /* of each block's MLP; 0: one MLP for all rows */
+    double capacity_factor, balance, z; /* of the experts' router: kernels/experts.h */
 };
 
 /* A run of blocks, with the embedding before the first and the head after the last if it has these. */

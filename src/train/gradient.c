@@ -44,7 +44,8 @@ static cairn_err list_sums(struct gradient *g)
             struct sum *s = &g->sums[n++];
             *s = (struct sum){.piece = p, .bucket = b, .offset = base + bucket->offset, .elements = bucket->elements, .lookup = -1,
                               .of_lookup = bucket->lookup_of >= 0};
-            share_of_bucket(piece->graph, b, g->mesh->replicas.size, g->mesh->replicas.rank, &s->own_begin, &s->own_length);
+            s->holders = g->expert.group && bucket_is_of_expert(piece->graph, b) ? &g->expert : &g->dense;
+            share_of_bucket(piece->graph, b, s->holders->group->size, s->holders->group->rank, &s->own_begin, &s->own_length);
             if (s->of_lookup)
                 sum_of(piece, bucket->lookup_of)->lookup = n - 1;
             g->buffer_elements = s->elements > g->buffer_elements ? s->elements : g->buffer_elements;
@@ -55,32 +56,40 @@ static cairn_err list_sums(struct gradient *g)
     return CAIRN_OK;
 }
 
-/* The replicas' microbatches: replica (context c, data d) adds part c of those of d; all parts 0 come first in the tree. */
-static cairn_err open_reducer(struct gradient *g)
+/* DATA holders on the data axis share LEAVES a context part: holder (context c, data d) adds part c of those of d; all parts 0 come first
+ * in the tree. */
+static cairn_err open_holders(struct gradient *g, struct holders *h, struct group *group, int data, int64_t leaves)
 {
-    int replicas = g->mesh->replicas.size, data = g->mesh->layout.data, parts = g->mesh->layout.context;
-    int64_t V = g->options.microbatches, *first = calloc(2 * (size_t)replicas, sizeof *first), *count = first + replicas, most;
+    int64_t *first = calloc(2 * (size_t)group->size, sizeof *first), *count = first + group->size;
     if (!first)
         return FAIL(CAIRN_ENOMEM, "no memory for the plan of the sums");
-    for (int r = 0; r < replicas; r++) {
+    for (int r = 0; r < group->size; r++) {
         int64_t begin;
-        tree_share(V, data, r % data, &begin, &count[r]);
-        first[r] = r / data * V + begin;
-        if (g->rounds) { /* one microbatch of each at a time */
-            first[r] = r / data * V + r % data;
-            count[r] = (V - r % data + data - 1) / data;
+        tree_share(leaves, data, r % data, &begin, &count[r]);
+        first[r] = r / data * leaves + begin;
+        if (g->rounds) { /* one of each at a time */
+            first[r] = r / data * leaves + r % data;
+            count[r] = (leaves - r % data + data - 1) / data;
         }
     }
-    most = count[0];
-    g->passes = most;
-    g->own_microbatches = count[g->mesh->replicas.rank];
-    g->first_microbatch = g->rounds ? g->mesh->replicas.rank % data : first[g->mesh->replicas.rank] % V;
+    *h = (struct holders){.group = group, .leaves = leaves * (group->size / data), .first = first[group->rank],
+                          .stride = g->rounds ? data : 1, .count = count[group->rank]};
+    g->passes = count[0] > g->passes ? count[0] : g->passes;
     const struct reducer_options options = {
-        .leaves = {.leaves = V * parts, .stride = g->rounds ? data : 1, .first = first, .count = count}, .dtype = g->backend->acc,
-        .add = add, .add_context = g->backend, .rounds = g->rounds, .fast = g->options.fast};
-    cairn_err err = reducer_create(&g->mesh->replicas, &options, &g->reducer);
+        .leaves = {.leaves = h->leaves, .stride = h->stride, .first = first, .count = count}, .dtype = g->backend->acc, .add = add,
+        .add_context = g->backend, .rounds = g->rounds, .fast = g->options.fast};
+    cairn_err err = reducer_create(group, &options, &h->reducer);
     free(first);
     return err;
+}
+
+static cairn_err open_reducers(struct gradient *g)
+{
+    struct mesh *m = g->mesh;
+    TRY(open_holders(g, &g->dense, &m->replicas, m->layout.data, g->options.microbatches));
+    if (g->expert.group)
+        TRY(open_holders(g, &g->expert, &m->expert_replicas, m->layout.data / m->layout.expert, g->options.microbatches / m->layout.expert));
+    return CAIRN_OK;
 }
 
 static cairn_err add_buckets(struct gradient *g)
@@ -90,9 +99,11 @@ static cairn_err add_buckets(struct gradient *g)
     const struct reduce_ranges ranges = {room, room + replicas};
     cairn_err err = room ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the gradient's ranges");
     for (int i = 0; i < g->sum_count && !err; i++) {
-        for (int r = 0; r < replicas; r++)
-            share_of_bucket(g->pieces[g->sums[i].piece].graph, g->sums[i].bucket, replicas, r, &ranges.begin[r], &ranges.length[r]);
-        err = reducer_add_bucket(g->reducer, &ranges, &g->sums[i].id);
+        struct sum *s = &g->sums[i];
+        int holders = s->holders->group->size;
+        for (int r = 0; r < holders; r++)
+            share_of_bucket(g->pieces[s->piece].graph, s->bucket, holders, r, &ranges.begin[r], &ranges.length[r]);
+        err = reducer_add_bucket(s->holders->reducer, &ranges, &s->id);
     }
     free(room);
     return err;
@@ -102,11 +113,14 @@ static cairn_err allocate(struct gradient *g)
 {
     const struct backend_table *table = g->backend->table;
     int64_t elements = g->rounds ? g->buffer_elements : g->elements;
-    g->slot_count = g->rounds ? BUFFERS : g->options.fast ? 1 + (g->own_microbatches > 1) : 0;
-    if (!g->slot_count) {
+    g->slot_count = g->rounds ? BUFFERS : g->options.fast ? 1 + (g->dense.count > 1) : 0;
+    const struct holders *all[] = {&g->dense, &g->expert};
+    for (int i = 0; i < 2 && !g->rounds && !g->options.fast; i++) {
         struct tree_node nodes[TREE_MAX_NODES];
-        tree_partials(g->options.microbatches * g->mesh->layout.context,
-                      g->mesh->place.context * g->options.microbatches + g->first_microbatch, g->own_microbatches, nodes, &g->slot_count);
+        int held = 0;
+        if (all[i]->group)
+            tree_partials(all[i]->leaves, all[i]->first, all[i]->count, nodes, &held);
+        g->slot_count = held > g->slot_count ? held : g->slot_count;
     }
     g->slots = calloc((size_t)g->slot_count, sizeof *g->slots);
     g->buffer_of = calloc((size_t)g->slot_count, sizeof *g->buffer_of);
@@ -124,7 +138,7 @@ static cairn_err allocate(struct gradient *g)
     return CAIRN_OK;
 }
 
-static cairn_err gradient_begin(void *context, int bucket, void **gradient);
+static cairn_err gradient_begin(void *context, int bucket, void **gradient); /* the graphs' hooks, below */
 static cairn_err gradient_ready(void *context, int bucket);
 static cairn_err piece_progress(void *context);
 
@@ -162,8 +176,10 @@ cairn_err gradient_open(struct mesh *mesh, struct backend *backend, const struct
     *g = (struct gradient){.mesh = mesh, .backend = backend, .options = *options, .rounds = options->zero >= 2};
     cairn_err err;
     TRY_GOTO(err, open_pieces(g, count, graphs, weights), failed);
+    g->dense.group = &mesh->replicas; /* list_sums asks for their sizes */
+    g->expert.group = mesh->layout.expert > 1 ? &mesh->expert_replicas : NULL;
     TRY_GOTO(err, list_sums(g), failed);
-    TRY_GOTO(err, open_reducer(g), failed);
+    TRY_GOTO(err, open_reducers(g), failed);
     TRY_GOTO(err, add_buckets(g), failed);
     TRY_GOTO(err, allocate(g), failed);
     TRY_GOTO(err, parameters_open(g), failed);
@@ -186,8 +202,9 @@ void gradient_close(struct gradient *g)
         if (g->slots[i])
             g->backend->table->free(g->backend, g->slots[i], bytes);
     parameters_close(g);
-    reducer_destroy(g->reducer);
     compressed_close(g->compressed);
+    reducer_destroy(g->dense.reducer);
+    reducer_destroy(g->expert.reducer);
     free(g->pieces);
     free(g->sums);
     free(g->slots);
@@ -204,14 +221,16 @@ int64_t gradient_passes(const struct gradient *g)
 
 int64_t gradient_microbatch(const struct gradient *g, int64_t pass)
 {
-    if (pass >= g->own_microbatches)
+    if (pass >= g->dense.count)
         return -1;
-    return g->first_microbatch + pass * (g->rounds ? g->mesh->layout.data : 1);
+    return (g->dense.first + pass * g->dense.stride) % g->options.microbatches;
 }
 
 cairn_err gradient_progress(void *gradient)
 {
-    return reduce_progress(((struct gradient *)gradient)->reducer);
+    const struct gradient *g = gradient;
+    TRY(reduce_progress(g->dense.reducer));
+    return g->expert.reducer ? reduce_progress(g->expert.reducer) : CAIRN_OK;
 }
 
 static cairn_err piece_progress(void *context)
@@ -222,7 +241,9 @@ static cairn_err piece_progress(void *context)
 int64_t gradient_memory(const struct gradient *g)
 {
     int64_t bytes = g->slot_count * (g->rounds ? g->buffer_elements : g->elements) * (int64_t)dtype_size(g->backend->acc);
-    return bytes + reducer_memory(g->reducer) + parameters_memory(g) + (g->compressed ? compressed_memory(g->compressed) : 0);
+    bytes += g->expert.reducer ? reducer_memory(g->expert.reducer) : 0;
+    bytes += g->compressed ? compressed_memory(g->compressed) : 0;
+    return bytes + reducer_memory(g->dense.reducer) + parameters_memory(g);
 }
 
 /* ---- a microbatch's gradients ---- */
@@ -232,7 +253,7 @@ static cairn_err take_buffer(struct gradient *g, struct sum *s)
 {
     int i = g->next_buffer++ % g->slot_count;
     if (g->buffer_of[i] >= 0)
-        TRY(reduce_wait(g->reducer, g->sums[g->buffer_of[i]].id));
+        TRY(reduce_wait(g->sums[g->buffer_of[i]].holders->reducer, g->sums[g->buffer_of[i]].id));
     g->buffer_of[i] = (int)(s - g->sums);
     s->buffer = g->slots[i];
     return CAIRN_OK;
@@ -244,11 +265,11 @@ static cairn_err gradient_begin(void *context, int bucket, void **gradient)
     struct gradient *g = p->gradient;
     struct sum *s = sum_of(p, bucket);
     if (s->added == 0)
-        tree_begin(&s->stack, g->options.microbatches * g->mesh->layout.context);
+        tree_begin(&s->stack, s->holders->leaves);
     if (g->rounds) {
         TRY(take_buffer(g, s));
         *gradient = s->buffer;
-    } else if (s->added < g->own_microbatches) {
+    } else if (s->added < s->holders->count) {
         int slot = g->options.fast ? s->added > 0 : s->stack.count;
         *gradient = at(g, g->slots[slot], s->offset);
     }
@@ -277,7 +298,7 @@ static cairn_err start(struct gradient *g, struct sum *s)
     for (int i = 0; i < count; i++)
         partials[i] = at(g, g->slots[i], s->offset);
     s->started = true;
-    return reduce_start(g->reducer, s->id, partials, g->options.zero == 0 && !is_joined_later(g, s));
+    return reduce_start(s->holders->reducer, s->id, partials, g->options.zero == 0 && !is_joined_later(g, s));
 }
 
 /* Adds what was written last to the microbatches before. */
@@ -290,8 +311,7 @@ static void join(struct gradient *g, struct sum *s)
             add(g->backend, all, all, at(g, g->slots[1], s->offset), s->elements);
         return;
     }
-    int64_t leaf = g->mesh->place.context * g->options.microbatches + g->first_microbatch + s->added;
-    tree_push(&s->stack, (struct tree_node){0, leaf});
+    tree_push(&s->stack, (struct tree_node){0, s->holders->first + s->added});
     while (tree_join(&s->stack, &left)) {
         void *sum = at(g, g->slots[left], s->offset);
         add(g->backend, sum, sum, at(g, g->slots[left + 1], s->offset), s->elements);
@@ -304,26 +324,26 @@ static cairn_err gradient_ready(void *context, int bucket)
     struct gradient *g = p->gradient;
     struct sum *s = sum_of(p, bucket);
     if (g->rounds) {
-        bool idle = s->added++ >= g->own_microbatches;
+        bool idle = s->added++ >= s->holders->count;
         if (idle && g->options.fast)
             memset(s->buffer, 0, (size_t)s->elements * dtype_size(g->backend->acc));
-        TRY(reduce_wait(g->reducer, s->id)); /* the round before */
-        TRY(reduce_start(g->reducer, s->id, idle && !g->options.fast ? NULL : &s->buffer, false));
-        return reduce_progress(g->reducer);
+        TRY(reduce_wait(s->holders->reducer, s->id)); /* the round before */
+        TRY(reduce_start(s->holders->reducer, s->id, idle && !g->options.fast ? NULL : &s->buffer, false));
+        return gradient_progress(g);
     }
-    if (s->added < g->own_microbatches)
+    if (s->added < s->holders->count)
         join(g, s);
     s->added++;
-    if (s->added == g->own_microbatches && g->options.overlap && !g->compressed)
+    if (s->added == s->holders->count && g->options.overlap && !g->compressed)
         TRY(start(g, s));
-    return reduce_progress(g->reducer);
+    return gradient_progress(g);
 }
 
 /* ---- the end of a step ---- */
 
 static void *own_sum(const struct gradient *g, const struct sum *s)
 {
-    return g->rounds ? reduce_shard(g->reducer, s->id) : at(g, g->slots[0], s->offset + s->own_begin);
+    return g->rounds ? reduce_shard(s->holders->reducer, s->id) : at(g, g->slots[0], s->offset + s->own_begin);
 }
 
 /* A parameter at both ends of the pipeline: the last stage's use first, then the first's. Its stages are partners, of equal shares. */
@@ -406,6 +426,12 @@ static cairn_err find_norm(struct gradient *g, double *norm)
     return CAIRN_OK;
 }
 
+static cairn_err wait_all(struct gradient *g)
+{
+    TRY(reduce_wait_all(g->dense.reducer));
+    return g->expert.reducer ? reduce_wait_all(g->expert.reducer) : CAIRN_OK;
+}
+
 /* This rank's partial sums and, of a tied parameter, its uses become one before they are compressed: error feedback is for what is
  * sent. The order does not matter, as long as it is always the same. */
 static void join_own(struct gradient *g)
@@ -447,7 +473,7 @@ static cairn_err start_rest(struct gradient *g)
 cairn_err gradient_finish(struct gradient *g, double *norm)
 {
     TRY(g->compressed ? sum_compressed(g) : start_rest(g));
-    TRY(reduce_wait_all(g->reducer));
+    TRY(wait_all(g));
     TRY(join_uses(g));
     TRY(find_norm(g, norm));
     for (int i = 0; i < g->sum_count; i++) {
@@ -455,11 +481,11 @@ cairn_err gradient_finish(struct gradient *g, double *norm)
         s->added = 0;
         s->started = false;
         if (g->options.zero == 0 && !g->compressed && !s->of_lookup && is_joined_later(g, s))
-            TRY(gather_start(g->reducer, s->id, at(g, g->slots[0], s->offset), g->backend->acc));
+            TRY(gather_start(s->holders->reducer, s->id, at(g, g->slots[0], s->offset), g->backend->acc));
     }
     for (int i = 0; i < g->slot_count; i++)
         g->buffer_of[i] = -1;
-    return reduce_wait_all(g->reducer);
+    return wait_all(g);
 }
 
 struct compressed *gradient_compressed(const struct gradient *g)

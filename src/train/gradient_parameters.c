@@ -88,10 +88,10 @@ int64_t parameters_memory(const struct gradient *g)
 
 /* ---- zero 1 and 2 ---- */
 
-static cairn_err finish_gather(struct gradient *g, struct sum *s)
+static cairn_err finish_gather(struct sum *s)
 {
     if (s->gathering)
-        TRY(gather_wait(g->reducer, s->id));
+        TRY(gather_wait(s->holders->reducer, s->id));
     s->gathering = false;
     return CAIRN_OK;
 }
@@ -99,10 +99,10 @@ static cairn_err finish_gather(struct gradient *g, struct sum *s)
 static cairn_err gather_in_place(struct gradient *g, struct sum *s)
 {
     const struct piece *p = &g->pieces[s->piece];
-    TRY(finish_gather(g, s));
+    TRY(finish_gather(s));
     s->gathering = true;
     char *bucket = (char *)p->weights->compute + act_bytes(g, graph_bucket_at(p->graph, s->bucket)->offset);
-    return gather_start(g->reducer, s->id, bucket, g->backend->act);
+    return gather_start(s->holders->reducer, s->id, bucket, g->backend->act);
 }
 
 /* ---- zero 3 ---- */
@@ -130,7 +130,7 @@ static struct held *make_room(struct gradient *g, const struct sum *s, bool must
     }
     if (!must || !ahead)
         return NULL;
-    *err = finish_gather(g, &g->sums[ahead->sum]);
+    *err = finish_gather(&g->sums[ahead->sum]);
     ahead->sum = -1;
     return ahead;
 }
@@ -153,7 +153,7 @@ static cairn_err fetch(struct gradient *g, struct sum *s, bool must, struct held
     h->sum = number;
     h->used = false;
     s->gathering = true;
-    return gather_start(g->reducer, s->id, h->data, g->backend->act);
+    return gather_start(s->holders->reducer, s->id, h->data, g->backend->act);
 }
 
 /* What followed the last time is fetched ahead. Every replica asks in the same order, and so guesses the same. */
@@ -177,10 +177,10 @@ cairn_err parameters_acquire(void *context, int bucket, const void **parameters)
     struct gradient *g = p->gradient;
     struct sum *s = sum_of(p, bucket);
     if (!g->window)
-        return finish_gather(g, s);
+        return finish_gather(s);
     struct held *h;
     TRY(fetch(g, s, true, &h));
-    TRY(finish_gather(g, s));
+    TRY(finish_gather(s));
     h->used = true;
     *parameters = h->data;
     return fetch_ahead(g, (int)(s - g->sums));
@@ -206,7 +206,7 @@ cairn_err gradient_share_parameters(struct gradient *g)
         if (!g->window)
             TRY(gather_in_place(g, s));
         else /* what was fetched ahead is of before the update */
-            TRY(finish_gather(g, s));
+            TRY(finish_gather(s));
     }
     for (int i = 0; g->window && i < g->window->count; i++)
         g->window->held[i].sum = -1;

@@ -7,8 +7,17 @@
 #include "train/compressed.h"
 #include "train/gradient.h"
 
+/* Ranks that hold the same parameters, and the leaves of the sum over them: a replica's microbatches, or for experts the passes of its
+ * expert group, which runs its members' microbatches at once. */
+struct holders {
+    struct group *group;
+    struct reducer *reducer;
+    int64_t leaves, first, stride, count; /* of all; this rank's */
+};
+
 /* One bucket of one piece. */
 struct sum {
+    struct holders *holders;
     int piece, bucket;
     int id;                  /* the reducer's */
     int64_t offset, elements;/* in the gradient vectors of all pieces */
@@ -36,8 +45,8 @@ struct gradient {
     struct mesh *mesh;
     struct backend *backend;
     struct gradient_options options;
-    struct reducer *reducer;
-    struct compressed *compressed; /* sums in the reducer's place; NULL */
+    struct compressed *compressed; /* sums in the reducers' place; NULL */
+    struct holders dense, expert; /* the latter's group is NULL where it is the former's */
     bool rounds;
     struct piece *pieces;
     int piece_count;
@@ -46,7 +55,7 @@ struct gradient {
     int64_t elements;        /* of a gradient vector of all pieces */
     int slot_count;
     void **slots;            /* held partial sums first, in the order of the stacks; then free ones */
-    int64_t own_microbatches, first_microbatch, passes;
+    int64_t passes;
     double *squares;         /* sums of squares of a bucket's chunks */
     struct exact_sum *total;
     /* with rounds: room for buckets on their way */

@@ -15,6 +15,9 @@ static cairn_err check_compression(const struct config *c)
                     "parallel.zero %lld never holds; at most zero 1 goes with it", (long long)c->parallel.zero);
     if (c->parallel.reduce == REDUCE_FAST)
         return FAIL(CAIRN_ECONFIG, "parallel.compress has its own order of sums: parallel.reduce fast does not go with it");
+    if (c->parallel.expert > 1)
+        return FAIL(CAIRN_ECONFIG, "parallel.compress sums over all copies, and parallel.expert %lld holds each expert on a part of them",
+                    (long long)c->parallel.expert);
     if (c->precision == PRECISION_FLOAT64)
         return FAIL(CAIRN_ECONFIG, "parallel.compress is of float32 sums: precision float64 does not go with it");
     return CAIRN_OK;
@@ -28,6 +31,11 @@ static cairn_err check_modes(const struct config *c)
                     (long long)c->parallel.chunks);
     if (c->parallel.schedule == CONFIG_INTERLEAVED && c->parallel.pipeline > 1 && c->parallel.chunks == 1)
         return FAIL(CAIRN_ECONFIG, "parallel.schedule interleaved needs parallel.chunks of at least 2");
+    if (c->model.experts > 0 && (c->parallel.tensor > 1 || c->parallel.context > 1))
+        return FAIL(CAIRN_ECONFIG, "model.experts do not go together with parallel.%s: a router looks at a microbatch's rows whole",
+                    c->parallel.tensor > 1 ? "tensor" : "context");
+    if (c->parallel.expert > 1 && c->model.experts == 0)
+        return FAIL(CAIRN_ECONFIG, "parallel.expert is %lld, but model.experts is 0: there are none to share", (long long)c->parallel.expert);
     if (c->parallel.sequence && c->model.dropout > 0 && c->model.width % 4 != 0)
         return FAIL(CAIRN_ECONFIG, "parallel.sequence with model.dropout needs a model.width that 4 divides, not %lld",
                     (long long)c->model.width);
@@ -37,7 +45,8 @@ static cairn_err check_modes(const struct config *c)
 cairn_err parallel_layout(const struct config *c, int64_t vocabulary, int ranks, struct layout *out)
 {
     const struct layout_limits limits = {.layers = c->model.layers, .heads = c->model.heads, .vocabulary = vocabulary,
-                                         .context = c->model.context, .microbatches = c->batch.microbatches};
+                                         .context = c->model.context, .microbatches = c->batch.microbatches,
+                                         .experts = c->model.experts};
     *out = layout_asked(c);
     TRY(check_modes(c));
     TRY(layout_fit(out, ranks, &limits));

@@ -35,6 +35,14 @@ void share_of_bucket(const struct graph *g, int bucket, int replicas, int replic
     *length = begin_of_chunk(g, main, first + count) - *begin;
 }
 
+bool bucket_is_of_expert(const struct graph *g, int bucket)
+{
+    bool of_expert = false;
+    for (int i = 0; i < graph_parameter_count(g); i++)
+        of_expert = of_expert || (graph_parameter_at(g, i)->bucket == bucket && graph_parameter_at(g, i)->of_expert);
+    return of_expert;
+}
+
 int64_t share_of_parameter(const struct parameter *p, int64_t begin, int64_t length, int64_t *first)
 {
     int64_t from = begin > p->offset ? begin : p->offset, to = least(begin + length, p->offset + p->elements);

@@ -9,6 +9,9 @@
  * backend.h), as even as can be; ranges follow one another and cover the bucket. A lookup's bucket is shared as its parameters' is. */
 void share_of_bucket(const struct graph *graph, int bucket, int replicas, int replica, int64_t *begin, int64_t *length);
 
+/* Whether the bucket's parameters are experts', which fewer ranks hold. */
+bool bucket_is_of_expert(const struct graph *graph, int bucket);
+
 /* What of parameter P lies in the elements [begin, begin + length) of the flat vector: *FIRST, an element of P, and how many. */
 int64_t share_of_parameter(const struct parameter *p, int64_t begin, int64_t length, int64_t *first);
 

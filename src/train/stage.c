@@ -32,7 +32,7 @@ static cairn_err build(struct stage *s, int index)
     const struct graph_options options = {
         .samples = o->samples, .context = o->context, .training = true, .join_lookups = o->microbatches == 1 && s->schedule.stages == 1,
         .seed = o->seed, .recompute = o->recompute, .split_backward = s->schedule.stages > 1 && o->schedule == SCHEDULE_ZERO_BUBBLE,
-        .tensor = &s->mesh->tensor, .sequence = o->sequence, .columns = &s->mesh->context};
+        .tensor = &s->mesh->tensor, .sequence = o->sequence, .columns = &s->mesh->context, .experts = &s->mesh->expert};
     int all = s->schedule.stages * s->schedule.chunks;
     s->pieces[index] = gpt_piece_of(&o->gpt, o->context, all, schedule_global_chunk(&s->schedule, s->mesh->place.pipeline, index));
     if (s->pieces[index].begins || s->pieces[index].ends)

@@ -39,7 +39,9 @@ void trainer_model(const struct config *config, int64_t vocabulary, struct gpt *
 {
     *out = (struct gpt){.layers = config->model.layers, .width = config->model.width, .heads = config->model.heads,
                         .vocabulary = config->model.vocabulary ? config->model.vocabulary : vocabulary,
-                        .tied = config->model.tied, .dropout = (float)config->model.dropout};
+                        .tied = config->model.tied, .dropout = (float)config->model.dropout, .experts = config->model.experts,
+                        .choices = config->model.expert_choices, .capacity_factor = config->model.capacity_factor,
+                        .balance = config->model.balance_loss, .z = config->model.router_z_loss};
 }
 
 static bool holds_text(const char *path, const char *text)
@@ -135,7 +137,9 @@ static cairn_err list_arrays(struct trainer *t)
 static cairn_err open_state(struct trainer *t)
 {
     const struct config *c = t->config;
-    const struct weights_sharing sharing = {t->mesh->replicas.size, t->mesh->replicas.rank, (int)c->parallel.zero};
+    const struct weights_sharing sharing = {.replicas = t->mesh->replicas.size, .replica = t->mesh->replicas.rank,
+                                            .expert_replicas = t->mesh->expert_replicas.size, .expert_replica = t->mesh->expert_replicas.rank,
+                                            .zero = (int)c->parallel.zero};
     const struct gradient_options options = {.microbatches = c->batch.microbatches, .zero = (int)c->parallel.zero,
                                              .fast = c->parallel.reduce == REDUCE_FAST, .overlap = c->parallel.overlap,
                                              .compress = {.kind = (enum compress_kind)c->parallel.compress, .ratio = c->parallel.compress_ratio,
@@ -211,8 +215,8 @@ static cairn_err arrange(struct trainer *t)
 /* While a rank waits for others, gradients go on their way. */
 static void set_progress(struct mesh *mesh, struct gradient *gradient)
 {
-    struct group *groups[] = {&mesh->tensor, &mesh->context, &mesh->pipeline};
-    for (int i = 0; i < 3; i++) {
+    struct group *groups[] = {&mesh->tensor, &mesh->context, &mesh->pipeline, &mesh->expert};
+    for (int i = 0; i < 4; i++) {
         groups[i]->progress = gradient_progress;
         groups[i]->progress_context = gradient;
     }

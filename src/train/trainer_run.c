@@ -48,7 +48,8 @@ static cairn_err compute(struct trainer *t, struct metrics_step *m, bool *stop)
 
 static int64_t bytes_sent(const struct mesh *mesh)
 {
-    return mesh->tensor.bytes_sent + mesh->context.bytes_sent + mesh->pipeline.bytes_sent + mesh->replicas.bytes_sent;
+    return mesh->tensor.bytes_sent + mesh->context.bytes_sent + mesh->pipeline.bytes_sent + mesh->replicas.bytes_sent +
+           mesh->expert.bytes_sent + mesh->expert_replicas.bytes_sent;
 }
 
 static cairn_err run_step(struct trainer *t, struct metrics_step *m, bool *stop)

@@ -29,6 +29,14 @@ static bool is_main(const struct weights *w, int bucket)
     return graph_bucket_at(w->graph, bucket)->lookup_of < 0;
 }
 
+/* This replica's elements of a bucket. */
+static void own_share(const struct weights *w, int bucket, int64_t *begin, int64_t *length)
+{
+    const struct weights_sharing *s = &w->sharing;
+    bool of_expert = s->expert_replicas > 0 && bucket_is_of_expert(w->graph, bucket);
+    share_of_bucket(w->graph, bucket, of_expert ? s->expert_replicas : s->replicas, of_expert ? s->expert_replica : s->replica, begin, length);
+}
+
 static cairn_err place_own(struct weights *w)
 {
     int buckets = graph_bucket_count(w->graph);
@@ -39,7 +47,7 @@ static cairn_err place_own(struct weights *w)
         int64_t begin, length = 0;
         w->own_begins[b] = w->own_elements;
         if (is_main(w, b))
-            share_of_bucket(w->graph, b, w->sharing.replicas, w->sharing.replica, &begin, &length);
+            own_share(w, b, &begin, &length);
         /* Vectors begin where kernels like them to. */
         w->own_elements += (length + PARAMETER_ALIGN - 1) / PARAMETER_ALIGN * PARAMETER_ALIGN;
     }
@@ -108,7 +116,7 @@ struct weights_own weights_own(const struct weights *w, int bucket)
     int64_t at = b->offset;
     if (w->sharing.zero > 0) {
         int64_t begin;
-        share_of_bucket(w->graph, bucket, w->sharing.replicas, w->sharing.replica, &begin, &own.elements);
+        own_share(w, bucket, &begin, &own.elements);
         own.offset += begin;
         at = w->own_begins[bucket];
     }

@@ -9,6 +9,7 @@
 /* How the replicas of a piece share its state. */
 struct weights_sharing {
     int replicas, replica;
+    int expert_replicas, expert_replica; /* of experts; 0 of 0: as of all else */
     int zero; /* 0: all is whole on each; 1, 2: the state is shared; 3: the parameters too */
 };
 

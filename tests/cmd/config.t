@@ -35,6 +35,11 @@ model:
   vocabulary: 0
   tied: true
   dropout: 0.1
+  experts: 0
+  expert_choices: 2
+  capacity_factor: 1.25
+  balance_loss: 0.01
+  router_z_loss: 0
 optimizer:
   learning_rate: 0.001
   min_learning_rate: 0.0001
@@ -50,6 +55,7 @@ parallel:
   tensor: 1
   context: 1
   pipeline: 1
+  expert: 1
   chunks: 1
   schedule: 1f1b
   zero: 0

@@ -87,6 +87,30 @@ layout 4 $P.tensor=2 $P.pipeline=2
 layout 6 $P.tensor=2 $P.zero=2
 layout 8 $P.tensor=2 $P.pipeline=2 $P.zero=3 $P.schedule=zero-bubble $P.recompute=block
 
+# ---- experts ----
+moe="model.experts=4 model.capacity_factor=1"
+train 1 run_dir=moe $moe && cp train.log moe.log
+base=moe
+layout 3 $moe
+layout 6 $moe $P.pipeline=2 $P.zero=3 $P.schedule=interleaved $P.chunks=2 $P.recompute=block
+tolerance=1e-5
+layout 2 $moe $P.expert=2
+layout 4 $moe $P.expert=4 $P.recompute=block
+layout 4 $moe $P.expert=2 $P.zero=1
+layout 8 $moe $P.expert=2 $P.pipeline=2 $P.zero=2 $P.schedule=zero-bubble
+tolerance=
+
+# ---- what does not go together ----
+refused() {
+    rm -rf run
+    if train "$@" run_dir=run || ! grep -q "$words" train.log; then fail "refused: $*" train.log; else pass "refused: $*"; fi
+}
+words='pipeline 2 needs a multiple of 2 ranks, but there are 3 (2 of them would do); the nearest layout of 3 ranks that fits: pipeline 3' refused 3 $P.pipeline=2
+words='parallel.tensor is 4, but there are only 3 heads to share; the nearest layout of 4 ranks that fits: ' refused 4 $P.tensor=4
+words='only parallel.schedule interleaved deals several pieces to a stage' refused 2 $P.pipeline=2 $P.chunks=2
+words='model.experts do not go together with parallel.tensor' refused 2 $moe $P.tensor=2
+words='there are none to share' refused 2 $P.expert=2
+
 # ---- from layout to layout ----
 base=tied
 rm -rf run

@@ -219,7 +219,8 @@ Test(config, keys_that_do_not_fit)
 Test(config, overrides)
 {
     struct config c;
-    char *overrides[] = {"model.width=512", "data.path=a=b c.h5", "model.tied=false", "model.width=1024", "seed=7"};
+    char *overrides[] = {"model.width=512", "data.path=a=b c.h5", "model.tied=false", "model.experts=6", "model.expert_choices=3", "model.capacity_factor=1.75", "model.balance_loss=0.02",
+        "model.router_z_loss=0.001", "parallel.expert=3", "model.width=1024", "seed=7"};
     cr_assert_eq(config_load(&c, "gpt.yaml", PATH "seed: 3\nmodel: {layers: 2}\n", 5, overrides), CAIRN_OK, "%s", cairn_err_message());
     cr_assert(c.model.width == 1024 && c.model.layers == 2 && !c.model.tied && c.seed == 7);
     cr_assert_str_eq(c.data.path, "a=b c.h5");
@@ -285,7 +286,8 @@ Test(config, round_trip)
         "name=null", "run_dir=/tmp/ü \"q\" \\ #: \t\xe2\x80\xa8 x", "seed=9223372036854775807", "steps=123456789012", "device=cpu",
         "precision=bfloat16", "threads=3", "instruction_set=v3", "trace=true", "data.path=~", "data.prefetch=9", "batch.microbatches=16",
         "batch.samples=3", "model.layers=5", "model.width=99", "model.heads=11", "model.context=17", "model.vocabulary=300",
-        "model.tied=false", "model.dropout=0.1234567890123456789", "optimizer.learning_rate=3.3333333333333333e-4",
+        "model.tied=false", "model.experts=6", "model.expert_choices=3", "model.capacity_factor=1.75", "model.balance_loss=0.02",
+        "model.router_z_loss=0.001", "parallel.expert=3", "model.dropout=0.1234567890123456789", "optimizer.learning_rate=3.3333333333333333e-4",
         "optimizer.min_learning_rate=4.9406564584124654e-324", "optimizer.warmup_steps=7", "optimizer.decay_steps=77",
         "optimizer.beta1=0.30000000000000004", "optimizer.beta2=0.99999999999999989", "optimizer.epsilon=1.0000000000000003e-30",
         "optimizer.weight_decay=0.2", "optimizer.clip_norm=1e22", "validation.every=3", "validation.microbatches=5", "log.every=2",

@@ -1,5 +1,6 @@
 /* A model cut into pieces, computed again, or with its weights' gradients apart gives the same bits as in one piece. */
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -179,6 +180,54 @@ Test(graph, reference_same_bits_however_it_is_cut)
 Test(graph, cpu_same_bits_however_it_is_cut)
 {
     check_all("cpu");
+}
+
+/* ---- a block of experts within a model, in float64, against central differences ---- */
+
+static double loss_of(struct graph *g)
+{
+    const struct graph_pass pass = {.step = 3, .inputs = tokens[0], .targets = tokens[0] + 1, .loss_scale = 1};
+    cr_assert_eq(graph_run(g, GRAPH_EVALUATE, &pass), CAIRN_OK);
+    return graph_sum_losses(g, ROWS);
+}
+
+Test(graph, experts_gradients_are_differences)
+{
+    const struct gpt moe = {.layers = 1, .width = 6, .heads = 2, .vocabulary = VOCABULARY, .experts = 3, .choices = 2, .capacity_factor = 0.8};
+    const struct backend_options options = {.act = DTYPE_F64, .threads = 1, .instruction_set = "auto"};
+    const struct graph_options shape = {.samples = SAMPLES, .context = CONTEXT, .training = true};
+    const struct gpt_piece whole = gpt_piece_of(&moe, CONTEXT, 1, 0);
+    struct backend *backend;
+    cr_assert_eq(backend_open("reference", &options, &backend), CAIRN_OK);
+    struct graph *g = graph_new(backend, &shape);
+    gpt_declare(g, &moe, &whole, CONTEXT, true, NULL, NULL);
+    cr_assert(graph_finish(g) == CAIRN_OK && graph_allocate(g, 1, NULL) == CAIRN_OK, "%s", cairn_err_message());
+    double *values = calloc((size_t)graph_parameter_elements(g), sizeof *values), *gradient = calloc((size_t)graph_gradient_elements(g), sizeof *values);
+    for (int i = 0; i < graph_parameter_count(g); i++)
+        for (int64_t e = 0; e < graph_parameter_at(g, i)->elements; e++)
+            values[graph_parameter_at(g, i)->offset + e] = 5 * (double)value_at(graph_parameter_at(g, i), e);
+    for (int i = 0; i <= ROWS; i++)
+        tokens[0][i] = 7 * i % VOCABULARY;
+    graph_bind_parameters(g, values);
+    const struct graph_pass pass = {.step = 3, .inputs = tokens[0], .targets = tokens[0] + 1, .loss_scale = 1};
+    cr_assert_eq(graph_forward_backward(g, &pass, gradient), CAIRN_OK);
+    for (int i = 0; i < graph_parameter_count(g); i++) {
+        const struct parameter *p = graph_parameter_at(g, i);
+        for (int64_t e = 0; e < p->elements; e += 1 + p->elements / 7) {
+            double *x = &values[p->offset + e], at = *x;
+            *x = at + 1e-6;
+            double above = loss_of(g);
+            *x = at - 1e-6;
+            double below = loss_of(g), expected = (above - below) / 2e-6;
+            *x = at;
+            cr_expect_float_eq(gradient[p->offset + e], expected, 1e-6 * (1 + fabs(expected)), "%s[%lld]: %.9g, by differences %.9g", p->name,
+                               (long long)e, gradient[p->offset + e], expected);
+        }
+    }
+    graph_free(g);
+    free(values);
+    free(gradient);
+    backend->table->close(backend);
 }
 
 Test(graph, pieces_are_cut_by_cost)

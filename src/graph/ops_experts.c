@@ -1,0 +1,248 @@
+/* A mixture of experts in the place of a block's MLP (kernels/experts.h, kernels/expert_mlp.h). The ranks of an expert group hold some of
+ * the experts each: rows go to them packed by expert, and come back, by two exchanges of all with all. */
+#include "graph/graph_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/expert_mlp.h"
+#include "kernels/experts.h"
+#include "mesh/collective.h"
+
+#define KERNEL(g) ((g)->backend->table)
+
+/* What the forward step keeps. Blocks of packed rows are [experts][capacity][...] where they are made, [sources][own experts][capacity]
+ * [...] where the experts are. */
+enum { EXPERT, PLACE, LOAD, GATE, PROBABILITY, LOG_SUM, LOSSES, RECEIVED, INNER, ACTIVE, RETURNED, COUNTS, KEPT };
+enum { PACKED, RESULT, FORWARD_WORK, D_PACKED = FORWARD_WORK, D_RESULT, D_INNER, D_RECEIVED, D_RETURNED, D_GATE, D_LOGITS, ALL_WORK };
+enum { ROUTER, EXPAND, EXPAND_BIAS, CONTRACT, CONTRACT_BIAS };
+
+_Static_assert((int)KEPT <= (int)OP_STATISTICS && (int)ALL_WORK <= (int)OP_WORK && (int)CONTRACT_BIAS < (int)OP_PARAMETERS,
+               "room in struct op");
+
+struct experts {
+    struct graph_experts_desc desc;
+    struct router_desc routing;
+    struct router *router;
+    struct expert_mlp *mlp;
+    int64_t own, sources;            /* experts here; ranks that send rows */
+    int64_t *shares;                 /* begins and counts of an exchange */
+};
+
+static struct group *group_of(const struct graph *g)
+{
+    return g->options.experts && g->options.experts->size > 1 ? g->options.experts : NULL;
+}
+
+static tensor_id make(struct graph *g, struct op *op, enum dtype dtype, int64_t rows, int64_t width)
+{
+    tensor_id id = graph_add_tensor(g, ROLE_STATISTIC, dtype, rows, width);
+    if (id >= 0)
+        g->tensors[id].producer = (int)(op - g->ops);
+    return id;
+}
+
+static void make_memory(struct graph *g, struct op *op, const struct experts *e, int64_t width)
+{
+    enum dtype act = g->backend->act, acc = g->backend->acc;
+    int64_t rows = g->rows, k = e->desc.choices, all = e->desc.experts, packed = all * e->routing.capacity;
+    int64_t held = e->sources * e->own * e->routing.capacity, hidden = e->desc.hidden;
+    const struct {
+        enum dtype dtype;
+        int64_t rows, width;
+    } kept[KEPT] = {{DTYPE_I32, rows, k}, {DTYPE_I32, rows, k}, {DTYPE_I32, all, 1}, {acc, rows, k}, {acc, rows, all}, {acc, rows, 1},
+                    {acc, 2, 1}, {act, held, width}, {act, held, hidden}, {act, held, hidden}, {act, packed, width},
+                    {DTYPE_I32, e->sources * e->own, 1}},
+      work[ALL_WORK] = {{act, packed, width}, {act, held, width}, {act, packed, width}, {act, held, width}, {act, held, hidden},
+                        {act, held, width}, {act, packed, width}, {acc, rows, k}, {acc, rows, all}};
+    for (int i = 0; i < KEPT; i++)
+        op->statistic[i] = make(g, op, kept[i].dtype, kept[i].rows, kept[i].width);
+    op->forward_work = FORWARD_WORK;
+    for (int i = 0; i < (g->options.training ? ALL_WORK : FORWARD_WORK); i++)
+        op->work[i] = make(g, op, work[i].dtype, work[i].rows, work[i].width);
+}
+
+static bool check(struct graph *g, tensor_id x, const tensor_id *p, const struct graph_experts_desc *d, int64_t own)
+{
+    int64_t width = g->tensors[x].width;
+    return graph_is_parameter(g, p[ROUTER], d->experts, width, "experts") &&
+           graph_is_parameter(g, p[EXPAND], own * d->hidden, width, "experts") &&
+           graph_is_parameter(g, p[EXPAND_BIAS], 1, own * d->hidden, "experts") &&
+           graph_is_parameter(g, p[CONTRACT], own * width, d->hidden, "experts") &&
+           graph_is_parameter(g, p[CONTRACT_BIAS], 1, own * width, "experts");
+}
+
+int64_t graph_expert_share(const struct graph *g, int64_t experts, int64_t *first)
+{
+    const struct group *group = group_of(g);
+    *first = group ? experts / group->size * group->rank : 0;
+    return group ? experts / group->size : experts;
+}
+
+tensor_id graph_experts(struct graph *g, tensor_id x, const tensor_id parameters[5], const struct graph_experts_desc *desc)
+{
+    int64_t first, own = graph_expert_share(g, desc->experts, &first);
+    if (!graph_is_activation(g, x, "experts") || !check(g, x, parameters, desc, own))
+        return -1;
+    struct op *op = graph_add_op(g, &op_experts);
+    struct experts *e = op ? calloc(1, sizeof *e) : NULL;
+    if (!e) {
+        graph_mistake(g, "no memory for the experts");
+        return -1;
+    }
+    int64_t width = g->tensors[x].width;
+    *e = (struct experts){.desc = *desc, .own = own, .sources = group_of(g) ? group_of(g)->size : 1};
+    e->routing = (struct router_desc){.rows = g->rows, .width = width, .experts = desc->experts, .choices = desc->choices,
+                                      .capacity = router_capacity(desc->capacity_factor, g->rows, desc->experts, desc->choices)};
+    op->experts = e;
+    op->x = x;
+    op->weight = parameters[ROUTER];
+    op->bias = parameters[EXPAND];
+    for (int i = 0; i < 3; i++)
+        op->more[i] = parameters[EXPAND_BIAS + i];
+    make_memory(g, op, e, width);
+    return graph_result(g, op, g->rows, width);
+}
+
+static cairn_err experts_prepare(struct graph *g, struct op *op)
+{
+    struct experts *e = op->experts;
+    const struct expert_mlp_desc mlp = {.experts = e->own, .capacity = e->routing.capacity, .width = g->tensors[op->x].width,
+                                        .hidden = e->desc.hidden};
+    e->shares = calloc(2 * (size_t)e->sources, sizeof *e->shares);
+    if (!e->shares)
+        return FAIL(CAIRN_ENOMEM, "no memory for the experts");
+    TRY(KERNEL(g)->router_create(g->backend, &e->routing, &e->router));
+    return expert_mlp_create(g->backend, &mlp, &e->mlp);
+}
+
+static void experts_release(struct graph *g, struct op *op)
+{
+    struct experts *e = op->experts;
+    if (e && e->router)
+        KERNEL(g)->router_destroy(e->router);
+    if (e) {
+        expert_mlp_destroy(e->mlp);
+        free(e->shares);
+    }
+    free(e);
+}
+
+static struct routing routing_of(const struct graph *g, const struct op *op)
+{
+    return (struct routing){.expert = tensor_data(g, op->statistic[EXPERT]), .place = tensor_data(g, op->statistic[PLACE]),
+                            .load = tensor_data(g, op->statistic[LOAD]), .gate = tensor_data(g, op->statistic[GATE]),
+                            .probability = tensor_data(g, op->statistic[PROBABILITY]), .log_sum = tensor_data(g, op->statistic[LOG_SUM]),
+                            .losses = tensor_data(g, op->statistic[LOSSES])};
+}
+
+/* Each rank's block of FROM, ELEMENTS each, to that rank, whose block is at the same place of TO. */
+static void exchange(struct graph *g, const struct experts *e, const void *from, void *to, int64_t elements, enum dtype dtype)
+{
+    struct group *group = group_of(g);
+    if (!group) {
+        if (from != to)
+            memcpy(to, from, (size_t)elements * dtype_size(dtype));
+        return;
+    }
+    int64_t *begins = e->shares, *counts = e->shares + group->size;
+    for (int r = 0; r < group->size; r++) {
+        begins[r] = r * elements;
+        counts[r] = elements;
+    }
+    graph_note(g, group_all_to_all(group, from, begins, counts, to, begins, counts, dtype));
+}
+
+static void clear(struct graph *g, tensor_id id)
+{
+    const struct tensor *t = &g->tensors[id];
+    memset(tensor_data(g, id), 0, (size_t)(t->rows * t->width) * dtype_size(t->dtype));
+}
+
+/* The rows that each expert here has of each source. */
+static const int32_t *share_counts(struct graph *g, struct op *op, const struct routing *r)
+{
+    const struct experts *e = op->experts;
+    int32_t *counts = tensor_data(g, op->statistic[COUNTS]);
+    int32_t *taken = tensor_data(g, op->work[PACKED]); /* what this rank sends; its rows come there later */
+    for (int64_t i = 0; i < e->desc.experts; i++)
+        taken[i] = (int32_t)routing_taken(&e->routing, r, i);
+    exchange(g, e, taken, counts, e->own, DTYPE_I32);
+    return counts;
+}
+
+static char *part(const struct graph *g, tensor_id id, int64_t source, int64_t sources)
+{
+    const struct tensor *t = &g->tensors[id];
+    return (char *)tensor_data(g, id) + (size_t)(source * (t->rows / sources) * t->width) * dtype_size(t->dtype);
+}
+
+static struct expert_weights weights_of(struct graph *g, const struct op *op)
+{
+    return (struct expert_weights){.expand = parameter_data(g, op->bias), .expand_bias = parameter_data(g, op->more[0]),
+                                   .contract = parameter_data(g, op->more[1]), .contract_bias = parameter_data(g, op->more[2])};
+}
+
+static void experts_forward(struct graph *g, struct op *op)
+{
+    const struct experts *e = op->experts;
+    const struct routing r = routing_of(g, op);
+    const struct expert_weights weights = weights_of(g, op);
+    int64_t block = e->own * e->routing.capacity * e->routing.width;
+    if (g->idle)
+        clear(g, op->statistic[LOAD]);
+    else
+        KERNEL(g)->router_forward(e->router, &r, tensor_data(g, op->x), parameter_data(g, op->weight));
+    const int32_t *counts = share_counts(g, op, &r);
+    if (!g->idle)
+        KERNEL(g)->dispatch(e->router, tensor_data(g, op->work[PACKED]), tensor_data(g, op->x), &r);
+    exchange(g, e, tensor_data(g, op->work[PACKED]), tensor_data(g, op->statistic[RECEIVED]), block, g->backend->act);
+    for (int64_t s = 0; s < e->sources; s++)
+        expert_mlp_forward(e->mlp, part(g, op->work[RESULT], s, e->sources), part(g, op->statistic[INNER], s, e->sources),
+                           part(g, op->statistic[ACTIVE], s, e->sources), part(g, op->statistic[RECEIVED], s, e->sources), &weights,
+                           counts + s * e->own);
+    exchange(g, e, tensor_data(g, op->work[RESULT]), tensor_data(g, op->statistic[RETURNED]), block, g->backend->act);
+    if (!g->idle)
+        KERNEL(g)->combine(e->router, tensor_data(g, op->y), tensor_data(g, op->statistic[RETURNED]), &r);
+}
+
+/* The experts' own gradients, source by source. */
+static void backward_experts(struct graph *g, struct op *op)
+{
+    const struct experts *e = op->experts;
+    const struct expert_weights weights = weights_of(g, op);
+    const struct expert_gradients gradients = {
+        .expand = parameter_gradient(g, op->bias, false), .expand_bias = parameter_gradient(g, op->more[0], false),
+        .contract = parameter_gradient(g, op->more[1], false), .contract_bias = parameter_gradient(g, op->more[2], false)};
+    const int32_t *counts = tensor_data(g, op->statistic[COUNTS]);
+    for (int64_t s = 0; s < e->sources; s++) {
+        char *d_inner = part(g, op->work[D_INNER], s, e->sources), *dy = part(g, op->work[D_RESULT], s, e->sources);
+        expert_mlp_backward_input(e->mlp, part(g, op->work[D_RECEIVED], s, e->sources), d_inner, dy,
+                                  part(g, op->statistic[INNER], s, e->sources), &weights, counts + s * e->own);
+        expert_mlp_backward_weight(e->mlp, &gradients, d_inner, dy, part(g, op->statistic[RECEIVED], s, e->sources),
+                                   part(g, op->statistic[ACTIVE], s, e->sources), counts + s * e->own, s > 0);
+    }
+}
+
+static void experts_backward(struct graph *g, struct op *op)
+{
+    const struct experts *e = op->experts;
+    const struct routing r = routing_of(g, op);
+    /* The loss is a mean over all rows of a step; the routers' losses are means over a microbatch's rows. */
+    double share = g->loss_scale * (double)g->rows;
+    const struct router_scales scales = {.balance = e->desc.balance * share, .z = e->desc.z * share};
+    int64_t block = e->own * e->routing.capacity * e->routing.width;
+    void *d_packed = tensor_data(g, op->work[D_PACKED]), *d_gate = tensor_data(g, op->work[D_GATE]);
+    void *d_returned = tensor_data(g, op->work[D_RETURNED]), *d_logits = tensor_data(g, op->work[D_LOGITS]);
+    KERNEL(g)->combine_backward(e->router, d_packed, d_gate, gradient_of(g, op->y), tensor_data(g, op->statistic[RETURNED]), &r);
+    exchange(g, e, d_packed, tensor_data(g, op->work[D_RESULT]), block, g->backend->act);
+    backward_experts(g, op);
+    exchange(g, e, tensor_data(g, op->work[D_RECEIVED]), d_returned, block, g->backend->act);
+    KERNEL(g)->dispatch_backward(e->router, gradient_of(g, op->x), d_returned, &r, op->add_x);
+    KERNEL(g)->router_backward_input(e->router, d_logits, gradient_of(g, op->x), d_gate, &r, parameter_data(g, op->weight), &scales, true);
+    KERNEL(g)->router_backward_weight(e->router, parameter_gradient(g, op->weight, false), d_logits, tensor_data(g, op->x));
+}
+
+const struct op_class op_experts = {.name = "experts", .input_reads = READS_X | READS_STATISTICS, .adds_to_gradient = true,
+                                    .weights_with_input = true, .across_replicas = true, .prepare = experts_prepare,
+                                    .forward = experts_forward, .backward_input = experts_backward, .release = experts_release};
