@@ -36,6 +36,10 @@ RANKS_TESTS += tests/ranks/checkpoint_damage.ranks
 tests_ranks_checkpoint_damage_ranks_SOURCES = tests/ranks/checkpoint_damage.c
 tests_ranks_checkpoint_damage_ranks_LDADD = libcore.la
 
+RANKS_TESTS += tests/ranks/restarts.ranks
+tests_ranks_restarts_ranks_SOURCES = tests/ranks/restarts.c
+tests_ranks_restarts_ranks_LDADD = libcore.la
+
 RANKS_TESTS += tests/ranks/import.ranks
 tests_ranks_import_ranks_SOURCES = tests/ranks/import.c
 tests_ranks_import_ranks_LDADD = libcore.la
