@@ -20,7 +20,7 @@ EOF
 train() {
     ranks=$1
     shift
-    timeout -k 5 100 "$MPIEXEC" -n "$ranks" "$CAIRN" train tiny.yaml "$@" >train.log 2>&1
+    timeout -k 5 "${limit:-100}" "$MPIEXEC" -n "$ranks" "$CAIRN" train tiny.yaml "$@" >train.log 2>&1
 }
 
 # hash_of RUN: of the newest checkpoint's weights
