@@ -72,9 +72,9 @@ Test(layout, the_fewest_ranks)
 
 Test(layout, a_config_asks)
 {
-    const struct config config = {.parallel = {.data = 2, .tensor = 3, .context = 4, .pipeline = 5, .chunks = 6}};
+    const struct config config = {.parallel = {.data = 2, .tensor = 3, .context = 4, .pipeline = 5, .expert = 7, .chunks = 6}};
     struct layout l = layout_asked(&config);
-    cr_expect(l.data == 2 && l.tensor == 3 && l.context == 4 && l.pipeline == 5 && l.chunks == 6 && l.expert == 1);
+    cr_expect(l.data == 2 && l.tensor == 3 && l.context == 4 && l.pipeline == 5 && l.chunks == 6 && l.expert == 7);
 }
 
 /* L on RANKS ranks is refused, and the message holds each of the words. */
