@@ -17,6 +17,8 @@ enum config_mpi { CONFIG_MPI_PMIX, CONFIG_MPI_PMI2 };
 enum config_schedule { CONFIG_GPIPE, CONFIG_1F1B, CONFIG_INTERLEAVED, CONFIG_ZERO_BUBBLE };
 enum config_recompute { RECOMPUTE_NONE, RECOMPUTE_ATTENTION, RECOMPUTE_BLOCK };
 enum config_reduce { REDUCE_CANONICAL, REDUCE_FAST };
+enum config_sync { SYNC_BULK, SYNC_LOCAL };
+enum config_outer { OUTER_AVERAGE, OUTER_NESTEROV };
 enum config_compress { CONFIG_COMPRESS_NONE, CONFIG_COMPRESS_BF16, CONFIG_COMPRESS_TOPK, CONFIG_COMPRESS_POWERSGD };
 
 /* The merged config. Strings are owned by the struct. */
@@ -73,6 +75,11 @@ struct config {
         int compress;     /* enum config_compress: what of gradients is sent */
         double compress_ratio;
         int64_t compress_rank;
+        int sync;         /* enum config_sync */
+        int64_t local_steps; /* that replicas train apart */
+        int outer;        /* enum config_outer: what joins them */
+        double outer_rate;   /* 0: what is usual for outer */
+        double outer_momentum;
     } parallel;
 
     struct {

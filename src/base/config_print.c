@@ -108,9 +108,14 @@ char *config_to_yaml(const struct config *config)
 /* The dataset is not among them: it is known by its fingerprint, not by its path. Of the layout, only what changes the sums is. */
 static bool decides_result(const struct config_key *key)
 {
-    if (strcmp(key->section, "parallel") == 0)
-        return strcmp(key->name, "tensor") == 0 || strcmp(key->name, "context") == 0 || strcmp(key->name, "sequence") == 0 ||
-               strcmp(key->name, "reduce") == 0 || strncmp(key->name, "compress", strlen("compress")) == 0;
+    static const char *const sums[] = {"tensor", "context", "sequence", "reduce", "compress", "compress_ratio", "compress_rank", "sync",
+                                       "local_steps", "outer", "outer_rate", "outer_momentum"};
+    if (strcmp(key->section, "parallel") == 0) {
+        bool found = false;
+        for (size_t i = 0; i < sizeof sums / sizeof sums[0]; i++)
+            found = found || strcmp(key->name, sums[i]) == 0;
+        return found;
+    }
     static const char *const sections[] = {"batch", "model", "optimizer"}, *const names[] = {"seed", "steps", "precision"};
     const char *const *list = *key->section ? sections : names, *word = *key->section ? key->section : key->name;
     return strcmp(word, list[0]) == 0 || strcmp(word, list[1]) == 0 || strcmp(word, list[2]) == 0;

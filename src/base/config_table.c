@@ -17,6 +17,8 @@ static const char *const mpis[] = {"pmix", "pmi2", NULL};
 static const char *const schedules[] = {"gpipe", "1f1b", "interleaved", "zero-bubble", NULL};
 static const char *const recomputes[] = {"none", "attention", "block", NULL};
 static const char *const reduces[] = {"canonical", "fast", NULL};
+static const char *const syncs[] = {"bulk", "local", NULL};
+static const char *const outers[] = {"average", "nesterov", NULL};
 static const char *const compressions[] = {"none", "bf16", "topk", "powersgd", NULL};
 
 /* Counts that no memory could hold are typing errors; these bounds say so before an allocation does. */
@@ -99,6 +101,11 @@ const struct config_key config_keys[] = {
     {FIELD(parallel, compress), CHOICE("none", compressions), .help = "gradients sent in fewer bytes, what is left out added to the next step's; after the backward pass, whatever parallel.overlap"},
     {FIELD(parallel, compress_ratio), REAL("0.01", 0, 1), .open_low = true, .help = "topk: share of a gradient's elements that each replica sends, the largest ones"},
     {FIELD(parallel, compress_rank), INT("4", 1, 1024), .help = "powersgd: rank of the product of two matrices that is sent in place of each"},
+    {FIELD(parallel, sync), CHOICE("bulk", syncs), .help = "bulk: all replicas take each step together; local: each trains alone on its own microbatches for some steps, then their weights are joined"},
+    {FIELD(parallel, local_steps), INT("16", 1, INT64_MAX / 2), .help = "sync local: steps from one joining to the next; the last step joins too"},
+    {FIELD(parallel, outer), CHOICE("average", outers), .help = "sync local: the mean of the weights (federated averaging), or a step of Nesterov momentum towards it (DiLoCo)"},
+    {FIELD(parallel, outer_rate), REAL("0", 0, 1000), .help = "sync local: how far towards the mean; 0: 1 for average, 0.7 for nesterov"},
+    {FIELD(parallel, outer_momentum), REAL("0.9", 0, 1), .open_high = true, .help = "outer nesterov: its momentum"},
 
     {FIELD(validation, every), INT("100", 0, INT64_MAX / 2), .help = "steps between validations; 0: never"},
     {FIELD(validation, microbatches), INT("8", 1, MILLION), .help = "microbatches of a validation over all ranks"},

@@ -86,6 +86,12 @@ static cairn_err open_holders(struct gradient *g, struct holders *h, struct grou
 static cairn_err open_reducers(struct gradient *g)
 {
     struct mesh *m = g->mesh;
+    if (g->options.alone) {
+        int64_t own;
+        tree_share(g->options.microbatches, m->layout.data, m->place.data, &g->first_microbatch, &own);
+        g->passes = (g->options.microbatches + m->layout.data - 1) / m->layout.data;
+        return open_holders(g, &g->dense, g->options.alone->self, 1, own);
+    }
     TRY(open_holders(g, &g->dense, &m->replicas, m->layout.data, g->options.microbatches));
     if (g->expert.group)
         TRY(open_holders(g, &g->expert, &m->expert_replicas, m->layout.data / m->layout.expert, g->options.microbatches / m->layout.expert));
@@ -176,7 +182,7 @@ cairn_err gradient_open(struct mesh *mesh, struct backend *backend, const struct
     *g = (struct gradient){.mesh = mesh, .backend = backend, .options = *options, .rounds = options->zero >= 2};
     cairn_err err;
     TRY_GOTO(err, open_pieces(g, count, graphs, weights), failed);
-    g->dense.group = &mesh->replicas; /* list_sums asks for their sizes */
+    g->dense.group = options->alone ? options->alone->self : &mesh->replicas; /* list_sums asks for their sizes */
     g->expert.group = mesh->layout.expert > 1 ? &mesh->expert_replicas : NULL;
     TRY_GOTO(err, list_sums(g), failed);
     TRY_GOTO(err, open_reducers(g), failed);
@@ -223,7 +229,7 @@ int64_t gradient_microbatch(const struct gradient *g, int64_t pass)
 {
     if (pass >= g->dense.count)
         return -1;
-    return (g->dense.first + pass * g->dense.stride) % g->options.microbatches;
+    return (g->first_microbatch + g->dense.first + pass * g->dense.stride) % g->options.microbatches;
 }
 
 cairn_err gradient_progress(void *gradient)
@@ -418,7 +424,8 @@ static cairn_err find_norm(struct gradient *g, double *norm)
         add_squares(g, &g->sums[i]);
     exact_sum_normalize(g->total);
     uint64_t begun = trace_begin();
-    TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, g->total->words, EXACT_SUM_WORDS, MPI_INT64_T, MPI_SUM, g->mesh->world),
+    MPI_Comm whole = g->options.alone ? g->options.alone->replica : g->mesh->world;
+    TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, g->total->words, EXACT_SUM_WORDS, MPI_INT64_T, MPI_SUM, whole),
                   "adding up the gradient's norm"));
     trace_end(begun, TRACE_COMMUNICATION, "norm", -1);
     exact_sum_normalize(g->total);

@@ -12,12 +12,19 @@
 
 struct gradient;
 
+/* Replicas that train alone: a gradient is that of the replica's own microbatches. */
+struct gradient_alone {
+    struct group *self; /* this rank */
+    MPI_Comm replica;   /* the ranks of this rank's replica */
+};
+
 struct gradient_options {
     int64_t microbatches; /* of a step, over all replicas */
     int zero;
     bool fast;    /* in MPI's order, not the tree's */
     bool overlap; /* exchange under the backward pass; else after it */
     struct compress_options compress; /* then after the backward pass */
+    const struct gradient_alone *alone; /* must live longer; NULL: over all replicas */
 };
 
 /* Collective over the mesh. For the COUNT pieces of the model that this rank has, GRAPHS with their WEIGHTS. All memory is taken here,

@@ -56,6 +56,7 @@ struct gradient {
     int slot_count;
     void **slots;            /* held partial sums first, in the order of the stacks; then free ones */
     int64_t passes;
+    int64_t first_microbatch; /* of a replica that trains alone; else 0 */
     double *squares;         /* sums of squares of a bucket's chunks */
     struct exact_sum *total;
     /* with rounds: room for buckets on their way */

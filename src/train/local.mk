@@ -11,9 +11,11 @@ libcore_la_SOURCES += \
   src/train/stage.c src/train/stage.h \
   src/train/stage_messages.c src/train/stage_messages.h \
   src/train/sampler.c src/train/sampler.h \
+  src/train/local_steps.c src/train/local_steps.h \
   src/train/metrics.c src/train/metrics.h \
   src/train/tracing.c src/train/tracing.h \
   src/train/trainer.c src/train/trainer.h \
+  src/train/trainer_arrays.c src/train/trainer_arrays.h \
   src/train/trainer_run.c \
   src/train/trainer_save.c \
   src/train/validation.c src/train/validation.h \

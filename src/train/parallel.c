@@ -23,6 +23,25 @@ static cairn_err check_compression(const struct config *c)
     return CAIRN_OK;
 }
 
+static cairn_err check_local(const struct config *c)
+{
+    if (c->parallel.sync != SYNC_LOCAL)
+        return CAIRN_OK;
+    if (c->parallel.zero > 0)
+        return FAIL(CAIRN_ECONFIG, "parallel.sync local: each replica has weights and moments of its own, which parallel.zero %lld cannot "
+                    "share", (long long)c->parallel.zero);
+    if (c->parallel.reduce == REDUCE_FAST || c->parallel.compress != CONFIG_COMPRESS_NONE)
+        return FAIL(CAIRN_ECONFIG, "parallel.sync local exchanges weights, not gradients: parallel.%s does not go with it",
+                    c->parallel.reduce == REDUCE_FAST ? "reduce fast" : "compress");
+    if (c->parallel.expert > 1)
+        return FAIL(CAIRN_ECONFIG, "parallel.sync local does not go with parallel.expert %lld: no replica has all experts",
+                    (long long)c->parallel.expert);
+    if (c->parallel.context > 1)
+        return FAIL(CAIRN_ECONFIG, "parallel.sync local does not go with parallel.context %lld: ranks that share sequences would have to "
+                    "train together", (long long)c->parallel.context);
+    return CAIRN_OK;
+}
+
 /* What no layout makes fit. */
 static cairn_err check_modes(const struct config *c)
 {
@@ -39,6 +58,7 @@ static cairn_err check_modes(const struct config *c)
     if (c->parallel.sequence && c->model.dropout > 0 && c->model.width % 4 != 0)
         return FAIL(CAIRN_ECONFIG, "parallel.sequence with model.dropout needs a model.width that 4 divides, not %lld",
                     (long long)c->model.width);
+    TRY(check_local(c));
     return check_compression(c);
 }
 

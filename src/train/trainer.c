@@ -12,9 +12,9 @@
 #include "base/trace.h"
 #include "job/threads.h"
 #include "model/gpt.h"
-#include "train/compressed.h"
 #include "train/numerics.h"
 #include "train/parallel.h"
+#include "train/trainer_arrays.h"
 #include "train/tracing.h"
 
 static const char *const device_backends[] = {"cpu", "cpu", "reference"}; /* by enum config_device */
@@ -106,31 +106,13 @@ static cairn_err check_data(const struct trainer *t)
 
 static cairn_err open_losses(struct trainer *t)
 {
-    t->losses = calloc((size_t)t->config->batch.microbatches + 1, sizeof *t->losses);
+    t->losses = calloc((size_t)t->config->batch.microbatches + 2, sizeof *t->losses);
     return t->losses ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for losses");
 }
 
 static int64_t vocabulary_of(const struct trainer *t)
 {
     return t->config->model.vocabulary ? t->config->model.vocabulary : dataset_vocabulary(t->dataset);
-}
-
-/* What checkpoints keep. */
-static cairn_err list_arrays(struct trainer *t)
-{
-    const struct compressed *compressed = gradient_compressed(t->gradient);
-    for (int i = 0; i < t->weights_count; i++)
-        t->must_count += weights_shard_count(&t->weights[i]);
-    t->shard_count = t->must_count + (compressed ? compressed_shard_count(compressed) : 0);
-    t->shards = calloc((size_t)t->shard_count + 1, sizeof *t->shards);
-    if (!t->shards)
-        return FAIL(CAIRN_ENOMEM, "no memory for the list of arrays");
-    struct shard *next = t->shards;
-    for (int i = 0; i < t->weights_count; next += weights_shard_count(&t->weights[i++]))
-        weights_shards(&t->weights[i], next);
-    if (compressed)
-        compressed_shards(compressed, next);
-    return CAIRN_OK;
 }
 
 /* The pieces' graphs, weights and gradients: this rank's memory. Collective where it succeeds up to there on all. */
@@ -140,7 +122,7 @@ static cairn_err open_state(struct trainer *t)
     const struct weights_sharing sharing = {.replicas = t->mesh->replicas.size, .replica = t->mesh->replicas.rank,
                                             .expert_replicas = t->mesh->expert_replicas.size, .expert_replica = t->mesh->expert_replicas.rank,
                                             .zero = (int)c->parallel.zero};
-    const struct gradient_options options = {.microbatches = c->batch.microbatches, .zero = (int)c->parallel.zero,
+    struct gradient_options options = {.microbatches = c->batch.microbatches, .zero = (int)c->parallel.zero,
                                              .fast = c->parallel.reduce == REDUCE_FAST, .overlap = c->parallel.overlap,
                                              .compress = {.kind = (enum compress_kind)c->parallel.compress, .ratio = c->parallel.compress_ratio,
                                                           .rank = (int)c->parallel.compress_rank, .seed = (uint64_t)c->seed}};
@@ -150,9 +132,13 @@ static cairn_err open_state(struct trainer *t)
     for (int i = 0; i < pieces && !err; i++, t->weights_count += !err)
         err = weights_open(t->backend, stage_graphs(t->stage)[i], true, &sharing, &t->weights[i]);
     TRY(mesh_agree(t->mesh, err));
+    if (c->parallel.sync == SYNC_LOCAL) {
+        TRY(local_steps_open(t->mesh, c, pieces, t->weights, &t->local));
+        options.alone = local_steps_alone(t->local);
+    }
     TRY(gradient_open(t->mesh, t->backend, &options, pieces, stage_graphs(t->stage), t->weights, &t->gradient));
     TRY(stage_prepare(t->stage, gradient_passes(t->gradient)));
-    return list_arrays(t);
+    return trainer_list_arrays(t);
 }
 
 static int64_t state_memory(const struct trainer *t)
@@ -247,6 +233,7 @@ void trainer_close(struct trainer *t)
     if (t->loader)
         loader_close(t->loader);
     gradient_close(t->gradient);
+    local_steps_close(t->local);
     for (int i = 0; i < t->weights_count; i++)
         weights_close(&t->weights[i]);
     free(t->weights);
@@ -259,6 +246,7 @@ void trainer_close(struct trainer *t)
         t->backend->table->close(t->backend);
     trace_close();
     free(t->shards);
+    free(t->standard);
     free(t->losses);
     free(t->config_text);
     free(t->checkpoints);

@@ -10,6 +10,7 @@
 #include "job/job.h"
 #include "mesh/mesh.h"
 #include "train/gradient.h"
+#include "train/local_steps.h"
 #include "train/metrics.h"
 #include "train/stage.h"
 #include "train/weights.h"
@@ -25,17 +26,20 @@ struct trainer {
     struct weights *weights;      /* of each of the stage's pieces */
     int weights_count;
     struct gradient *gradient;
+    struct local_steps *local;    /* NULL: all replicas take each step together */
     struct loader *loader;
+    struct shard *standard;       /* weights and moments, where this rank trains */
+    int standard_count;
     struct shard *shards;         /* the state that checkpoints keep */
     int shard_count;
-    int must_count;               /* of them, first: without these a checkpoint is another model's */
+    int must_count;               /* of them, first: all but what belongs to one replica alone */
     int64_t step;                 /* steps done */
     int64_t committed;            /* the newest checkpoint's step; -1: none */
     char *config_text;            /* merged, for checkpoints */
     char *checkpoints;            /* the folder */
     int lock;                     /* rank 0's, on the run's folder; -1: none */
     struct metrics *metrics;      /* rank 0 */
-    double *losses;               /* of all microbatches, then the ranks' wish to stop */
+    double *losses;               /* of all microbatches, then the ranks' wish to stop, then how many gradients have no norm */
     bool restored;                /* from a checkpoint */
     bool failed_alone;            /* the error was met by this rank between agreements: others do not know of it */
 };

@@ -18,7 +18,7 @@ static cairn_err share_losses(struct trainer *t, double *loss, bool *stop)
 {
     int count = (int)t->config->batch.microbatches;
     uint64_t begun = trace_begin();
-    TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, t->losses, count + 1, MPI_DOUBLE, MPI_SUM, t->mesh->world), "gathering losses"));
+    TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, t->losses, count + 2, MPI_DOUBLE, MPI_SUM, t->mesh->world), "gathering losses"));
     trace_end(begun, TRACE_COMMUNICATION, "losses", t->step);
     double sum = 0;
     for (int i = 0; i < count; i++)
@@ -33,14 +33,16 @@ static cairn_err compute(struct trainer *t, struct metrics_step *m, bool *stop)
 {
     const struct config *c = t->config;
     int64_t count = c->batch.microbatches;
-    double scale = 1 / ((double)(c->batch.samples * c->model.context) * (double)count);
-    memset(t->losses, 0, ((size_t)count + 1) * sizeof *t->losses);
+    int64_t joined = t->local ? local_steps_microbatches(t->local) : count; /* in one gradient */
+    double scale = 1 / ((double)(c->batch.samples * c->model.context) * (double)joined);
+    memset(t->losses, 0, ((size_t)count + 2) * sizeof *t->losses);
     TRY(stage_run(t->stage, t->gradient, t->loader, t->step, scale, t->losses));
     if (!stage_tells_losses(t->stage))
         memset(t->losses, 0, (size_t)count * sizeof *t->losses);
     double begin = clock_seconds();
     TRY(gradient_finish(t->gradient, &m->gradient_norm));
     t->losses[count] = job_stop_requested(t->job); /* as late as can be: the step may be long, and the time short */
+    t->losses[count + 1] = !isfinite(m->gradient_norm); /* replicas that train alone have each their own */
     TRY(share_losses(t, &m->loss, stop));
     m->reduce_seconds = clock_seconds() - begin;
     return CAIRN_OK;
@@ -61,7 +63,7 @@ static cairn_err run_step(struct trainer *t, struct metrics_step *m, bool *stop)
         t->failed_alone = true;
         return error_context(err, "step %lld", (long long)t->step);
     }
-    if (!isfinite(m->loss) || !isfinite(m->gradient_norm))
+    if (!isfinite(m->loss) || t->losses[t->config->batch.microbatches + 1] > 0)
         return FAIL(CAIRN_EINVAL, "step %lld: loss %g, gradient norm %g: the training has diverged; weights of the checkpoint before "
                     "are kept; a lower optimizer.learning_rate or more warm-up may help", (long long)t->step, m->loss, m->gradient_norm);
     m->learning_rate = learning_rate_at(t->config, t->step);
@@ -70,6 +72,8 @@ static cairn_err run_step(struct trainer *t, struct metrics_step *m, bool *stop)
         optimizer_update(t->config, &t->weights[i], t->gradient, i, m->gradient_norm, t->step);
     trace_end(begun, TRACE_COMPUTE, "update", t->step);
     err = gradient_share_parameters(t->gradient);
+    if (!err && t->local)
+        err = local_steps_join(t->local, t->step + 1);
     if (err) {
         t->failed_alone = true;
         return error_context(err, "step %lld", (long long)t->step);

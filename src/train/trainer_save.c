@@ -11,9 +11,9 @@
 #include "base/log.h"
 #include "base/trace.h"
 #include "ckpt/checkpoint.h"
-#include "train/compressed.h"
 #include "train/tracing.h"
 #include "train/trainer.h"
+#include "train/trainer_arrays.h"
 
 /* A checkpoint or a restore may take this long before the watchdog takes it for a hang, in seconds: a parallel file system under
  * load stalls for minutes. supervise.hang_seconds may say more. */
@@ -22,11 +22,6 @@ static const double io_limit_least = 900;
 static double io_limit(const struct trainer *t)
 {
     return fmax(io_limit_least, t->config->supervise.hang_seconds);
-}
-
-static struct checkpoint_group group_of(const struct trainer *t)
-{
-    return (struct checkpoint_group){.comm = t->mesh->world, .node_of = t->mesh->node_of};
 }
 
 /* What a continued run compares itself with: the samples' order depends on all of it. */
@@ -38,6 +33,8 @@ static char *describe(const struct trainer *t)
                               "microbatches", (json_int_t)t->config->batch.microbatches, "samples",
                               (json_int_t)t->config->batch.samples, "ranks", (json_int_t)t->mesh->size, "threads", t->backend->threads, "vocabulary",
                               (json_int_t)dataset_vocabulary(t->dataset), "tokenizer", dataset_tokenizer(t->dataset));
+    if (extra && t->local)
+        json_object_set_new(extra, TRAINER_JOINED, json_integer(local_steps_joined(t->local)));
     char *text = extra ? json_dumps(extra, JSON_SORT_KEYS) : NULL;
     json_decref(extra);
     return text;
@@ -62,7 +59,7 @@ static double state_bytes(const struct trainer *t)
 cairn_err trainer_save(struct trainer *t)
 {
     double begin = clock_seconds();
-    struct checkpoint_group group = group_of(t);
+    struct checkpoint_group group = trainer_group(t);
     struct checkpoint_facts facts = {.step = t->step, .config = t->config_text, .signature = signature(t), .extra = describe(t)};
     job_phase(t->job, "checkpoint", t->step, io_limit(t));
     cairn_err err = mesh_agree(t->mesh, facts.signature && facts.extra ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for a checkpoint"));
@@ -141,47 +138,37 @@ static cairn_err compare_config(const struct trainer *t, const char *text)
     return CAIRN_OK;
 }
 
-/* Fills the arrays from the newest valid checkpoint. One without what compression keeps, or with that of another number of
- * replicas, does for the rest: what is lost is told. */
-static cairn_err read_arrays(struct trainer *t, struct checkpoint_facts *facts)
-{
-    struct checkpoint_group group = group_of(t);
-    char why[512];
-    cairn_err err = mesh_agree(t->mesh, checkpoint_restore(&group, t->checkpoints, facts, t->shards, t->shard_count));
-    if (err != CAIRN_ECONFIG || t->must_count == t->shard_count)
-        return err;
-    snprintf(why, sizeof why, "%s", cairn_err_message());
-    TRY(mesh_agree(t->mesh, checkpoint_restore(&group, t->checkpoints, facts, t->shards, t->must_count)));
-    compressed_forget(gradient_compressed(t->gradient));
-    if (t->mesh->rank == 0)
-        log_warning("what parallel.compress had not sent yet is lost, it begins anew from zero: %s", why);
-    return CAIRN_OK;
-}
-
 cairn_err trainer_restore(struct trainer *t)
 {
     struct checkpoint_facts facts = {0};
     job_phase(t->job, "restore", 0, io_limit(t));
     double begin = clock_seconds();
     uint64_t begun = trace_begin();
-    cairn_err err = read_arrays(t, &facts);
+    int64_t step = 0;
+    cairn_err err = trainer_read_arrays(t, &facts, &step);
     trace_end(begun, TRACE_CHECKPOINT, "restore", facts.step);
     if (err == CAIRN_ENOTFOUND) {
         for (int i = 0; i < t->weights_count; i++)
             weights_initialize(&t->weights[i], (uint64_t)t->config->seed);
+        if (t->local)
+            local_steps_restart(t->local, LOCAL_FROM_WEIGHTS, 0);
         if (t->mesh->rank == 0) {
             job_report_restored(t->job, 0);
             log_info("a fresh start: no checkpoint in %s", t->checkpoints);
         }
         return mesh_agree(t->mesh, gradient_share_parameters(t->gradient));
     }
-    TRY(err);
+    if (err) {
+        checkpoint_facts_free(&facts);
+        return err;
+    }
     for (int i = 0; i < t->weights_count; i++)
         weights_refresh(&t->weights[i]);
     TRY(mesh_agree(t->mesh, gradient_share_parameters(t->gradient)));
-    t->step = t->committed = facts.step;
+    t->step = step;
+    t->committed = facts.step;
     if (t->mesh->rank == 0) {
-        job_report_restored(t->job, facts.step);
+        job_report_restored(t->job, step);
         log_info("goes on from the checkpoint of step %lld (read in %.2f s)", (long long)facts.step, clock_seconds() - begin);
         compare_numerics(t, facts.signature);
         compare_data(t, facts.extra);

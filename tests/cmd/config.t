@@ -66,6 +66,11 @@ parallel:
   compress: none
   compress_ratio: 0.01
   compress_rank: 4
+  sync: bulk
+  local_steps: 16
+  outer: average
+  outer_rate: 0
+  outer_momentum: 0.9
 validation:
   every: 100
   microbatches: 8
