@@ -2,8 +2,10 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/trace.h"
 #include "job/mpi_error.h"
 #include "train/learning_rate.h"
@@ -100,6 +102,19 @@ static cairn_err validate(struct trainer *t)
     return CAIRN_OK;
 }
 
+/* The most memory that a rank has had, libraries and all. */
+static cairn_err tell_memory(struct trainer *t)
+{
+    struct rusage usage = {0};
+    long own, most;
+    getrusage(RUSAGE_SELF, &usage);
+    own = usage.ru_maxrss; /* KiB */
+    TRY(mpi_check(MPI_Allreduce(&own, &most, 1, MPI_LONG, MPI_MAX, t->mesh->world), "comparing memory"));
+    if (t->mesh->rank == 0)
+        log_info("peak memory of a rank: %.0f MB", (double)most * 1024e-6);
+    return CAIRN_OK;
+}
+
 cairn_err trainer_run(struct trainer *t, bool *stopped)
 {
     const struct config *c = t->config;
@@ -121,5 +136,6 @@ cairn_err trainer_run(struct trainer *t, bool *stopped)
     if (t->step == c->steps && t->committed != t->step)
         TRY(trainer_save(t));
     *stopped = *stopped && t->step < c->steps;
+    TRY(tell_memory(t));
     return tracing_join(t->mesh, c);
 }
