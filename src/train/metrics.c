@@ -88,6 +88,15 @@ static void show(struct metrics *m, const struct metrics_step *s, bool whole_lin
     m->redrawn = now;
 }
 
+static json_t *by_group(const double sent[MESH_GROUPS])
+{
+    static const char *const names[MESH_GROUPS] = {"tensor", "context", "pipeline", "replicas", "expert", "expert_replicas"};
+    json_t *object = json_object();
+    for (int i = 0; i < MESH_GROUPS; i++)
+        json_object_set_new(object, names[i], json_integer((json_int_t)sent[i]));
+    return object;
+}
+
 void metrics_step(struct metrics *m, const struct metrics_step *s)
 {
     m->tokens += s->tokens;
@@ -100,11 +109,11 @@ void metrics_step(struct metrics *m, const struct metrics_step *s)
         m->tokens = 0;
         m->line_started = clock_seconds();
     }
-    write_object(m, json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I}", "kind", "step", "step",
+    write_object(m, json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:o}", "kind", "step", "step",
                                                (json_int_t)s->step, "loss", s->loss, "gradient_norm", s->gradient_norm,
                                                "learning_rate", s->learning_rate, "step_seconds", s->seconds, "data_seconds",
                                                s->data_seconds, "reduce_seconds", s->reduce_seconds, "tokens",
-                                               (json_int_t)s->tokens, "bytes_sent", (json_int_t)s->bytes_sent));
+                                               (json_int_t)s->tokens, "bytes_sent", (json_int_t)s->bytes_sent, "sent", by_group(s->sent)));
 }
 
 /* Room for a whole line: the live line is wiped. */

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "mesh/mesh.h"
 
 struct metrics;
 
@@ -16,7 +17,9 @@ struct metrics_step {
     double data_seconds;   /* of them waiting for data */
     double reduce_seconds; /* of them in sums over ranks */
     int64_t tokens;        /* of this step, over all ranks */
-    int64_t bytes_sent;    /* by this rank, in sums */
+    int64_t bytes_sent;    /* by this rank, in its groups */
+    double sent[MESH_GROUPS]; /* by all ranks since the losses before were shared: in tensor, context, pipeline groups, among
+                               * replicas, in expert groups, among replicas of experts */
 };
 
 /* PATH is metrics.jsonl; EVERY steps between lines; STEPS in all. */

@@ -39,7 +39,9 @@ struct trainer {
     char *checkpoints;            /* the folder */
     int lock;                     /* rank 0's, on the run's folder; -1: none */
     struct metrics *metrics;      /* rank 0 */
-    double *losses;               /* of all microbatches, then the ranks' wish to stop, then how many gradients have no norm */
+    double *losses;               /* of all microbatches; then the ranks' wish to stop, how many gradients have no norm, and the bytes
+                                   * that they sent, by group */
+    int64_t sent[MESH_GROUPS];    /* by this rank in its groups, when that was last told */
     bool restored;                /* from a checkpoint */
     bool failed_alone;            /* the error was met by this rank between agreements: others do not know of it */
 };

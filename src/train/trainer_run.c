@@ -14,19 +14,38 @@
 #include "train/trainer.h"
 #include "train/validation.h"
 
-/* Every rank learns all losses and whether any was asked to stop; each loss is told by one rank, so that the sum is exact. The mean is
- * taken in the microbatches' order. */
-static cairn_err share_losses(struct trainer *t, double *loss, bool *stop)
+/* In the order of metrics_step. */
+static void count_bytes(const struct mesh *m, int64_t sent[MESH_GROUPS])
+{
+    const struct group *groups[MESH_GROUPS] = {&m->tensor, &m->context, &m->pipeline, &m->replicas, &m->expert, &m->expert_replicas};
+    for (int i = 0; i < MESH_GROUPS; i++)
+        sent[i] = groups[i]->bytes_sent;
+}
+
+/* What this rank has sent since it was told the last time. */
+static void tell_bytes(struct trainer *t, double *sent)
+{
+    int64_t now[MESH_GROUPS];
+    count_bytes(t->mesh, now);
+    for (int i = 0; i < MESH_GROUPS; i++)
+        sent[i] = (double)(now[i] - t->sent[i]);
+    memcpy(t->sent, now, sizeof now);
+}
+
+/* Every rank learns all losses, whether any was asked to stop, and what all sent; each loss is told by one rank, so that the sum is exact.
+ * The mean is taken in the microbatches' order. */
+static cairn_err share_losses(struct trainer *t, struct metrics_step *m, bool *stop)
 {
     int count = (int)t->config->batch.microbatches;
     uint64_t begun = trace_begin();
-    TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, t->losses, count + 2, MPI_DOUBLE, MPI_SUM, t->mesh->world), "gathering losses"));
+    TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, t->losses, count + 2 + MESH_GROUPS, MPI_DOUBLE, MPI_SUM, t->mesh->world), "gathering losses"));
     trace_end(begun, TRACE_COMMUNICATION, "losses", t->step);
     double sum = 0;
     for (int i = 0; i < count; i++)
         sum += t->losses[i];
-    *loss = sum / count;
+    m->loss = sum / count;
     *stop = t->losses[count] != 0;
+    memcpy(m->sent, t->losses + count + 2, sizeof m->sent);
     return CAIRN_OK;
 }
 
@@ -45,15 +64,19 @@ static cairn_err compute(struct trainer *t, struct metrics_step *m, bool *stop)
     TRY(gradient_finish(t->gradient, &m->gradient_norm));
     t->losses[count] = job_stop_requested(t->job); /* as late as can be: the step may be long, and the time short */
     t->losses[count + 1] = !isfinite(m->gradient_norm); /* replicas that train alone have each their own */
-    TRY(share_losses(t, &m->loss, stop));
+    tell_bytes(t, t->losses + count + 2);
+    TRY(share_losses(t, m, stop));
     m->reduce_seconds = clock_seconds() - begin;
     return CAIRN_OK;
 }
 
 static int64_t bytes_sent(const struct mesh *mesh)
 {
-    return mesh->tensor.bytes_sent + mesh->context.bytes_sent + mesh->pipeline.bytes_sent + mesh->replicas.bytes_sent +
-           mesh->expert.bytes_sent + mesh->expert_replicas.bytes_sent;
+    int64_t sent[MESH_GROUPS], sum = 0;
+    count_bytes(mesh, sent);
+    for (int i = 0; i < MESH_GROUPS; i++)
+        sum += sent[i];
+    return sum;
 }
 
 static cairn_err run_step(struct trainer *t, struct metrics_step *m, bool *stop)
