@@ -1,5 +1,6 @@
 /* The parameters under ZeRO. With 1 and 2 every replica has all of them: after an update each fetches the others' shares while the next
- * forward pass begins. With 3 a bucket is whole only while a pass uses it; the one that followed it the last time is fetched ahead. */
+ * forward pass begins. With 3 a bucket is whole while a pass uses it, and until another needs its room; the one that followed it the
+ * last time is fetched ahead. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,7 +10,8 @@
 struct held {
     int64_t elements;
     int sum; /* whose parameters it has or gets; -1: free */
-    bool used; /* by a pass just now; else fetched ahead */
+    bool used; /* by a pass just now */
+    int64_t left; /* when a pass was done with it, by the window's count; 0: not since it was fetched */
     void *data;
 };
 
@@ -18,6 +20,7 @@ enum { HELD_OF_A_SIZE = 3 }; /* one in use, one fetched, one to spare while a bu
 struct parameter_window {
     struct held *held;
     int count;
+    int64_t releases;   /* so far */
     int last;           /* the sum that was asked for last; -1 */
     int (*followers)[2];/* by sum: which followed, when it was reached upwards and downwards; -1: not known */
 };
@@ -115,19 +118,24 @@ static struct held *find(struct parameter_window *w, int sum)
     return NULL;
 }
 
-/* Room for the sum's bucket: a free one of its size, or, if it MUST, one that was fetched ahead and not used yet. */
+/* Room for the sum's bucket, of its size: a free one, or that which was left first, or, if it MUST, one that was fetched ahead and not
+ * used yet. */
 static struct held *make_room(struct gradient *g, const struct sum *s, bool must, cairn_err *err)
 {
-    struct held *ahead = NULL;
+    struct held *ahead = NULL, *left = NULL;
     for (int i = 0; i < g->window->count; i++) {
         struct held *h = &g->window->held[i];
         if (h->elements != s->elements)
             continue;
         if (h->sum < 0)
             return h;
-        if (!h->used)
+        if (h->left && (!left || h->left < left->left))
+            left = h;
+        else if (!h->used && !h->left)
             ahead = h;
     }
+    if (left)
+        return left;
     if (!must || !ahead)
         return NULL;
     *err = finish_gather(&g->sums[ahead->sum]);
@@ -141,8 +149,10 @@ static cairn_err fetch(struct gradient *g, struct sum *s, bool must, struct held
     cairn_err err = CAIRN_OK;
     int number = (int)(s - g->sums);
     *held = find(g->window, number);
-    if (*held)
+    if (*held) {
+        (*held)->left = 0;
         return CAIRN_OK;
+    }
     struct held *h = *held = make_room(g, s, must, &err);
     if (err || (!h && !must))
         return err;
@@ -152,6 +162,7 @@ static cairn_err fetch(struct gradient *g, struct sum *s, bool must, struct held
     memcpy((char *)h->data + act_bytes(g, s->own_begin), own.compute, act_bytes(g, s->own_length));
     h->sum = number;
     h->used = false;
+    h->left = 0;
     s->gathering = true;
     return gather_start(s->holders->reducer, s->id, h->data, g->backend->act);
 }
@@ -189,10 +200,11 @@ cairn_err parameters_acquire(void *context, int bucket, const void **parameters)
 cairn_err parameters_release(void *context, int bucket)
 {
     struct piece *p = context;
-    struct held *h = find(p->gradient->window, p->first_sum + bucket);
+    struct parameter_window *w = p->gradient->window;
+    struct held *h = find(w, p->first_sum + bucket);
     if (h) {
         h->used = false;
-        h->sum = -1;
+        h->left = ++w->releases;
     }
     return CAIRN_OK;
 }
