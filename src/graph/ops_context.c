@@ -4,6 +4,7 @@
 #include "graph/graph_internal.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "mesh/collective.h"
 #include "mesh/tree.h"
@@ -142,7 +143,8 @@ static void ring_forward(struct graph *g, struct op *op)
     KERNEL(g)->attention_pieces_end(op->attention, tensor_data(g, op->y), tensor_data(g, op->statistic[0]), running, g->columns.count);
 }
 
-/* The gradients of keys and values go round with them, one shift more, home. */
+/* The gradients of keys and values go round with them, and home. A rank begins with its neighbour's, for which it waits, and ends with
+ * its own: to begin with its own would send the gradients one shift more. */
 static void ring_backward(struct graph *g, struct op *op)
 {
     struct group *ring = g->options.columns;
@@ -150,22 +152,31 @@ static void ring_backward(struct graph *g, struct op *op)
     void *d_query = tensor_data(g, op->work[D_QUERY]), *here = tensor_data(g, op->work[B_KV_A]), *next = tensor_data(g, op->work[B_KV_B]);
     void *d_here = tensor_data(g, op->work[D_KV_A]), *d_next = tensor_data(g, op->work[D_KV_B]), *used;
     const void *qkv = tensor_data(g, op->x);
-    KERNEL(g)->attention_keys_values(op->attention, here, qkv, g->columns.count);
+    int64_t first = kv_elements(g, op, owner_after(ring, 1));
+    KERNEL(g)->attention_keys_values(op->attention, next, qkv, g->columns.count);
     KERNEL(g)->attention_pieces_backward_begin(op->attention, d_query, d_here, g->columns.count);
-    for (int s = 0; s < ring->size && !g->run_error; s++) {
+    memset(d_here, 0, (size_t)first * dtype_size(g->backend->acc)); /* the neighbour may have more columns */
+    if (ring->size > 1)
+        graph_note(g, group_shift(ring, next, kv_elements(g, op, ring->rank), here, first, g->backend->act));
+    for (int s = 1; s <= ring->size && !g->run_error; s++) {
         struct group_shift shift;
         int owner = owner_after(ring, s), coming = owner_after(ring, s + 1);
         int64_t out = kv_elements(g, op, owner), in = kv_elements(g, op, coming);
-        bool last = s == ring->size - 1;
-        if (!last)
+        bool last = s == ring->size, ahead = s + 1 < ring->size;
+        if (last)
+            KERNEL(g)->attention_keys_values(op->attention, here, qkv, g->columns.count);
+        if (ahead)
             graph_note(g, group_shift_start(ring, &shift, here, out, next, in, g->backend->act));
         piece.key = span_of(g, owner);
         KERNEL(g)->attention_piece_backward(op->attention, d_query, d_here, gradient_of(g, op->y), tensor_data(g, op->y), qkv, here,
                                             tensor_data(g, op->statistic[0]), &piece, &op->dropout);
-        if (!last && !g->run_error)
+        if (ahead && !g->run_error)
             graph_note(g, group_shift_finish(ring, &shift));
+        if (ahead)
+            used = here, here = next, next = used;
+        if (last || g->run_error)
+            break;
         graph_note(g, group_shift(ring, d_here, out, d_next, in, g->backend->acc));
-        used = here, here = next, next = used;
         used = d_here, d_here = d_next, d_next = used;
     }
     KERNEL(g)->attention_pieces_backward_end(op->attention, gradient_of(g, op->x), d_query, d_here, g->columns.count);
