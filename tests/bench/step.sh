@@ -89,9 +89,7 @@ run_pytorch() {
     sed -n 's/.*"step_ms": *\[\([^]]*\)\].*/\1/p' "$work/pytorch.log" | tr -d ' ' | tr ',' '\n' >>"$3"
 }
 
-median() {
-    sort -g "$1" | awk '{ v[NR] = $1 } END { if (!NR) exit 1; print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
-}
+. "$here/median.sh"
 
 load() { cut -d ' ' -f 1-3 /proc/loadavg; }
 
