@@ -1,7 +1,7 @@
 #include "train/tracing.h"
 
+#include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -12,25 +12,22 @@
 enum { SPANS = 1 << 16 };
 
 /* Looks at rank 0's clock; the first, while rank 0 may still serve others, does not count. */
-enum { LOOKS = 10, CLOCK_TAG = 1, PATH_SIZE = 4096 };
+enum { LOOKS = 16, CLOCK_TAG = 1, PATH_SIZE = 4096 };
 
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Rank 0's clock is taken to have been read halfway between question and answer. */
+/* Rank 0's clock is taken to have been read halfway between question and answer; the quickest answer errs least (F. Cristian, 1989).
+ * With more ranks than cores most answers take milliseconds: the median of nine was 5 ms off. */
 static cairn_err ask_clock(struct mesh *mesh)
 {
-    double offsets[LOOKS], theirs = 0;
+    double quickest = INFINITY, theirs = 0;
     for (int i = 0; i < LOOKS; i++) {
         double asked = clock_seconds();
         TRY_MPI(MPI_Sendrecv(&asked, 1, MPI_DOUBLE, 0, CLOCK_TAG, &theirs, 1, MPI_DOUBLE, 0, CLOCK_TAG, mesh->world, MPI_STATUS_IGNORE));
-        offsets[i] = theirs - (asked + clock_seconds()) / 2;
+        double answered = clock_seconds();
+        if (i == 0 || answered - asked >= quickest)
+            continue;
+        quickest = answered - asked;
+        trace_set_clock_offset(theirs - (asked + answered) / 2);
     }
-    qsort(offsets + 1, LOOKS - 1, sizeof *offsets, ascending);
-    trace_set_clock_offset(offsets[1 + (LOOKS - 1) / 2]);
     return CAIRN_OK;
 }
 
