@@ -4,7 +4,8 @@
  *   FAKE_DIR    folder that keeps the "checkpoint" (a file with a step) and which faults have happened
  *   FAKE_STEPS  steps in all (20); a step takes FAKE_MS milliseconds (50); every second one is committed by rank 0
  *   FAKE_PLAN   faults by commas, each ACTION@STEP/RANK, once in FAKE_DIR's life, or every time with a "!" behind:
- *               exitN segv stop hang abort flood deaf (no more heed of signals) full (the disk is: no more commits)
+ *               exitN segv stop hang abort flood full (the disk is: no more commits)
+ *               deaf (no more heed of signals; from before its first word of that step)
  *               leaveN  */
 #include <fcntl.h>
 #include <signal.h>
@@ -101,8 +102,6 @@ static void act(const char *action, long step)
             pause();
     if (strcmp(action, "flood") == 0)
         flood();
-    if (strcmp(action, "deaf") == 0)
-        signal(SIGUSR1, SIG_IGN);
     if (strcmp(action, "full") == 0)
         disk_full = true;
     if (strcmp(action, "abort") == 0) {
@@ -126,7 +125,7 @@ static bool is_first(const char *fault)
     return fd >= 0;
 }
 
-static void misbehave(long step)
+static void misbehave(long step, bool before_its_sign)
 {
     char plan[1024], *rest = NULL;
     snprintf(plan, sizeof plan, "%s", getenv("FAKE_PLAN") ? getenv("FAKE_PLAN") : "");
@@ -136,7 +135,12 @@ static void misbehave(long step)
         int who;
         if (sscanf(fault, "%31[a-z0-9]@%ld/%d", action, &at, &who) != 3 || at != step || who != rank)
             continue;
-        if (strchr(fault, '!') || is_first(fault))
+        bool deaf = strcmp(action, "deaf") == 0; /* whoever hears of the step may signal at once */
+        if (deaf != before_its_sign || (!strchr(fault, '!') && !is_first(fault)))
+            continue;
+        if (deaf)
+            signal(SIGUSR1, SIG_IGN);
+        else
             act(action, step);
     }
 }
@@ -171,11 +175,13 @@ int main(void)
     signal(SIGTERM, ask);
     long steps = number_of("FAKE_STEPS", 20), milliseconds = number_of("FAKE_MS", 50);
     long first = restore();
+    misbehave(first, true);
     if (rank == 0)
         heartbeat_send(HEARTBEAT_RESTORE, rank, host, first, "restore", NULL);
     for (long step = first; step < steps; step++) {
+        misbehave(step, true);
         heartbeat_send(HEARTBEAT_ALIVE, rank, host, step, "step", getenv("SLURM_STEP_ID"));
-        misbehave(step);
+        misbehave(step, false);
         nanosleep(&(struct timespec){milliseconds / 1000, milliseconds % 1000 * 1000000}, NULL);
         meet(step);
         if (rank == 0 && !disk_full && (step % 2 == 1 || asked))

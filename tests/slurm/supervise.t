@@ -45,6 +45,15 @@ wait_for_event() {
     done
     return 1
 }
+# wait_until_taken NUMBER: signals of that number sent to $pid are no longer pending: a second one would be the same one until then.
+wait_until_taken() {
+    for try in $(seq 100); do
+        pending=$(sed -n 's/^ShdPnd:[[:space:]]*/0x/p' "/proc/$pid/status") || return 1
+        [ $((pending >> ($1 - 1) & 1)) -eq 0 ] && return 0
+        sleep 0.1
+    done
+    return 1
+}
 # begin ARGUMENT...: in the background; $pid.
 begin() {
     "$CAIRN" run "$scratch/gpt.yaml" run_dir="$dir/run" "$@" >"$dir/out" 2>"$dir/err" &
@@ -161,9 +170,8 @@ fresh twice
 export FAKE_MS=300 FAKE_PLAN='deaf@0/0,deaf@0/1'
 begin
 wait_for_event first_step
-sleep 0.5
 kill -INT $pid
-sleep 0.5
+wait_until_taken 2
 kill -INT $pid
 wait $pid
 code=$?

@@ -114,7 +114,6 @@ check "who waits for slurmctld can be stopped" ended 75 0
 FILES='' begin limit FAKE_MS=1000 FAKE_PLAN=deaf@0/0
 echo 0:08 >"$FAKE_DIR/left"
 wait_for first_step
-sleep 0.5 # fake_train is deaf only after its first sign
 kill -USR1 "$(pgrep -P "$pid")" # timeout does not pass this one on
 check "ranks that do not stop are given up before the allocation ends" ended 137 1
 check "and the job is requeued" event requeue
