@@ -212,8 +212,8 @@ struct graph_boundary graph_boundary(struct graph *graph, int slot);
 /* GRAPH_EVALUATE of a whole model: INPUTS and TARGETS [samples, context]. TARGETS may be NULL: then no losses. */
 cairn_err graph_forward(struct graph *graph, const int32_t *inputs, const int32_t *targets);
 
-/* All phases of PASS in a row: gradients into GRADIENT (graph_gradient_elements of acc, overwritten). */
-cairn_err graph_forward_backward(struct graph *graph, const struct graph_pass *pass, void *gradient);
+/* All phases of PASS in a row, of a whole model; gradients go where the hooks say. */
+cairn_err graph_forward_backward(struct graph *graph, const struct graph_pass *pass);
 
 /* After the backward phase, or graph_forward: the losses of the first ROWS rows, or the mean over all, summed in their order in float64. */
 double graph_sum_losses(const struct graph *graph, int64_t rows);

@@ -138,10 +138,8 @@ cairn_err graph_forward(struct graph *g, const int32_t *inputs, const int32_t *t
     return graph_run(g, GRAPH_EVALUATE, &pass);
 }
 
-cairn_err graph_forward_backward(struct graph *g, const struct graph_pass *pass, void *gradient)
+cairn_err graph_forward_backward(struct graph *g, const struct graph_pass *pass)
 {
-    for (int b = 0; b < g->bucket_count; b++)
-        g->bucket_gradients[b] = (char *)gradient + (size_t)g->buckets[b].offset * dtype_size(g->backend->acc);
     TRY(graph_run(g, GRAPH_FORWARD, pass));
     TRY(graph_run(g, GRAPH_BACKWARD, pass));
     return graph_run(g, GRAPH_WEIGHTS, pass);

@@ -147,8 +147,7 @@ static cairn_err run_step(struct bench *b, double *seconds)
     double norm, begin = clock_seconds();
     double scale = 1 / (double)(b->choices.bench_case->samples * b->choices.bench_case->context);
     const struct graph_pass pass = {.step = b->step, .inputs = b->inputs, .targets = b->targets, .loss_scale = scale};
-    for (enum graph_phase phase = GRAPH_FORWARD; phase <= GRAPH_WEIGHTS; phase++)
-        TRY(graph_run(b->graph, phase, &pass));
+    TRY(graph_forward_backward(b->graph, &pass));
     TRY(gradient_finish(b->gradient, &norm));
     optimizer_update(&b->config, &b->weights, b->gradient, 0, norm, b->step++);
     *seconds = clock_seconds() - begin;

@@ -180,9 +180,8 @@ static void train(struct run *r)
             int64_t at = (step * V + m) * rows;
             const struct graph_pass pass = {.step = step, .microbatch = m, .inputs = g->tokens + at, .targets = g->targets + at,
                                             .loss_scale = 1.0 / (double)(rows * V)};
-            for (enum graph_phase phase = GRAPH_FORWARD; phase <= GRAPH_WEIGHTS; phase++)
-                if (graph_run(r->graph, phase, &pass) != CAIRN_OK)
-                    printf("# %s\n", cairn_err_message());
+            if (graph_forward_backward(r->graph, &pass) != CAIRN_OK)
+                printf("# %s\n", cairn_err_message());
             loss += graph_mean_loss(r->graph) / (double)V;
         }
         if (gradient_finish(r->gradient, &norm) != CAIRN_OK)

@@ -65,11 +65,17 @@ static void close_pieces(struct pieces *p)
     p->backend->table->close(p->backend);
 }
 
+/* A flat vector for the gradients of a graph. */
+struct place {
+    struct graph *graph;
+    char *gradient;
+    size_t size; /* of an element */
+};
+
 static cairn_err gradient_begin(void *context, int bucket, void **gradient)
 {
-    void *const *where = context;
-    struct graph *g = where[0];
-    *gradient = (float *)where[1] + graph_bucket_at(g, bucket)->offset;
+    const struct place *p = context;
+    *gradient = p->gradient + (size_t)graph_bucket_at(p->graph, bucket)->offset * p->size;
     return CAIRN_OK;
 }
 
@@ -77,8 +83,8 @@ static int32_t tokens[MICROBATCHES][ROWS + 1];
 
 static void run(struct pieces *p, int k, enum graph_phase phase, int m)
 {
-    void *where[] = {p->graphs[k], p->gradients[k][m]};
-    const struct graph_hooks hooks = {.context = where, .gradient_begin = gradient_begin};
+    struct place place = {p->graphs[k], (char *)p->gradients[k][m], sizeof(float)};
+    const struct graph_hooks hooks = {.context = &place, .gradient_begin = gradient_begin};
     const struct graph_pass pass = {.slot = m, .step = 3, .microbatch = m, .inputs = tokens[m], .targets = tokens[m] + 1, .loss_scale = 0.5};
     graph_set_hooks(p->graphs[k], &hooks);
     cr_assert_eq(graph_run(p->graphs[k], phase, &pass), CAIRN_OK);
@@ -210,7 +216,10 @@ Test(graph, experts_gradients_are_differences)
         tokens[0][i] = 7 * i % VOCABULARY;
     graph_bind_parameters(g, values);
     const struct graph_pass pass = {.step = 3, .inputs = tokens[0], .targets = tokens[0] + 1, .loss_scale = 1};
-    cr_assert_eq(graph_forward_backward(g, &pass, gradient), CAIRN_OK);
+    struct place place = {g, (char *)gradient, sizeof *gradient};
+    const struct graph_hooks hooks = {.context = &place, .gradient_begin = gradient_begin};
+    graph_set_hooks(g, &hooks);
+    cr_assert_eq(graph_forward_backward(g, &pass), CAIRN_OK);
     for (int i = 0; i < graph_parameter_count(g); i++) {
         const struct parameter *p = graph_parameter_at(g, i);
         for (int64_t e = 0; e < p->elements; e += 1 + p->elements / 7) {
