@@ -60,9 +60,10 @@ static cairn_err list_sums(struct gradient *g)
  * in the tree. */
 static cairn_err open_holders(struct gradient *g, struct holders *h, struct group *group, int data, int64_t leaves)
 {
-    int64_t *first = calloc(2 * (size_t)group->size, sizeof *first), *count = first + group->size;
+    int64_t *first = calloc(2 * (size_t)group->size, sizeof *first);
     if (!first)
         return FAIL(CAIRN_ENOMEM, "no memory for the plan of the sums");
+    int64_t *count = first + group->size;
     for (int r = 0; r < group->size; r++) {
         int64_t begin;
         tree_share(leaves, data, r % data, &begin, &count[r]);
@@ -102,8 +103,10 @@ static cairn_err add_buckets(struct gradient *g)
 {
     int replicas = g->mesh->replicas.size;
     int64_t *room = calloc(2 * (size_t)replicas, sizeof *room);
+    if (!room)
+        return FAIL(CAIRN_ENOMEM, "no memory for the gradient's ranges");
     const struct reduce_ranges ranges = {room, room + replicas};
-    cairn_err err = room ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the gradient's ranges");
+    cairn_err err = CAIRN_OK;
     for (int i = 0; i < g->sum_count && !err; i++) {
         struct sum *s = &g->sums[i];
         int holders = s->holders->group->size;

@@ -30,7 +30,6 @@ struct sum {
     void *buffer;            /* with rounds: what is written now */
     /* ZeRO's parameters */
     bool gathering;          /* the others' shares are on their way */
-    void *parameters;        /* with zero 3: the whole bucket, while it is held; NULL */
 };
 
 /* What a graph's hooks get. */
@@ -60,7 +59,6 @@ struct gradient {
     double *squares;         /* sums of squares of a bucket's chunks */
     struct exact_sum *total;
     /* with rounds: room for buckets on their way */
-    void **buffers;
     int *buffer_of;          /* which sum uses it; -1: none */
     int next_buffer;
     int64_t buffer_elements;
