@@ -22,7 +22,6 @@ static struct shard describe(const struct shard *s)
         d.offset[i] = s->offset[i];
         d.extent[i] = s->extent[i];
     }
-    d.replicas = 1;
     return d;
 }
 

@@ -8,7 +8,5 @@ cairn_err shard_check(const struct shard *s)
         if (s->offset[i] < 0 || s->extent[i] < 0 || s->offset[i] + s->extent[i] > s->shape[i])
             return FAIL(CAIRN_EINVAL, "array %s: slab %lld+%lld lies outside dimension %d of %lld", s->name,
                         (long long)s->offset[i], (long long)s->extent[i], i, (long long)s->shape[i]);
-    if (s->replicas < 1 || s->replica < 0 || s->replica >= s->replicas)
-        return FAIL(CAIRN_EINVAL, "array %s: replica %d of %d", s->name, s->replica, s->replicas);
     return CAIRN_OK;
 }

@@ -17,7 +17,6 @@ struct shard {
     int64_t shape[SHARD_MAX_DIMS];    /* of the global array */
     int64_t offset[SHARD_MAX_DIMS];   /* of this rank's slab in it */
     int64_t extent[SHARD_MAX_DIMS];   /* of this rank's slab; equal to shape where the array is whole */
-    int replica, replicas;            /* this rank holds copy REPLICA of REPLICAS equal ones (0 of 1: the only one) */
     void *data;                       /* the slab, row-major, dense; not owned */
 };
 

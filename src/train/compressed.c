@@ -178,7 +178,7 @@ int compressed_shard_count(const struct compressed *c)
 static struct shard shard_of(const struct compressed *c, const struct pack *k, const struct compress_state *state)
 {
     const struct group *replicas = &c->mesh->replicas;
-    struct shard s = {.dtype = DTYPE_F32, .dims = 1, .shape = {k->elements}, .extent = {state->count}, .replicas = 1, .data = state->data};
+    struct shard s = {.dtype = DTYPE_F32, .dims = 1, .shape = {k->elements}, .extent = {state->count}, .data = state->data};
     snprintf(s.name, sizeof s.name, "compress/%s/%s", state->name, k->name);
     if (state->alike) {
         s.shape[0] = state->count;

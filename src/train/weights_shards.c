@@ -75,7 +75,7 @@ static void add_shard(const struct weights *w, const struct parameter *p, const 
     struct list *list = context;
     void *const vectors[] = {own->master, own->moment1, own->moment2};
     struct shard *s = list->next++;
-    *s = (struct shard){.dtype = w->backend->acc, .dims = p->dims, .replicas = 1};
+    *s = (struct shard){.dtype = w->backend->acc, .dims = p->dims};
     snprintf(s->name, sizeof s->name, "%s/%s", groups[list->group], p->name);
     for (int d = 0; d < p->dims; d++) {
         s->shape[d] = p->shape[d];

@@ -46,7 +46,7 @@ static void make(struct shard shards[ARRAYS])
     int64_t rows = (int64_t)(megabytes * 1e6 / ARRAYS / 4096);
     for (int i = 0; i < ARRAYS; i++) {
         struct shard *s = &shards[i];
-        *s = (struct shard){.dtype = DTYPE_F32, .dims = 2, .shape = {rows, 1024}, .extent = {rows, 1024}, .replicas = 1};
+        *s = (struct shard){.dtype = DTYPE_F32, .dims = 2, .shape = {rows, 1024}, .extent = {rows, 1024}};
         snprintf(s->name, sizeof s->name, "weights/block.%03d", i);
         s->data = malloc(shard_bytes(s));
         for (int64_t k = 0; k < rows * 1024; k++)

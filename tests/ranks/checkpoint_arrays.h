@@ -48,8 +48,6 @@ static inline void lay_out_shard(struct shard *s, enum layout_kind kind, int ind
         kind = (enum layout_kind)(index % 4);
     for (int d = 0; d < s->dims; d++)
         cut(s, d, 0, s->shape[d]);
-    s->replicas = kind == LAYOUT_REPLICATED ? size : 1;
-    s->replica = kind == LAYOUT_REPLICATED ? rank : 0;
     if (kind == LAYOUT_ROWS)
         cut(s, 0, s->shape[0] * rank / size, s->shape[0] * (rank + 1) / size);
     if (kind == LAYOUT_COLUMNS)

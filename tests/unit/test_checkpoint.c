@@ -111,7 +111,7 @@ Test(table, refuses_what_would_mislead_a_reader)
 static void plan_replicated(int size, const int *node_of, int64_t rows, struct plan *plan)
 {
     int group_of[8] = {0};
-    struct shard s = {.name = "weights/a", .dims = 2, .shape = {rows, 1024}, .extent = {rows, 1024}, .replicas = 1};
+    struct shard s = {.name = "weights/a", .dims = 2, .shape = {rows, 1024}, .extent = {rows, 1024}};
     struct layout_group group = {.shards = &s, .count = 1, .first_rank = 0};
     struct layout layout = {.size = size, .group_of = group_of, .groups = &group, .group_count = 1};
     cr_assert_eq(plan_make(&layout, node_of, plan), CAIRN_OK);
@@ -139,8 +139,8 @@ Test(plan, nodes_share_what_all_hold)
 Test(plan, what_one_rank_holds_is_sent_to_its_nodes_writer)
 {
     int group_of[4] = {0, 1, 1, 1};
-    struct shard s = {.name = "a", .dims = 1, .shape = {100}, .extent = {100}, .replicas = 1};
-    struct shard none = {.name = "a", .dims = 1, .shape = {100}, .extent = {0}, .replicas = 1};
+    struct shard s = {.name = "a", .dims = 1, .shape = {100}, .extent = {100}};
+    struct shard none = {.name = "a", .dims = 1, .shape = {100}, .extent = {0}};
     struct layout_group groups[2] = {{.shards = &none, .count = 1}, {.shards = &s, .count = 1, .first_rank = 1}};
     struct layout layout = {.size = 4, .group_of = group_of, .groups = groups, .group_count = 2};
     struct plan plan;
@@ -153,9 +153,9 @@ Test(plan, what_one_rank_holds_is_sent_to_its_nodes_writer)
 Test(plan, an_array_cannot_be_a_group_too)
 {
     int group_of[1] = {0};
-    struct shard s[3] = {{.name = "a", .dims = 1, .shape = {1}, .extent = {1}, .replicas = 1},
-                         {.name = "a-b", .dims = 1, .shape = {1}, .extent = {1}, .replicas = 1},
-                         {.name = "a/c", .dims = 1, .shape = {1}, .extent = {1}, .replicas = 1}};
+    struct shard s[3] = {{.name = "a", .dims = 1, .shape = {1}, .extent = {1}},
+                         {.name = "a-b", .dims = 1, .shape = {1}, .extent = {1}},
+                         {.name = "a/c", .dims = 1, .shape = {1}, .extent = {1}}};
     struct layout_group group = {.shards = s, .count = 3};
     struct layout layout = {.size = 1, .group_of = group_of, .groups = &group, .group_count = 1};
     struct plan plan;
@@ -199,8 +199,8 @@ Test(folder, states_are_read_off_names)
 Test(hash, sees_every_part_of_an_array)
 {
     float x[6] = {1, 2, 3, 4, 5, 6}, y[2] = {7, 8};
-    struct shard s[2] = {{.name = "weights/a", .dims = 2, .shape = {2, 3}, .extent = {2, 3}, .data = x, .replicas = 1},
-                         {.name = "weights/b", .dims = 1, .shape = {2}, .extent = {2}, .data = y, .replicas = 1}};
+    struct shard s[2] = {{.name = "weights/a", .dims = 2, .shape = {2, 3}, .extent = {2, 3}, .data = x},
+                         {.name = "weights/b", .dims = 1, .shape = {2}, .extent = {2}, .data = y}};
     struct shard turned[2] = {s[1], s[0]};
     char a[17], b[17];
     cr_assert_eq(checkpoint_hash_shards(s, 2, "weights/", a), CAIRN_OK);
