@@ -28,7 +28,7 @@ static void tell_idle(struct ranks *r, const struct layout *asked, long long mic
     else if (asked->expert > 1)
         snprintf(r->idle, sizeof r->idle, "%d ranks that share experts need equal shares of %lld microbatches", asked->expert,
                  microbatches);
-    else if (r->used / model >= microbatches)
+    else if ((r->used - asked->servers) / model >= microbatches)
         snprintf(r->idle, sizeof r->idle, "there are only %lld microbatches to share (batch.microbatches)", microbatches);
     else
         snprintf(r->idle, sizeof r->idle, "a copy of the model takes %lld", (long long)model);
@@ -57,7 +57,7 @@ struct ranks ranks_choose(const struct config *config, const struct allocation *
     int64_t least = layout_least_ranks(&asked), wanted = config->supervise.min_ranks > least ? config->supervise.min_ranks : least;
     r.used = layout_usable_ranks(&asked, r.fit, config->batch.microbatches);
     if (r.used > 0) {
-        used.data = (int)(r.used / layout_model_ranks(&asked));
+        used.data = (int)((r.used - asked.servers) / layout_model_ranks(&asked));
         r.nodes = nodes_for(&asked, a, r.used);
     }
     layout_text(&used, r.layout);

@@ -17,9 +17,11 @@ enum config_mpi { CONFIG_MPI_PMIX, CONFIG_MPI_PMI2 };
 enum config_schedule { CONFIG_GPIPE, CONFIG_1F1B, CONFIG_INTERLEAVED, CONFIG_ZERO_BUBBLE };
 enum config_recompute { RECOMPUTE_NONE, RECOMPUTE_ATTENTION, RECOMPUTE_BLOCK };
 enum config_reduce { REDUCE_CANONICAL, REDUCE_FAST };
-enum config_sync { SYNC_BULK, SYNC_LOCAL };
+enum config_sync { SYNC_BULK, SYNC_LOCAL, SYNC_SERVER };
 enum config_outer { OUTER_AVERAGE, OUTER_NESTEROV };
 enum config_compress { CONFIG_COMPRESS_NONE, CONFIG_COMPRESS_BF16, CONFIG_COMPRESS_TOPK, CONFIG_COMPRESS_POWERSGD };
+
+enum { CONFIG_ENDLESS = INT32_MAX }; /* what "inf" reads as */
 
 /* The merged config. Strings are owned by the struct. */
 struct config {
@@ -80,6 +82,8 @@ struct config {
         int outer;        /* enum config_outer: what joins them */
         double outer_rate;   /* 0: what is usual for outer */
         double outer_momentum;
+        int64_t servers;     /* ranks that hold the parameters and apply the optimizer */
+        int64_t staleness;   /* steps that a worker may be ahead of the slowest; CONFIG_ENDLESS: any number */
     } parallel;
 
     struct {

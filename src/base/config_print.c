@@ -63,6 +63,8 @@ static void print_value(FILE *out, const struct config *config, const struct con
     case CONFIG_INT:
         if (key->automatic && *(const int64_t *)field == 0)
             fputs("auto", out);
+        else if (key->endless && *(const int64_t *)field == key->most)
+            fputs("inf", out);
         else
             fprintf(out, "%" PRId64, *(const int64_t *)field);
         break;
@@ -109,7 +111,7 @@ char *config_to_yaml(const struct config *config)
 static bool decides_result(const struct config_key *key)
 {
     static const char *const sums[] = {"tensor", "context", "sequence", "reduce", "compress", "compress_ratio", "compress_rank", "sync",
-                                       "local_steps", "outer", "outer_rate", "outer_momentum"};
+                                       "local_steps", "outer", "outer_rate", "outer_momentum", "staleness"};
     if (strcmp(key->section, "parallel") == 0) {
         bool found = false;
         for (size_t i = 0; i < sizeof sums / sizeof sums[0]; i++)

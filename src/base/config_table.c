@@ -17,7 +17,7 @@ static const char *const mpis[] = {"pmix", "pmi2", NULL};
 static const char *const schedules[] = {"gpipe", "1f1b", "interleaved", "zero-bubble", NULL};
 static const char *const recomputes[] = {"none", "attention", "block", NULL};
 static const char *const reduces[] = {"canonical", "fast", NULL};
-static const char *const syncs[] = {"bulk", "local", NULL};
+static const char *const syncs[] = {"bulk", "local", "server", NULL};
 static const char *const outers[] = {"average", "nesterov", NULL};
 static const char *const compressions[] = {"none", "bf16", "topk", "powersgd", NULL};
 
@@ -101,11 +101,13 @@ const struct config_key config_keys[] = {
     {FIELD(parallel, compress), CHOICE("none", compressions), .help = "gradients sent in fewer bytes, what is left out added to the next step's; after the backward pass, whatever parallel.overlap"},
     {FIELD(parallel, compress_ratio), REAL("0.01", 0, 1), .open_low = true, .help = "topk: share of a gradient's elements that each replica sends, the largest ones"},
     {FIELD(parallel, compress_rank), INT("4", 1, 1024), .help = "powersgd: rank of the product of two matrices that is sent in place of each"},
-    {FIELD(parallel, sync), CHOICE("bulk", syncs), .help = "bulk: all replicas take each step together; local: each trains alone on its own microbatches for some steps, then their weights are joined"},
+    {FIELD(parallel, sync), CHOICE("bulk", syncs), .help = "bulk: all replicas take each step together; local: each trains alone on its own microbatches for some steps, then their weights are joined; server: workers send gradients to servers that hold the parameters"},
     {FIELD(parallel, local_steps), INT("16", 1, INT64_MAX / 2), .help = "sync local: steps from one joining to the next; the last step joins too"},
     {FIELD(parallel, outer), CHOICE("average", outers), .help = "sync local: the mean of the weights (federated averaging), or a step of Nesterov momentum towards it (DiLoCo)"},
     {FIELD(parallel, outer_rate), REAL("0", 0, 1000), .help = "sync local: how far towards the mean; 0: 1 for average, 0.7 for nesterov"},
     {FIELD(parallel, outer_momentum), REAL("0.9", 0, 1), .open_high = true, .help = "outer nesterov: its momentum"},
+    {FIELD(parallel, servers), INT("1", 1, RANKS_MOST), .help = "sync server: ranks that hold a share of the parameters each; all other ranks are workers"},
+    {FIELD(parallel, staleness), INT("0", 0, CONFIG_ENDLESS), .endless = true, .help = "sync server: steps that a worker may be ahead of the slowest; 0: all train each step together, to the bits of bulk"},
 
     {FIELD(validation, every), INT("100", 0, INT64_MAX / 2), .help = "steps between validations; 0: never"},
     {FIELD(validation, microbatches), INT("8", 1, MILLION), .help = "microbatches of a validation over all ranks"},
@@ -153,8 +155,8 @@ char *config_key_expected(const struct config_key *key, char *out)
     switch (key->kind) {
     case CONFIG_BOOL: snprintf(out, CONFIG_NAME_SIZE, "true or false"); break;
     case CONFIG_INT:
-        if (key->most >= INT64_MAX / 2)
-            snprintf(out, CONFIG_NAME_SIZE, "a whole number from %" PRId64, key->least);
+        if (key->most >= INT64_MAX / 2 || key->endless)
+            snprintf(out, CONFIG_NAME_SIZE, "%sa whole number from %" PRId64, key->endless ? "inf or " : "", key->least);
         else
             snprintf(out, CONFIG_NAME_SIZE, "%sa whole number from %" PRId64 " to %" PRId64, key->automatic ? "auto or " : "",
                      key->least + key->automatic, key->most);
@@ -209,11 +211,15 @@ static bool parse_int(const struct config_key *key, const char *text, int64_t *v
         *value = 0;
         return true;
     }
+    if (key->endless && strcmp(text, "inf") == 0) {
+        *value = key->most;
+        return true;
+    }
     if (!is_number(text, false))
         return false;
     errno = 0;
     long long number = strtoll(text, NULL, 10);
-    if (errno || number < key->least + key->automatic || number > key->most)
+    if (errno || number < key->least + key->automatic || number > key->most - key->endless)
         return false;
     *value = number;
     return true;

@@ -28,6 +28,7 @@ struct config_key {
     bool open_low, open_high;
     const char *const *choices; /* ends with NULL */
     bool automatic; /* of an integer: 0 is written "auto" */
+    bool endless;   /* of an integer: MOST is written "inf" */
 };
 
 struct config_section {

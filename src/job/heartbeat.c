@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 static const char mark[] = "\001cairn ";
-static const char *const kind_names[] = {"alive", "restore", "commit", "abort", "leave"};
+static const char *const kind_names[] = {"alive", "restore", "commit", "abort", "leave", "servers"};
 enum { KINDS = sizeof kind_names / sizeof kind_names[0] };
 
 /* A supervisor that does not read for this long loses the line: a rank must not stand still for it. */

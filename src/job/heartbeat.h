@@ -9,6 +9,7 @@
  *     commit  checkpoint STEP is committed (from rank 0)
  *     abort   the rank ends the step; TEXT says why
  *     leave   the rank leaves in order; TEXT is the exit code and, maybe, a space and why
+ *     servers parameter servers listen for workers; TEXT is what these need in their environment as CAIRN_SERVERS (from rank 0)
  * Without CAIRN_SUPERVISED nothing is written. */
 #ifndef JOB_HEARTBEAT_H
 #define JOB_HEARTBEAT_H
@@ -16,7 +17,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum heartbeat_kind { HEARTBEAT_ALIVE, HEARTBEAT_RESTORE, HEARTBEAT_COMMIT, HEARTBEAT_ABORT, HEARTBEAT_LEAVE };
+enum heartbeat_kind { HEARTBEAT_ALIVE, HEARTBEAT_RESTORE, HEARTBEAT_COMMIT, HEARTBEAT_ABORT, HEARTBEAT_LEAVE, HEARTBEAT_SERVERS };
 
 struct heartbeat {
     enum heartbeat_kind kind;

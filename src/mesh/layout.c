@@ -22,13 +22,15 @@ struct layout layout_asked(const struct config *c)
 {
     return (struct layout){.data = (int)c->parallel.data, .tensor = (int)c->parallel.tensor, .context = (int)c->parallel.context,
                            .pipeline = (int)c->parallel.pipeline, .chunks = (int)c->parallel.chunks,
-                           .expert = (int)c->parallel.expert};
+                           .expert = (int)c->parallel.expert,
+                           .servers = c->parallel.sync == SYNC_SERVER ? (int)c->parallel.servers : 0};
 }
 
 int64_t layout_least_ranks(const struct layout *l)
 {
     int64_t model = layout_model_ranks(l), least;
-    return __builtin_mul_overflow(model, l->data ? l->data : l->expert > 1 ? l->expert : 1, &least) ? INT64_MAX : least;
+    bool over = __builtin_mul_overflow(model, l->data ? l->data : l->expert > 1 ? l->expert : 1, &least);
+    return over || __builtin_add_overflow(least, l->servers, &least) ? INT64_MAX : least;
 }
 
 /* Whether DATA replicas can share MICROBATCHES: the experts of a group work in step, and so on equal shares. */
@@ -39,14 +41,24 @@ static bool can_share(const struct layout *l, int64_t data, int64_t microbatches
 
 int layout_usable_ranks(const struct layout *l, int ranks, int64_t microbatches)
 {
-    int64_t model = layout_model_ranks(l), data = ranks / model;
+    int64_t model = layout_model_ranks(l), data = ranks > l->servers ? (ranks - l->servers) / model : 0;
     if (l->data)
-        return data >= l->data ? (int)(model * l->data) : 0;
+        return data >= l->data ? (int)(model * l->data) + l->servers : 0;
     if (data > microbatches)
         data = microbatches;
     while (data > 0 && !can_share(l, data, microbatches))
         data--;
-    return (int)(data * model);
+    return data > 0 ? (int)(data * model) + l->servers : 0;
+}
+
+static char *servers_text(const struct layout *l, char *out)
+{
+    int used = snprintf(out, LAYOUT_TEXT_SIZE, "%d server%s and ", l->servers, l->servers == 1 ? "" : "s");
+    if (l->data)
+        snprintf(out + used, LAYOUT_TEXT_SIZE - (size_t)used, "%d worker%s", l->data, l->data == 1 ? "" : "s");
+    else
+        snprintf(out + used, LAYOUT_TEXT_SIZE - (size_t)used, "workers");
+    return out;
 }
 
 char *layout_text(const struct layout *l, char *out)
@@ -57,6 +69,8 @@ char *layout_text(const struct layout *l, char *out)
     } axes[] = {{"data", l->data}, {"tensor", l->tensor}, {"context", l->context}, {"pipeline", l->pipeline},
                 {"chunks", l->chunks}, {"expert", l->expert}};
     size_t used = 0;
+    if (l->servers)
+        return servers_text(l, out);
     for (size_t i = 0; i < sizeof axes / sizeof axes[0]; i++)
         if (axes[i].size > 1)
             used += (size_t)snprintf(out + used, LAYOUT_TEXT_SIZE - used, "%s%s %d", used ? " x " : "", axes[i].name, axes[i].size);
@@ -141,8 +155,25 @@ static cairn_err refuse(const struct layout *wanted, int ranks, const struct lay
     return FAIL(CAIRN_ECONFIG, "%s; no layout of %d ranks fits this model and batch", why, ranks);
 }
 
+/* A world of servers and workers. */
+static cairn_err fit_servers(struct layout *l, int ranks, const struct layout_limits *limits)
+{
+    char text[LAYOUT_TEXT_SIZE];
+    int workers = l->data ? l->data : ranks - l->servers;
+    if (workers < 1 || workers != ranks - l->servers)
+        return FAIL(CAIRN_ECONFIG, "%s need %s%lld ranks, but there %s %d", layout_text(l, text), l->data ? "" : "at least ",
+                    (long long)layout_least_ranks(l), ranks == 1 ? "is" : "are", ranks);
+    if (workers > limits->microbatches)
+        return FAIL(CAIRN_ECONFIG, "%d workers but batch.microbatches is %lld: each needs one at least", workers,
+                    (long long)limits->microbatches);
+    l->data = workers;
+    return CAIRN_OK;
+}
+
 cairn_err layout_fit(struct layout *l, int ranks, const struct layout_limits *limits)
 {
+    if (l->servers)
+        return fit_servers(l, ranks, limits);
     char text[256], axes[LAYOUT_TEXT_SIZE];
     const struct layout wanted = *l;
     int64_t model = layout_model_ranks(l);

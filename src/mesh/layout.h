@@ -18,6 +18,7 @@ struct layout {
     int pipeline; /* stages */
     int chunks;   /* pieces of the model that a stage holds (virtual stages) */
     int expert;   /* ranks that share a block's experts; divides data */
+    int servers;  /* before the others, ranks that hold the parameters and train nothing; data then counts the workers */
 };
 
 /* Where a rank is on each axis. */
@@ -39,7 +40,7 @@ static inline int64_t layout_model_ranks(const struct layout *l) /* ranks that h
 /* What CONFIG asks for under `parallel`, not yet fitted to a world. */
 struct layout layout_asked(const struct config *config);
 
-/* The fewest ranks that LAYOUT can do with: one copy of the model or, where data is given, that many. */
+/* The fewest ranks that LAYOUT can do with: one copy of the model or, where data is given, that many; and the servers. */
 int64_t layout_least_ranks(const struct layout *layout);
 
 struct layout_place layout_place_of(const struct layout *layout, int rank);
@@ -52,7 +53,7 @@ cairn_err layout_fit(struct layout *layout, int ranks, const struct layout_limit
 /* The most ranks of RANKS that LAYOUT can use, where MICROBATCHES are to be shared by its data axis; 0: too few. */
 int layout_usable_ranks(const struct layout *layout, int ranks, int64_t microbatches);
 
-/* "data 2 x tensor 2 x pipeline 2", axes of 1 left out; "one rank" if all are. */
+/* "data 2 x tensor 2 x pipeline 2", axes of 1 left out; "one rank" if all are; "1 server and 3 workers". */
 enum { LAYOUT_TEXT_SIZE = 128 };
 char *layout_text(const struct layout *layout, char *out);
 

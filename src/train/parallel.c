@@ -42,6 +42,24 @@ static cairn_err check_local(const struct config *c)
     return CAIRN_OK;
 }
 
+static cairn_err check_server(const struct config *c)
+{
+    const struct {
+        const char *name;
+        bool given;
+    } others[] = {{"tensor", c->parallel.tensor > 1}, {"context", c->parallel.context > 1}, {"pipeline", c->parallel.pipeline > 1},
+                  {"expert", c->parallel.expert > 1}, {"chunks", c->parallel.chunks > 1}, {"sequence", c->parallel.sequence},
+                  {"zero", c->parallel.zero > 0}, {"reduce fast", c->parallel.reduce == REDUCE_FAST},
+                  {"compress", c->parallel.compress != CONFIG_COMPRESS_NONE}};
+    if (c->parallel.sync != SYNC_SERVER)
+        return CAIRN_OK;
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (others[i].given)
+            return FAIL(CAIRN_ECONFIG, "parallel.sync server: each worker has the whole model and the servers share its state; "
+                        "parallel.%s does not go with it", others[i].name);
+    return FAIL(CAIRN_EUNSUPPORTED, "parallel.sync server cannot be run by this build");
+}
+
 /* What no layout makes fit. */
 static cairn_err check_modes(const struct config *c)
 {
@@ -58,6 +76,7 @@ static cairn_err check_modes(const struct config *c)
     if (c->parallel.sequence && c->model.dropout > 0 && c->model.width % 4 != 0)
         return FAIL(CAIRN_ECONFIG, "parallel.sequence with model.dropout needs a model.width that 4 divides, not %lld",
                     (long long)c->model.width);
+    TRY(check_server(c));
     TRY(check_local(c));
     return check_compression(c);
 }

@@ -71,6 +71,8 @@ parallel:
   outer: average
   outer_rate: 0
   outer_momentum: 0.9
+  servers: 1
+  staleness: 0
 validation:
   every: 100
   microbatches: 8

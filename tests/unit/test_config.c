@@ -295,6 +295,7 @@ Test(config, round_trip)
         "parallel.reduce=fast", "parallel.overlap=false", "parallel.compress=powersgd", "parallel.compress_ratio=0.07",
         "parallel.compress_rank=9", "parallel.sync=local", "parallel.local_steps=5", "parallel.outer=nesterov", "parallel.outer_rate=0.3",
         "parallel.outer_momentum=0.5",
+        "parallel.servers=3", "parallel.staleness=inf",
         "checkpoint.every=6", "checkpoint.keep=0", "checkpoint.on_full=stop", "supervise.launcher=srun", "supervise.mpi=pmi2",
         "supervise.ranks=4", "supervise.min_ranks=2", "supervise.max_restarts=8", "supervise.heartbeat_seconds=0.7",
         "supervise.start_seconds=33", "supervise.silent_seconds=2.1", "supervise.hang_factor=3.3", "supervise.hang_seconds=100000000e-4"};

@@ -74,6 +74,7 @@ Test(layout, a_config_asks)
 {
     const struct config config = {.parallel = {.data = 2, .tensor = 3, .context = 4, .pipeline = 5, .expert = 7, .chunks = 6}};
     struct layout l = layout_asked(&config);
+    cr_expect_eq(l.servers, 0);
     cr_expect(l.data == 2 && l.tensor == 3 && l.context == 4 && l.pipeline == 5 && l.chunks == 6 && l.expert == 7);
 }
 
@@ -101,6 +102,26 @@ Test(layout, what_does_not_fit_is_refused_with_the_nearest_that_does)
     l = axes(0, 1, 1, 1);
     l.chunks = 2;
     refused(l, 2, "without a pipeline", "fits: data 2");
+}
+
+Test(layout, servers_stand_beside_the_workers)
+{
+    struct layout l = axes(0, 1, 1, 1);
+    l.servers = 2;
+    cr_expect_eq(layout_least_ranks(&l), 3);
+    cr_expect_eq(usable(l, 2), 0, "no worker");
+    cr_expect_eq(usable(l, 3), 3);
+    cr_expect_eq(usable(l, 100), 10, "8 microbatches");
+    refused(l, 2, "2 servers and workers need at least 3 ranks, but there are 2", "");
+    refused(l, 11, "9 workers but batch.microbatches is 8", "");
+    struct layout given = l;
+    cr_assert_eq(layout_fit(&l, 5, &limits), CAIRN_OK);
+    cr_expect_eq(l.data, 3);
+    given.data = 3;
+    cr_expect_eq(layout_least_ranks(&given), 5);
+    cr_expect_eq(usable(given, 4), 0);
+    cr_expect_eq(usable(given, 8), 5);
+    refused(given, 6, "2 servers and 3 workers need 5 ranks, but there are 6", "");
 }
 
 Test(layout, no_layout_fits)
