@@ -4,8 +4,9 @@
 
 #include "kernels/cpu/cpu.h"
 
-/* A huge page; what is larger than one gets pages of its own, aligned so that the kernel can make them huge. A page's
- * first touch costs 2 to 9 us, so a step must meet none: they are touched here, by all threads. */
+/* A huge page; what is larger than one gets pages of its own, aligned so that the kernel can make them huge, but for the last ones that fill
+ * none: a rank has a dozen such pieces, and a layout is to take what was planned. A page's first touch costs 2 to 9 us, so a step
+ * must meet none: they are touched here, by all threads. */
 #define HUGE_PAGE ((size_t)2 << 20)
 #define SMALL_PAGE ((size_t)4 << 10)
 #define CACHE_LINE ((size_t)64)
@@ -37,7 +38,7 @@ void *memory_alloc(struct backend *b, size_t bytes)
         void *p = aligned_alloc(CACHE_LINE, size);
         return p != NULL ? memset(p, 0, size) : NULL;
     }
-    size_t size = round_up(bytes, HUGE_PAGE);
+    size_t size = round_up(bytes, SMALL_PAGE);
     char *p = map_aligned(size);
     if (p == NULL)
         return NULL;
@@ -56,5 +57,5 @@ void memory_free(struct backend *b, void *p, size_t bytes)
     if (bytes < HUGE_PAGE)
         free(p);
     else
-        munmap(p, round_up(bytes, HUGE_PAGE));
+        munmap(p, round_up(bytes, SMALL_PAGE));
 }
