@@ -71,6 +71,7 @@ static cairn_err start_mpi(struct job *job)
     if (!started) {
         TRY(mpi_check(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread"));
         job->mpi_started_here = true;
+        MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN); /* MPICH reports requests' errors there, whatever their communicator */
     }
     if (job->bridge)
         pmi_bridge_hide();

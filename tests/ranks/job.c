@@ -77,6 +77,18 @@ static void check_shared_memory(struct job *job)
     MPI_Comm_free(&local);
 }
 
+/* A message that is too long fails the request; the program goes on. */
+static void check_request_errors(struct job *job)
+{
+    char sent[16] = "longer than room", room[4];
+    MPI_Request requests[2];
+    MPI_Irecv(room, sizeof room, MPI_CHAR, job_rank(job), 0, job_comm(job), &requests[0]);
+    MPI_Isend(sent, sizeof sent, MPI_CHAR, job_rank(job), 0, job_comm(job), &requests[1]);
+    MPI_Status statuses[2];
+    int error = MPI_Waitall(2, requests, statuses);
+    tap_ok(error != MPI_SUCCESS, "a request's error is returned");
+}
+
 static void check_agreement(struct mesh *mesh)
 {
     tap_ok(mesh_agree(mesh, CAIRN_OK) == CAIRN_OK, "no error agrees on none");
@@ -127,6 +139,7 @@ int main(int argc, char **argv)
     }
     check_place(job);
     check_shared_memory(job);
+    check_request_errors(job);
     if (tap_ok(mesh_open(job, &mesh) == CAIRN_OK, "the mesh opens")) {
         check_agreement(mesh);
         check_broadcast(mesh);
