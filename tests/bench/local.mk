@@ -1,6 +1,6 @@
 EXTRA_DIST += tests/bench/README.md tests/bench/pytorch_gpt.py tests/bench/pytorch_gpt_installed.py \
   tests/bench/pytorch_gpt_tuned.py tests/bench/step.sh tests/bench/median.sh tests/bench/overlap.sh tests/bench/bytes.sh \
-  tests/bench/bootstrap.sh tests/bench/memory.sh tests/bench/plan.sh
+  tests/bench/bootstrap.sh tests/bench/memory.sh tests/bench/plan.sh tests/bench/layouts.sh
 
 EXTRA_PROGRAMS += tests/bench/bench_checkpoint
 tests_bench_bench_checkpoint_SOURCES = tests/bench/bench_checkpoint.c
