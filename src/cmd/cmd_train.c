@@ -11,6 +11,7 @@
 #include "cmd/command.h"
 #include "job/job.h"
 #include "mesh/mesh.h"
+#include "server/roles.h"
 #include "train/trainer.h"
 
 /* Rank 0 reads the file, all ranks get the text: one reader, and one config however the file changes. */
@@ -58,27 +59,31 @@ static void report_stop(const struct trainer *t, const char *reason)
                     (long long)t->committed);
 }
 
-static cairn_err train(struct trainer *t, struct job *job, struct mesh *mesh, const struct config *config, bool *stopped)
+static cairn_err train(struct trainer *t, struct job *job, struct mesh *mesh, const struct config *config, struct roles_end *end)
 {
+    if (config->parallel.sync == SYNC_SERVER)
+        return roles_train(t, job, mesh, config, end);
+    *end = (struct roles_end){.tells = mesh->rank == 0};
     TRY(trainer_open(t, job, mesh, config));
     if (t->step >= config->steps && mesh->rank == 0)
         log_info("nothing to do: the checkpoint is of step %lld of %lld", (long long)t->step, (long long)config->steps);
-    return trainer_run(t, stopped);
+    return trainer_run(t, &end->stopped);
 }
 
 /* Leaves with the exit code that fits ERR; an error that all ranks know of is told by rank 0 alone. */
 static _Noreturn void leave_failed(struct job *job, const struct trainer *t, cairn_err err)
 {
-    if (t && t->failed_alone) {
-        log_error("%s", cairn_err_message());
-        job_abort(job, EXIT_CODE_FAILED, cairn_err_message());
-    }
-    if (job_rank(job) == 0)
-        log_error("%s", cairn_err_message());
     /* When every checkpoint is broken, whether to begin anew is for people to say, not for an automatic restart. */
     bool all_broken = err == CAIRN_ECORRUPT && t && t->step == 0 && !t->restored;
     bool hopeless = err == CAIRN_ECONFIG || err == CAIRN_EUNSUPPORTED || all_broken;
-    job_leave_because(job, hopeless ? EXIT_CODE_USAGE : EXIT_CODE_FAILED, job_rank(job) == 0 ? cairn_err_message() : NULL);
+    int code = hopeless ? EXIT_CODE_USAGE : EXIT_CODE_FAILED;
+    if (t && t->failed_alone) {
+        log_error("%s", cairn_err_message());
+        job_abort(job, code, cairn_err_message());
+    }
+    if (job_rank(job) == 0)
+        log_error("%s", cairn_err_message());
+    job_leave_because(job, code, job_rank(job) == 0 ? cairn_err_message() : NULL);
 }
 
 int cmd_train(int argc, char **argv)
@@ -111,20 +116,20 @@ int cmd_train(int argc, char **argv)
     err = mesh_agree(mesh, job_watchdog_start(job, config.supervise.heartbeat_seconds, config.supervise.hang_factor,
                                               config.supervise.hang_seconds));
     struct trainer trainer = {0};
-    bool stopped = false;
+    struct roles_end end;
     double begin = clock_seconds();
     if (!err)
-        err = train(&trainer, job, mesh, &config, &stopped);
+        err = train(&trainer, job, mesh, &config, &end);
     if (err)
         leave_failed(job, &trainer, err);
     job_phase(job, "finish", trainer.step, 0);
-    if (mesh->rank == 0 && stopped)
+    if (end.tells && end.stopped)
         report_stop(&trainer, job_stop_reason(job));
-    else if (mesh->rank == 0)
+    else if (end.tells)
         report_end(&trainer, clock_seconds() - begin);
     mesh_barrier(mesh); /* under the watchdog, with heartbeats: rank 0 may read many gigabytes */
     trainer_close(&trainer);
     mesh_close(mesh);
     config_free(&config);
-    job_leave(job, stopped ? EXIT_CODE_RESTART : EXIT_CODE_DONE);
+    job_leave(job, end.stopped ? EXIT_CODE_RESTART : EXIT_CODE_DONE);
 }

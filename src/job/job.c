@@ -79,6 +79,7 @@ static cairn_err start_mpi(struct job *job)
     MPI_Comm_set_errhandler(job->comm, MPI_ERRORS_RETURN);
     MPI_Comm_rank(job->comm, &job->rank);
     MPI_Comm_size(job->comm, &job->size);
+    job->number = launch_is_own_worker() ? launch_own_number() : job->rank;
     return CAIRN_OK;
 }
 
@@ -157,7 +158,7 @@ static void log_start(struct job *job, double seconds)
 {
     if (job->size > 1)
         log_set_rank(job->rank, job->host);
-    if (job->rank != 0)
+    if (job->rank != 0 || launch_is_own_worker())
         return;
     char fences[32] = "";
     if (job->bridge)
@@ -196,6 +197,8 @@ cairn_err job_open(struct job **out)
         return FAIL(CAIRN_ENOMEM, "no memory for the job");
     cairn_err err;
     job->comm = MPI_COMM_NULL;
+    if (launch_is_own_worker())
+        launch_detach();
     job->path = launch_discover();
     job->pmi_fd = launcher_pmi_fd();
     launch_host(job->path, job->host, sizeof job->host);
@@ -206,7 +209,7 @@ cairn_err job_open(struct job **out)
     TRY_GOTO(err, check_size(job), failed);
     TRY_GOTO(err, find_nodes(job), failed);
     TRY_GOTO(err, connect_all(job), failed);
-    if (job->rank == 0)
+    if (job->rank == 0 && !launch_is_own_worker())
         job->time_left = time_left_open();
     log_start(job, clock_seconds() - begin);
     *out = job;
@@ -288,10 +291,20 @@ void job_phase(struct job *job, const char *name, int64_t step, double limit)
 
 void job_report_restored(struct job *job, int64_t step)
 {
-    heartbeat_send(HEARTBEAT_RESTORE, job->rank, job->host, step, "restore", "");
+    heartbeat_send(HEARTBEAT_RESTORE, job->number, job->host, step, "restore", "");
 }
 
 void job_report_committed(struct job *job, int64_t step)
 {
-    heartbeat_send(HEARTBEAT_COMMIT, job->rank, job->host, step, "checkpoint", "");
+    heartbeat_send(HEARTBEAT_COMMIT, job->number, job->host, step, "checkpoint", "");
+}
+
+void job_report_servers(struct job *job, const char *servers)
+{
+    heartbeat_send(HEARTBEAT_SERVERS, job->number, job->host, 0, "serve", servers);
+}
+
+int job_number(const struct job *job)
+{
+    return job->number;
 }

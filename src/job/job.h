@@ -64,6 +64,12 @@ cairn_err job_watchdog_start(struct job *job, double heartbeat_seconds, double h
  * Without a watchdog it does nothing. */
 void job_phase(struct job *job, const char *name, int64_t step, double limit);
 
+/* The number that the supervisor knows this process by: its rank, or that of a worker of its own (server/roles.h). */
+int job_number(const struct job *job);
+
+/* Tells the supervisor what workers need to reach the servers; see job/heartbeat.h. */
+void job_report_servers(struct job *job, const char *servers);
+
 /* Say on the supervisor's channel that the run goes on from checkpoint STEP (0: from the start), and that checkpoint STEP is committed;
  * see job/heartbeat.h. */
 void job_report_restored(struct job *job, int64_t step);

@@ -10,6 +10,7 @@
 
 struct job {
     enum launch_path path;
+    int number; /* as the supervisor knows it */
     int rank, size;
     int node, nodes;
     int local_rank, local_size;

@@ -54,10 +54,31 @@ enum launch_path launch_discover(void)
     return LAUNCH_ALONE;
 }
 
+bool launch_is_own_worker(void)
+{
+    return getenv("CAIRN_SERVERS") != NULL;
+}
+
+int launch_own_number(void)
+{
+    const char *number = getenv("CAIRN_WORKER");
+    if (!number || !*number)
+        number = getenv("SLURM_PROCID");
+    return number && *number ? atoi(number) : 0;
+}
+
+void launch_detach(void)
+{
+    static const char *const variables[] = {"PMI_FD", "PMI_RANK", "PMI_SIZE", "PMI_PORT", "PMI_ID", "PMI_JOBID", "PMIX_RANK", "PMIX_NAMESPACE",
+                                            "HYDI_CONTROL_FD"};
+    for (size_t i = 0; i < sizeof variables / sizeof variables[0]; i++)
+        unsetenv(variables[i]);
+}
+
 int launch_slurm_tasks(int *task)
 {
     const char *count = getenv("SLURM_STEP_NUM_TASKS"), *number = getenv("SLURM_PROCID");
-    if (!count || !number || !getenv("SLURM_STEP_ID"))
+    if (!count || !number || !getenv("SLURM_STEP_ID") || launch_is_own_worker())
         return 0;
     *task = atoi(number);
     return atoi(count) > 1 ? atoi(count) : 0;
@@ -66,7 +87,7 @@ int launch_slurm_tasks(int *task)
 void launch_host(enum launch_path path, char *host, int size)
 {
     const char *name = getenv("SLURMD_NODENAME");
-    bool by_slurm = path == LAUNCH_PMIX || path == LAUNCH_PMIX_BRIDGE || path == LAUNCH_PMI;
+    bool by_slurm = path == LAUNCH_PMIX || path == LAUNCH_PMIX_BRIDGE || path == LAUNCH_PMI || launch_is_own_worker();
     if (name && *name && by_slurm) {
         snprintf(host, (size_t)size, "%s", name);
         return;

@@ -16,6 +16,12 @@ bool launch_version_speaks_pmix(const char *version);
  * alone. CAIRN_PMI_BRIDGE=yes or no overrides what is known of the MPI library. */
 enum launch_path launch_discover(void);
 
+/* Whether this process is a worker of its own (server/roles.h), which belongs to no world of ranks, whoever launched it: then its number,
+ * and what makes MPI_Init find it alone. */
+bool launch_is_own_worker(void);
+int launch_own_number(void);
+void launch_detach(void);
+
 /* Slurm's count of this step's tasks if it started more than one of them, else 0; *TASK is this one's number. */
 int launch_slurm_tasks(int *task);
 

@@ -127,7 +127,7 @@ void job_leave_because(struct job *job, int code, const char *reason)
     meet_others(job);
     char text[sizeof((struct heartbeat *)NULL)->text];
     snprintf(text, sizeof text, "%d%s%s", code, reason && *reason ? " " : "", reason ? reason : "");
-    heartbeat_send(HEARTBEAT_LEAVE, job->rank, job->host, 0, NULL, text);
+    heartbeat_send(HEARTBEAT_LEAVE, job->number, job->host, 0, NULL, text);
     if (!guarded)
         _exit(code);
     guard_limit("MPI_Finalize", finalize_limit);
@@ -155,7 +155,7 @@ void job_abort(struct job *job, int code, const char *reason)
     int64_t step;
     const char *phase = watchdog_where(&job->watchdog, &step);
     bool guarded = guard_start(job, code, NULL, abort_limit);
-    heartbeat_send(HEARTBEAT_ABORT, job->rank, job->host, step, phase, reason);
+    heartbeat_send(HEARTBEAT_ABORT, job->number, job->host, step, phase, reason);
     if (job->pmix)
         pmix_client_abort(code, reason);
     else if (job->pmi_fd >= 0)

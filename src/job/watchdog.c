@@ -101,7 +101,7 @@ static void send_alive(struct watchdog *w)
     const char *name = w->watch.name;
     int64_t step = w->watch.step;
     pthread_mutex_unlock(&w->lock);
-    heartbeat_send(HEARTBEAT_ALIVE, w->job->rank, w->job->host, step, name, getenv("SLURM_STEP_ID"));
+    heartbeat_send(HEARTBEAT_ALIVE, w->job->number, w->job->host, step, name, getenv("SLURM_STEP_ID"));
     pthread_mutex_lock(&w->lock);
 }
 

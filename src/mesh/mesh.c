@@ -32,6 +32,45 @@ cairn_err mesh_open(struct job *job, struct mesh **out)
     return CAIRN_OK;
 }
 
+/* The nodes of MESH's ranks, numbered from 0 on again. */
+static cairn_err number_nodes(struct mesh *mesh, int *node_of, int node)
+{
+    int first, *lowest = malloc((size_t)mesh->size * sizeof *lowest);
+    if (!lowest)
+        return FAIL(CAIRN_ENOMEM, "no memory for the mesh of %d ranks", mesh->size);
+    cairn_err err = mpi_check(MPI_Allgather(&node, 1, MPI_INT, node_of, 1, MPI_INT, mesh->world), "exchanging the ranks' nodes");
+    for (int r = 0; r < mesh->size && !err; r++) {
+        for (first = 0; node_of[first] != node_of[r]; first++)
+            ;
+        lowest[r] = first == r ? mesh->nodes++ : lowest[first];
+    }
+    for (int r = 0; r < mesh->size && !err; r++)
+        node_of[r] = lowest[r];
+    free(lowest);
+    mesh->node = node_of[mesh->rank];
+    return err;
+}
+
+cairn_err mesh_split(struct mesh *mesh, int color, struct mesh **out)
+{
+    struct mesh *m = calloc(1, sizeof *m);
+    int *node_of = malloc((size_t)mesh->size * sizeof *node_of);
+    cairn_err err = m && node_of ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the mesh of %d ranks", mesh->size);
+    TRY_GOTO(err, mesh_agree(mesh, err), failed);
+    *m = (struct mesh){.world = MPI_COMM_NULL, .node_of = node_of, .host = mesh->host};
+    TRY_GOTO(err, mpi_check(MPI_Comm_split(mesh->world, color, mesh->rank, &m->world), "making a mesh's communicator"), failed);
+    MPI_Comm_set_errhandler(m->world, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(m->world, &m->rank);
+    MPI_Comm_size(m->world, &m->size);
+    TRY_GOTO(err, number_nodes(m, node_of, mesh->node), failed);
+    *out = m;
+    return CAIRN_OK;
+failed:
+    free(node_of);
+    free(m);
+    return err;
+}
+
 void mesh_close(struct mesh *mesh)
 {
     if (!mesh)

@@ -33,6 +33,9 @@ struct mesh {
 /* Collective. JOB must live longer than the mesh. */
 cairn_err mesh_open(struct job *job, struct mesh **out);
 
+/* Collective. The ranks of MESH that give the same COLOR, in their order, as a mesh of their own; not arranged. */
+cairn_err mesh_split(struct mesh *mesh, int color, struct mesh **out);
+
 /* Collective, once: makes the groups of LAYOUT, which fits (layout_fit). */
 cairn_err mesh_arrange(struct mesh *mesh, const struct layout *layout);
 

@@ -6,8 +6,7 @@ void tree_begin(struct tree_stack *stack, int64_t leaves)
     stack->count = 0;
 }
 
-/* A left child whose sibling covers no leaf is its parent. */
-static struct tree_node promoted(struct tree_node n, int64_t leaves)
+struct tree_node tree_promoted(struct tree_node n, int64_t leaves)
 {
     while (n.index % 2 == 0 && n.index > 0 && (n.index + 1) << n.level >= leaves) {
         n.level++;
@@ -18,7 +17,7 @@ static struct tree_node promoted(struct tree_node n, int64_t leaves)
 
 void tree_push(struct tree_stack *stack, struct tree_node node)
 {
-    stack->node[stack->count++] = promoted(node, stack->leaves);
+    stack->node[stack->count++] = tree_promoted(node, stack->leaves);
 }
 
 bool tree_join(struct tree_stack *stack, int *left)
@@ -31,7 +30,7 @@ bool tree_join(struct tree_stack *stack, int *left)
     *left = stack->count - 2;
     a->level++;
     a->index /= 2;
-    *a = promoted(*a, stack->leaves);
+    *a = tree_promoted(*a, stack->leaves);
     stack->count--;
     return true;
 }

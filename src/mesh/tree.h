@@ -24,6 +24,9 @@ struct tree_stack {
 
 void tree_begin(struct tree_stack *stack, int64_t leaves);
 
+/* The node that NODE is: a left child whose sibling covers no leaf is its parent. */
+struct tree_node tree_promoted(struct tree_node node, int64_t leaves);
+
 /* Puts NODE to the right of those held. Then, while tree_join returns true, the caller adds the value at position *LEFT + 1 to
  * the value at position *LEFT (left + right, kept at *LEFT) and drops the former. */
 void tree_push(struct tree_stack *stack, struct tree_node node);

@@ -8,6 +8,7 @@
 #include "base/trace.h"
 #include "job/mpi_error.h"
 #include "train/gradient_private.h"
+#include "train/partial_sums.h"
 #include "train/shares.h"
 
 /* With rounds, so many buckets may be on their way while the next is written. */
@@ -313,18 +314,13 @@ static cairn_err start(struct gradient *g, struct sum *s)
 /* Adds what was written last to the microbatches before. */
 static void join(struct gradient *g, struct sum *s)
 {
-    int left;
     if (g->options.fast) {
         void *all = at(g, g->slots[0], s->offset);
         if (s->added > 0)
             add(g->backend, all, all, at(g, g->slots[1], s->offset), s->elements);
         return;
     }
-    tree_push(&s->stack, (struct tree_node){0, s->holders->first + s->added});
-    while (tree_join(&s->stack, &left)) {
-        void *sum = at(g, g->slots[left], s->offset);
-        add(g->backend, sum, sum, at(g, g->slots[left + 1], s->offset), s->elements);
-    }
+    partial_sums_push(g->backend, &s->stack, g->slots, s->offset, s->elements, s->holders->first + s->added);
 }
 
 static cairn_err gradient_ready(void *context, int bucket)
@@ -415,8 +411,7 @@ static void add_squares(struct gradient *g, const struct sum *s)
         int64_t first, count = share_of_parameter(q, begin, s->own_length, &first);
         if (q->bucket != s->bucket || count == 0 || !counts(g, q))
             continue;
-        g->backend->table->sum_squares(g->backend, g->squares, at(g, own_sum(g, s), q->offset + first - begin), count);
-        exact_sum_add(g->total, g->squares, (count + NORM_CHUNK - 1) / NORM_CHUNK);
+        partial_sums_squares(g->backend, at(g, own_sum(g, s), q->offset + first - begin), count, g->squares, g->total);
     }
 }
 

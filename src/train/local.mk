@@ -7,6 +7,7 @@ libcore_la_SOURCES += \
   src/train/numerics.c src/train/numerics.h \
   src/train/optimizer.c src/train/optimizer.h \
   src/train/parallel.c src/train/parallel.h \
+  src/train/partial_sums.c src/train/partial_sums.h \
   src/train/shares.c src/train/shares.h \
   src/train/stage.c src/train/stage.h \
   src/train/stage_messages.c src/train/stage_messages.h \

@@ -109,11 +109,15 @@ void metrics_step(struct metrics *m, const struct metrics_step *s)
         m->tokens = 0;
         m->line_started = clock_seconds();
     }
-    write_object(m, json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:o}", "kind", "step", "step",
-                                               (json_int_t)s->step, "loss", s->loss, "gradient_norm", s->gradient_norm,
-                                               "learning_rate", s->learning_rate, "step_seconds", s->seconds, "data_seconds",
-                                               s->data_seconds, "reduce_seconds", s->reduce_seconds, "tokens",
-                                               (json_int_t)s->tokens, "bytes_sent", (json_int_t)s->bytes_sent, "sent", by_group(s->sent)));
+    json_t *object = json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:o}", "kind", "step", "step", (json_int_t)s->step, "loss",
+                               s->loss, "gradient_norm", s->gradient_norm, "learning_rate", s->learning_rate, "step_seconds", s->seconds,
+                               "data_seconds", s->data_seconds, "reduce_seconds", s->reduce_seconds, "tokens", (json_int_t)s->tokens,
+                               "bytes_sent", (json_int_t)s->bytes_sent, "sent", by_group(s->sent));
+    if (s->workers > 0) {
+        json_object_set_new(object, "workers", json_integer(s->workers));
+        json_object_set_new(object, "lead", json_integer((json_int_t)s->lead));
+    }
+    write_object(m, object);
 }
 
 /* Room for a whole line: the live line is wiped. */

@@ -18,6 +18,8 @@ struct metrics_step {
     double reduce_seconds; /* of them in sums over ranks */
     int64_t tokens;        /* of this step, over all ranks */
     int64_t bytes_sent;    /* by this rank, in its groups */
+    int workers;           /* of parameter servers, that live; 0: there are no servers */
+    int64_t lead;          /* with servers: the most steps that a worker was ahead of the slowest so far */
     double sent[MESH_GROUPS]; /* by all ranks since the losses before were shared: in tensor, context, pipeline groups, among
                                * replicas, in expert groups, among replicas of experts */
 };

@@ -73,5 +73,6 @@ cairn_err numerics_open(struct trainer *t)
     int threads;
     TRY(choose_threads(t, &threads));
     TRY(mesh_agree(t->mesh, trainer_backend(t->config, threads, &t->backend)));
+    t->threads = t->backend->threads;
     return compare_ranks(t);
 }

@@ -2,7 +2,6 @@
 
 #include <math.h>
 
-#include "train/learning_rate.h"
 #include "train/shares.h"
 
 static const double clip_epsilon = 1e-6; /* a gradient of zero is not divided by */
@@ -24,13 +23,31 @@ static void update_bucket(struct adamw adamw, double decay, const struct weights
     }
 }
 
-void optimizer_update(const struct config *c, struct weights *w, const struct gradient *gradient, int piece, double norm, int64_t step)
+void optimizer_apply(const struct config *c, struct weights *w, const struct optimizer_step *step, optimizer_gradient *gradient,
+                     const void *context)
 {
-    struct adamw adamw = {.learning_rate = learning_rate_at(c, step), .beta1 = c->optimizer.beta1, .beta2 = c->optimizer.beta2,
-                          .epsilon = c->optimizer.epsilon, .gradient_scale = 1, .step = step + 1};
+    struct adamw adamw = {.learning_rate = step->learning_rate, .beta1 = c->optimizer.beta1, .beta2 = c->optimizer.beta2,
+                          .epsilon = c->optimizer.epsilon, .gradient_scale = 1, .step = step->number};
     if (c->optimizer.clip_norm > 0)
-        adamw.gradient_scale = fmin(1, c->optimizer.clip_norm / (norm + clip_epsilon));
+        adamw.gradient_scale = fmin(1, c->optimizer.clip_norm / (step->norm + clip_epsilon));
     for (int b = 0; b < graph_bucket_count(w->graph); b++)
         if (graph_bucket_at(w->graph, b)->lookup_of < 0)
-            update_bucket(adamw, c->optimizer.weight_decay, w, b, gradient_own(gradient, piece, b));
+            update_bucket(adamw, c->optimizer.weight_decay, w, b, gradient(context, b));
+}
+
+struct gradient_piece {
+    const struct gradient *gradient;
+    int piece;
+};
+
+static const void *own_gradient(const void *context, int bucket)
+{
+    const struct gradient_piece *p = context;
+    return gradient_own(p->gradient, p->piece, bucket);
+}
+
+void optimizer_update(const struct config *c, struct weights *w, const struct gradient *gradient, int piece, const struct optimizer_step *step)
+{
+    const struct gradient_piece context = {gradient, piece};
+    optimizer_apply(c, w, step, own_gradient, &context);
 }

@@ -5,10 +5,22 @@
 #include "base/config.h"
 #include "train/gradient.h"
 
-/* AdamW with CONFIG's settings at STEP (counted from 0) on this replica's own part of WEIGHTS, which are of piece PIECE of GRADIENT;
- * NORM is the whole gradient's 2-norm before clipping. Clipping multiplies by min(1, clip_norm / (norm + 1e-6)); weight decay is for
- * matrices alone. */
-void optimizer_update(const struct config *config, struct weights *weights, const struct gradient *gradient, int piece, double norm,
-                      int64_t step);
+struct optimizer_step {
+    double learning_rate;
+    double norm;    /* of the whole gradient before clipping */
+    int64_t number; /* of this update, from 1 on: the moments' bias is corrected by it */
+};
+
+/* The gradient of the own part of a bucket (weights_own), acc. */
+typedef const void *optimizer_gradient(const void *context, int bucket);
+
+/* AdamW with CONFIG's settings on this replica's own part of WEIGHTS. Clipping multiplies by min(1, clip_norm / (norm + 1e-6)); weight
+ * decay is for matrices alone. */
+void optimizer_apply(const struct config *config, struct weights *weights, const struct optimizer_step *step, optimizer_gradient *gradient,
+                     const void *context);
+
+/* STEP is for WEIGHTS of piece PIECE of GRADIENT. */
+void optimizer_update(const struct config *config, struct weights *weights, const struct gradient *gradient, int piece,
+                      const struct optimizer_step *step);
 
 #endif

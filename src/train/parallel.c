@@ -57,7 +57,9 @@ static cairn_err check_server(const struct config *c)
         if (others[i].given)
             return FAIL(CAIRN_ECONFIG, "parallel.sync server: each worker has the whole model and the servers share its state; "
                         "parallel.%s does not go with it", others[i].name);
-    return FAIL(CAIRN_EUNSUPPORTED, "parallel.sync server cannot be run by this build");
+    if (c->trace)
+        return FAIL(CAIRN_ECONFIG, "parallel.sync server: workers may come and go, and are not traced: trace does not go with it");
+    return CAIRN_OK;
 }
 
 /* What no layout makes fit. */

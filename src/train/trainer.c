@@ -110,7 +110,7 @@ static cairn_err open_losses(struct trainer *t)
     return t->losses ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for losses");
 }
 
-static int64_t vocabulary_of(const struct trainer *t)
+int64_t trainer_vocabulary(const struct trainer *t)
 {
     return t->config->model.vocabulary ? t->config->model.vocabulary : dataset_vocabulary(t->dataset);
 }
@@ -171,6 +171,13 @@ static cairn_err open_model(struct trainer *t)
     return CAIRN_OK;
 }
 
+cairn_err trainer_open_metrics(struct trainer *t)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/metrics.jsonl", t->config->run_dir);
+    return metrics_open(path, t->config->log.every, t->config->steps, &t->metrics);
+}
+
 static cairn_err open_loader(struct trainer *t)
 {
     const struct config *c = t->config;
@@ -184,17 +191,13 @@ static cairn_err open_loader(struct trainer *t)
         options.stride = gradient_microbatch(t->gradient, 1) - first;
     if (stage_reads(t->stage))
         TRY(loader_open(t->dataset, &options, &t->loader));
-    if (t->mesh->rank != 0)
-        return CAIRN_OK;
-    char path[4096];
-    snprintf(path, sizeof path, "%s/metrics.jsonl", c->run_dir);
-    return metrics_open(path, c->log.every, c->steps, &t->metrics);
+    return t->mesh->rank == 0 ? trainer_open_metrics(t) : CAIRN_OK;
 }
 
 static cairn_err arrange(struct trainer *t)
 {
     struct layout layout;
-    TRY(mesh_agree(t->mesh, parallel_layout(t->config, vocabulary_of(t), t->mesh->size, &layout)));
+    TRY(mesh_agree(t->mesh, parallel_layout(t->config, trainer_vocabulary(t), t->mesh->size, &layout)));
     return mesh_agree(t->mesh, mesh_arrange(t->mesh, &layout));
 }
 
@@ -208,7 +211,7 @@ static void set_progress(struct mesh *mesh, struct gradient *gradient)
     }
 }
 
-cairn_err trainer_open(struct trainer *t, struct job *job, struct mesh *mesh, const struct config *config)
+cairn_err trainer_open_run(struct trainer *t, struct job *job, struct mesh *mesh, const struct config *config)
 {
     *t = (struct trainer){.config = config, .job = job, .mesh = mesh, .committed = -1, .lock = -1};
     job_phase(job, "open", 0, 0); /* from here on a rank that waits for one that is stuck in a file ends by the watchdog */
@@ -216,10 +219,15 @@ cairn_err trainer_open(struct trainer *t, struct job *job, struct mesh *mesh, co
     TRY(tracing_open(mesh, config));
     TRY(mesh_agree(mesh, dataset_open(mesh->world, config->data.path, &t->dataset)));
     TRY(mesh_agree(mesh, check_data(t)));
+    return numerics_open(t);
+}
+
+cairn_err trainer_open(struct trainer *t, struct job *job, struct mesh *mesh, const struct config *config)
+{
+    TRY(trainer_open_run(t, job, mesh, config));
     TRY(arrange(t));
     if (config->validation.every)
         TRY(mesh_agree(mesh, dataset_open(mesh->world, config->data.path, &t->validation_data)));
-    TRY(numerics_open(t));
     TRY(mesh_agree(mesh, open_losses(t)));
     TRY(open_model(t));
     set_progress(mesh, t->gradient);

@@ -25,7 +25,7 @@ struct trainer {
     struct stage *stage;
     struct weights *weights;      /* of each of the stage's pieces */
     int weights_count;
-    struct gradient *gradient;
+    struct gradient *gradient;    /* NULL: of a server, which gets them whole */
     struct local_steps *local;    /* NULL: all replicas take each step together */
     struct loader *loader;
     struct shard *standard;       /* weights and moments, where this rank trains */
@@ -34,6 +34,8 @@ struct trainer {
     int shard_count;
     int must_count;               /* of them, first: all but what belongs to one replica alone */
     int64_t step;                 /* steps done */
+    int64_t extra_updates;        /* that the weights have had beyond one a step: of asynchronous workers */
+    int threads;                  /* that gradients are computed with */
     int64_t committed;            /* the newest checkpoint's step; -1: none */
     char *config_text;            /* merged, for checkpoints */
     char *checkpoints;            /* the folder */
@@ -55,6 +57,11 @@ void trainer_model(const struct config *config, int64_t vocabulary, struct gpt *
 
 /* Collective. Opens all of it and restores the newest valid checkpoint, if there is one. */
 cairn_err trainer_open(struct trainer *trainer, struct job *job, struct mesh *mesh, const struct config *config);
+
+/* Its parts: the run's folder, data and backend; then, once there are weights, their newest values. */
+cairn_err trainer_open_run(struct trainer *trainer, struct job *job, struct mesh *mesh, const struct config *config);
+cairn_err trainer_open_metrics(struct trainer *trainer); /* on rank 0 */
+int64_t trainer_vocabulary(const struct trainer *trainer);
 
 /* Collective. Trains until the last step or until a stop is asked for (*STOPPED), checkpoints included. */
 cairn_err trainer_run(struct trainer *trainer, bool *stopped);

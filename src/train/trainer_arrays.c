@@ -15,7 +15,7 @@ struct checkpoint_group trainer_group(const struct trainer *t)
 
 cairn_err trainer_list_arrays(struct trainer *t)
 {
-    const struct compressed *compressed = gradient_compressed(t->gradient);
+    const struct compressed *compressed = t->gradient ? gradient_compressed(t->gradient) : NULL;
     for (int i = 0; i < t->weights_count; i++)
         t->standard_count += weights_shard_count(&t->weights[i]);
     int room = LOCAL_SHARDS * t->standard_count + (compressed ? compressed_shard_count(compressed) : 0);
@@ -115,7 +115,7 @@ static cairn_err read_local(struct trainer *t, struct checkpoint_facts *facts, c
 
 static cairn_err read_bulk(struct trainer *t, struct checkpoint_facts *facts, const char *why, int64_t *step)
 {
-    struct compressed *compressed = gradient_compressed(t->gradient);
+    struct compressed *compressed = t->gradient ? gradient_compressed(t->gradient) : NULL;
     if (compressed) {
         cairn_err err = read_list(t, facts, t->shards, t->must_count);
         compressed_forget(compressed);

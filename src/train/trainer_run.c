@@ -92,9 +92,10 @@ static cairn_err run_step(struct trainer *t, struct metrics_step *m, bool *stop)
         return FAIL(CAIRN_EINVAL, "step %lld: loss %g, gradient norm %g: the training has diverged; weights of the checkpoint before "
                     "are kept; a lower optimizer.learning_rate or more warm-up may help", (long long)t->step, m->loss, m->gradient_norm);
     m->learning_rate = learning_rate_at(t->config, t->step);
+    const struct optimizer_step update = {m->learning_rate, m->gradient_norm, t->step + 1 + t->extra_updates};
     uint64_t begun = trace_begin();
     for (int i = 0; i < t->weights_count; i++)
-        optimizer_update(t->config, &t->weights[i], t->gradient, i, m->gradient_norm, t->step);
+        optimizer_update(t->config, &t->weights[i], t->gradient, i, &update);
     trace_end(begun, TRACE_COMPUTE, "update", t->step);
     err = gradient_share_parameters(t->gradient);
     if (!err && t->local)
@@ -143,7 +144,7 @@ cairn_err trainer_run(struct trainer *t, bool *stopped)
     const struct config *c = t->config;
     *stopped = false;
     while (t->step < c->steps && !*stopped) {
-        struct metrics_step m;
+        struct metrics_step m = {0};
         job_phase(t->job, "step", t->step, 0);
         TRY(run_step(t, &m, stopped));
         if (t->metrics)

@@ -19,6 +19,9 @@
  * load stalls for minutes. supervise.hang_seconds may say more. */
 static const double io_limit_least = 900;
 
+/* Among a checkpoint's extra facts. */
+#define EXTRA_UPDATES "extra_updates"
+
 static double io_limit(const struct trainer *t)
 {
     return fmax(io_limit_least, t->config->supervise.hang_seconds);
@@ -31,8 +34,10 @@ static char *describe(const struct trainer *t)
     snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, dataset_fingerprint(t->dataset));
     json_t *extra = json_pack("{s:s, s:I, s:I, s:I, s:I, s:i, s:I, s:s}", "dataset_fingerprint", fingerprint, "seed", (json_int_t)t->config->seed,
                               "microbatches", (json_int_t)t->config->batch.microbatches, "samples",
-                              (json_int_t)t->config->batch.samples, "ranks", (json_int_t)t->mesh->size, "threads", t->backend->threads, "vocabulary",
+                              (json_int_t)t->config->batch.samples, "ranks", (json_int_t)t->mesh->size, "threads", t->threads, "vocabulary",
                               (json_int_t)dataset_vocabulary(t->dataset), "tokenizer", dataset_tokenizer(t->dataset));
+    if (extra && t->extra_updates > 0)
+        json_object_set_new(extra, EXTRA_UPDATES, json_integer(t->extra_updates));
     if (extra && t->local)
         json_object_set_new(extra, TRAINER_JOINED, json_integer(local_steps_joined(t->local)));
     char *text = extra ? json_dumps(extra, JSON_SORT_KEYS) : NULL;
@@ -117,6 +122,14 @@ static void compare_data(const struct trainer *t, const char *before)
     free(extra);
 }
 
+static int64_t extra_updates(const struct checkpoint_facts *facts)
+{
+    json_t *extra = facts->extra ? json_loads(facts->extra, 0, NULL) : NULL;
+    json_int_t updates = json_integer_value(json_object_get(extra, EXTRA_UPDATES));
+    json_decref(extra);
+    return updates > 0 ? updates : 0;
+}
+
 /* Another learning rate may be what its user wants; other heads in the same arrays are another function. */
 static cairn_err compare_config(const struct trainer *t, const char *text)
 {
@@ -156,7 +169,7 @@ cairn_err trainer_restore(struct trainer *t)
             job_report_restored(t->job, 0);
             log_info("a fresh start: no checkpoint in %s", t->checkpoints);
         }
-        return mesh_agree(t->mesh, gradient_share_parameters(t->gradient));
+        return t->gradient ? mesh_agree(t->mesh, gradient_share_parameters(t->gradient)) : CAIRN_OK;
     }
     if (err) {
         checkpoint_facts_free(&facts);
@@ -164,9 +177,11 @@ cairn_err trainer_restore(struct trainer *t)
     }
     for (int i = 0; i < t->weights_count; i++)
         weights_refresh(&t->weights[i]);
-    TRY(mesh_agree(t->mesh, gradient_share_parameters(t->gradient)));
+    if (t->gradient)
+        TRY(mesh_agree(t->mesh, gradient_share_parameters(t->gradient)));
     t->step = step;
     t->committed = facts.step;
+    t->extra_updates = step == facts.step ? extra_updates(&facts) : 0; /* else moments begin from zero */
     if (t->mesh->rank == 0) {
         job_report_restored(t->job, step);
         log_info("goes on from the checkpoint of step %lld (read in %.2f s)", (long long)facts.step, clock_seconds() - begin);

@@ -58,23 +58,51 @@ static cairn_err run_own(const struct job_of_rank *j, int64_t microbatches, doub
     return CAIRN_OK;
 }
 
+int64_t validation_extent(struct dataset *dataset, int64_t microbatches, int64_t samples, int64_t context, int64_t *tokens)
+{
+    int64_t available = dataset_samples(dataset, SPLIT_VALIDATION, context), all = (available + samples - 1) / samples;
+    *tokens = (microbatches < all ? microbatches * samples : available) * context;
+    return microbatches < all ? microbatches : all;
+}
+
+static cairn_err open_buffers(struct job_of_rank *j)
+{
+    int64_t rows = j->samples * j->context;
+    j->inputs = malloc((size_t)(2 * rows + j->context + 1) * sizeof *j->inputs);
+    if (!j->inputs)
+        return FAIL(CAIRN_ENOMEM, "no memory to validate");
+    j->targets = j->inputs + rows;
+    j->tokens = j->targets + rows;
+    return CAIRN_OK;
+}
+
+cairn_err validation_losses(struct dataset *dataset, struct graph *graph, int64_t samples, int64_t context, int64_t first, int64_t count,
+                            double *losses)
+{
+    const struct validation_model model = {.graph = graph};
+    struct job_of_rank j = {.dataset = dataset, .model = &model, .samples = samples, .context = context,
+                            .available = dataset_samples(dataset, SPLIT_VALIDATION, context)};
+    TRY(open_buffers(&j));
+    cairn_err err = CAIRN_OK;
+    for (int64_t i = 0; i < count && !err; i++) {
+        err = read_microbatch(&j, first + i);
+        if (!err)
+            err = evaluate(&j, present(&j, first + i), false, &losses[i]);
+    }
+    free(j.inputs);
+    return err;
+}
+
 cairn_err validation_loss(struct mesh *mesh, struct dataset *dataset, const struct validation_model *model, int64_t microbatches,
                           int64_t samples, int64_t context, double *loss, int64_t *tokens)
 {
     struct job_of_rank j = {.dataset = dataset, .model = model, .samples = samples, .context = context,
                             .available = dataset_samples(dataset, SPLIT_VALIDATION, context)};
-    int64_t all = (j.available + samples - 1) / samples;
-    microbatches = microbatches < all ? microbatches : all;
-    *tokens = (microbatches < all ? microbatches * samples : j.available) * context;
+    microbatches = validation_extent(dataset, microbatches, samples, context, tokens);
     double *losses = calloc((size_t)microbatches, sizeof *losses);
-    int64_t rows = samples * context;
-    j.inputs = malloc((size_t)(2 * rows + context + 1) * sizeof *j.inputs);
-    cairn_err err = losses && j.inputs ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory to validate");
-    if (!err) {
-        j.targets = j.inputs + rows;
-        j.tokens = j.targets + rows;
+    cairn_err err = losses ? open_buffers(&j) : FAIL(CAIRN_ENOMEM, "no memory to validate");
+    if (!err)
         err = run_own(&j, microbatches, losses);
-    }
     err = mesh_agree(mesh, err);
     /* Each loss is on one rank and zero on the others: their sum is exact in any order. */
     if (!err)

@@ -16,6 +16,7 @@
 #include "machine_rates.h"
 #include "model/gpt.h"
 #include "train/gradient.h"
+#include "train/learning_rate.h"
 #include "train/optimizer.h"
 
 enum { VOCABULARY = 50257, TOKEN_STRIDE = 7919, ROUNDS_MAX = 1000, THREADS_MAX = 1024, BAD_INPUT = 2 };
@@ -149,7 +150,9 @@ static cairn_err run_step(struct bench *b, double *seconds)
     const struct graph_pass pass = {.step = b->step, .inputs = b->inputs, .targets = b->targets, .loss_scale = scale};
     TRY(graph_forward_backward(b->graph, &pass));
     TRY(gradient_finish(b->gradient, &norm));
-    optimizer_update(&b->config, &b->weights, b->gradient, 0, norm, b->step++);
+    const struct optimizer_step update = {learning_rate_at(&b->config, b->step), norm, b->step + 1};
+    optimizer_update(&b->config, &b->weights, b->gradient, 0, &update);
+    b->step++;
     *seconds = clock_seconds() - begin;
     return CAIRN_OK;
 }

@@ -11,6 +11,7 @@
 #include "model/gpt.h"
 #include "tests/ranks/tap.h"
 #include "train/gradient.h"
+#include "train/learning_rate.h"
 #include "train/optimizer.h"
 
 enum { RANKS = 3 };
@@ -191,7 +192,7 @@ static void train(struct run *r)
             compare(r, "gradient", gradient_own(r->gradient, 0, 0));
         worst_loss = worse(worst_loss, fabs(loss - losses[step]) / losses[step]);
         worst_norm = worse(worst_norm, fabs(norm - norms[step]) / norms[step]);
-        optimizer_update(c, &r->weights, r->gradient, 0, norm, step);
+        optimizer_update(c, &r->weights, r->gradient, 0, &(struct optimizer_step){learning_rate_at(c, step), norm, step + 1});
     }
     char text[160];
     snprintf(text, sizeof text, "%s: losses of ten steps", r->label);
