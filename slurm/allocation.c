@@ -247,6 +247,14 @@ bool allocation_has_rank(const struct allocation *a, const char *node, int rank)
     return child_run(words, probe_seconds, NULL, 0) != EXIT_CODE_NOT_THERE;
 }
 
+bool allocation_lost_ranks(const struct allocation *a)
+{
+    for (int i = 0; i < a->count; i++)
+        if (!a->nodes[i].healthy && a->nodes[i].ranks > 0)
+            return true;
+    return false;
+}
+
 int allocation_healthy(const struct allocation *a)
 {
     int n = 0;

@@ -11,6 +11,7 @@ struct allocation_node {
     char name[64];
     bool healthy;
     double lost_at;   /* clock_seconds when it was last found not to answer; 0: never */
+    int ranks;        /* that the launcher has on it; a parameter server's workers are not counted */
 };
 
 struct allocation {
@@ -54,6 +55,9 @@ int allocation_sweep(struct allocation *allocation);
 
 /* Whether NODE, which answers, has a process of RANK of this job. True when that cannot be told. */
 bool allocation_has_rank(const struct allocation *allocation, const char *node, int rank);
+
+/* Whether a node that is not healthy has a rank on it. */
+bool allocation_lost_ranks(const struct allocation *allocation);
 
 int allocation_healthy(const struct allocation *allocation);
 struct allocation_node *allocation_node(struct allocation *allocation, const char *name);

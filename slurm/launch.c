@@ -1,46 +1,16 @@
 /* Starting and ending; slurm/watch.c watches. */
 #include "slurm/launch.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "job/threads.h"
 #include "slurm/child.h"
+#include "slurm/command.h"
 #include "slurm/sweep.h"
 
-enum { MAX_WORDS = 24 };
-
 static const double cancel_seconds = 1, sweep_seconds = 3;
-
-struct words {
-    char *word[MAX_WORDS];
-    int count;
-};
-
-static bool add(struct words *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static bool add(struct words *w, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    int n = w->count < MAX_WORDS - 1 ? vasprintf(&w->word[w->count], format, args) : -1;
-    va_end(args);
-    if (n < 0)
-        return false;
-    w->word[++w->count] = NULL;
-    return true;
-}
-
-static void release(struct words *w)
-{
-    for (int i = 0; i < w->count; i++)
-        free(w->word[i]);
-}
 
 static const char *mpiexec_program(void)
 {
@@ -48,20 +18,26 @@ static const char *mpiexec_program(void)
     return given && *given ? given : CAIRN_MPIEXEC_DEFAULT;
 }
 
-static bool launcher_words(const struct config *config, const struct allocation *a, int ranks, int nodes, struct words *w)
+static void launcher_words(const struct config *config, const struct allocation *a, int ranks, int nodes, struct command *c)
 {
-    if (!a->slurm)
-        return add(w, "%s", mpiexec_program()) && add(w, "-n") && add(w, "%d", ranks);
+    if (!a->slurm) {
+        command_add_all(c, (char *[]){(char *)mpiexec_program(), "-n", NULL});
+        command_add(c, "%d", ranks);
+        return;
+    }
     char *list = allocation_first(a, nodes);
-    bool ok = list && add(w, "srun") && add(w, "--mpi=%s", config->supervise.mpi == CONFIG_MPI_PMI2 ? "pmi2" : "pmix") &&
-              add(w, "--overlap") && add(w, "--kill-on-bad-exit=0") && add(w, "--nodes=%d", nodes) &&
-              add(w, "--ntasks=%d", ranks) && add(w, "--nodelist=%s", list);
-    if (ok && ranks == nodes * a->tasks_per_node)
-        ok = add(w, "--ntasks-per-node=%ld", a->tasks_per_node);
-    if (ok && a->cpus_per_task > 0)
-        ok = add(w, "--cpus-per-task=%ld", a->cpus_per_task);
+    command_add(c, "srun");
+    command_add(c, "--mpi=%s", config->supervise.mpi == CONFIG_MPI_PMI2 ? "pmi2" : "pmix");
+    command_add_all(c, (char *[]){"--overlap", "--kill-on-bad-exit=0", NULL});
+    command_add(c, "--nodes=%d", nodes);
+    command_add(c, "--ntasks=%d", ranks);
+    command_add(c, "--nodelist=%s", list ? list : "");
+    if (ranks == nodes * a->tasks_per_node)
+        command_add(c, "--ntasks-per-node=%ld", a->tasks_per_node);
+    if (a->cpus_per_task > 0)
+        command_add(c, "--cpus-per-task=%ld", a->cpus_per_task);
+    c->failed |= !list;
     free(list);
-    return ok;
 }
 
 /* Under Slurm the ranks' own binding is not known here; where this process, the batch script's, is bound, they are taken to be too. */
@@ -81,60 +57,77 @@ bool launch_is_crowded(const struct config *config, const struct allocation *a, 
 /* The threads of libgomp that wait for work keep their core busy for a while, which those that have work then lack: a step
  * was seen to take 19 s. OMP_WAIT_POLICY=passive makes them sleep. libgomp reads it when it is loaded, so it has to be in the
  * environment of the ranks; it changes no order of sums. A user's own word counts more. */
-static bool calm_threads(const struct config *config, const struct allocation *a, int ranks, int nodes)
+static bool wants_calm(const struct config *config, const struct allocation *a, const struct ranks *ranks)
 {
-    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || !launch_is_crowded(config, a, ranks, nodes))
-        return false;
-    return setenv("OMP_WAIT_POLICY", "passive", 1) == 0;
+    return !getenv("OMP_WAIT_POLICY") && !getenv("GOMP_SPINCOUNT") && launch_is_crowded(config, a, ranks->used, ranks->nodes);
 }
 
-cairn_err launch_start(const struct config *config, const struct allocation *a, int ranks, int nodes, char *const *rank_program,
-                       struct launch *l)
+/* Notes where the launcher's ranks stand: evenly on the first nodes. */
+static void note_places(const struct launch *l, struct allocation *a)
 {
-    struct words w = {.count = 0};
-    *l = (struct launch){.output = -1, .ranks = ranks, .nodes = nodes, .first_step = -1, .step = -1, .committed = -1,
-                         .begun = clock_seconds()};
-    l->rank = calloc((size_t)ranks, sizeof *l->rank);
-    cairn_err err = l->rank && launcher_words(config, a, ranks, nodes, &w) ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for a launch");
-    int own = 0;
-    while (rank_program[own])
-        own++;
-    char **argv = calloc((size_t)(w.count + own + 1), sizeof *argv);
-    if (!err && argv) {
-        memcpy(argv, w.word, (size_t)w.count * sizeof *argv);
-        memcpy(argv + w.count, rank_program, (size_t)own * sizeof *argv);
-        bool calmed = calm_threads(config, a, ranks, nodes);
-        err = child_start(argv, &l->output, false, &l->pid);
-        if (calmed)
-            unsetenv("OMP_WAIT_POLICY"); /* the next launch may have other ranks */
+    for (int i = 0, node = 0; i < a->count; i++) {
+        bool used = a->nodes[i].healthy && node < l->nodes;
+        a->nodes[i].ranks = used ? l->ranks / l->nodes + (node < l->ranks % l->nodes) : 0;
+        node += used;
     }
-    free(argv);
-    release(&w);
-    if (err)
+}
+
+cairn_err launch_start(const struct config *config, struct allocation *a, const struct ranks *ranks, const char *mark,
+                       char *const *rank_program, struct launch *l)
+{
+    struct command c = {0};
+    bool calm = wants_calm(config, a, ranks);
+    *l = (struct launch){.output = {.fd = -1}, .ranks = ranks->servers ? ranks->servers : ranks->used, .nodes = ranks->nodes,
+                         .first_step = -1, .step = -1, .committed = -1, .begun = clock_seconds()};
+    if (l->nodes > l->ranks)
+        l->nodes = l->ranks;
+    note_places(l, a);
+    launcher_words(config, a, l->ranks, l->nodes, &c);
+    command_add_all(&c, rank_program);
+    command_set(&c, SWEEP_MARK, "%s", mark);
+    if (calm)
+        command_set(&c, "OMP_WAIT_POLICY", "passive");
+    if (ranks->servers)
+        command_set(&c, WORKERS_COUNT, "%d", ranks->used - ranks->servers);
+    l->rank = calloc((size_t)l->ranks, sizeof *l->rank);
+    cairn_err err = l->rank ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for a launch");
+    if (!err && ranks->servers)
+        err = workers_open(&l->workers, config, a, ranks->used - ranks->servers, mark, calm, rank_program);
+    if (!err)
+        err = command_start(&c, &l->output.fd, &l->pid);
+    command_free(&c);
+    if (err) {
+        workers_free(&l->workers);
         free(l->rank);
+    }
     return err;
 }
 
-/* The step's ranks are ended through Slurm, since a launcher that is killed leaves them behind. Those on healthy nodes are gone within
- * a tenth of a second; for a dead one scancel waits long, which nobody needs. */
-static void cancel_step(const struct launch *l, const struct allocation *a)
+/* The steps of the ranks and the workers are ended through Slurm, since a launcher that is killed leaves its step behind. What is on
+ * healthy nodes is gone within a tenth of a second; for a dead one scancel waits long, which nobody needs. */
+static void cancel_steps(const struct launch *l, const struct allocation *a)
 {
-    if (!a->slurm || !l->step_id[0])
-        return;
-    child_run((char *[]){"scancel", "--signal=KILL", (char *)l->step_id, NULL}, cancel_seconds, NULL, 0);
+    struct command c = {0};
+    command_add_all(&c, (char *[]){"scancel", "--signal=KILL", NULL});
+    const int none = c.count;
+    if (l->pid > 0 && l->step_id[0])
+        command_add(&c, "%s", l->step_id);
+    workers_add_steps(&l->workers, &c);
+    if (a->slurm && c.count > none && !c.failed)
+        child_run(c.word, cancel_seconds, NULL, 0);
+    command_free(&c);
 }
 
 void launch_end(struct launch *l, const struct allocation *a)
 {
-    if (l->pid > 0) {
-        cancel_step(l, a);
+    cancel_steps(l, a);
+    if (l->pid > 0)
         child_kill(l->pid);
-        l->pid = 0;
-    }
+    l->pid = 0;
+    workers_kill(&l->workers);
     sweep_kill(a->job_id, sweep_seconds); /* mpiexec does not end ranks that are stopped */
-    if (l->output >= 0)
-        close(l->output);
-    l->output = -1;
+    output_close(&l->output);
+    workers_free(&l->workers);
     free(l->rank);
     l->rank = NULL;
 }

@@ -1,4 +1,4 @@
-/* One launch of the ranks: started, watched, ended. */
+/* One launch of the ranks: started, watched, ended. Of a parameter server the ranks are the servers, and the workers come on top. */
 #ifndef SLURM_LAUNCH_H
 #define SLURM_LAUNCH_H
 
@@ -9,6 +9,9 @@
 #include "base/config.h"
 #include "slurm/allocation.h"
 #include "slurm/decide.h"
+#include "slurm/output.h"
+#include "slurm/ranks.h"
+#include "slurm/workers.h"
 
 struct launch_rank {
     double seen;      /* when it was heard last; 0: never */
@@ -20,8 +23,8 @@ struct launch_rank {
 
 struct launch {
     pid_t pid;
-    int output;               /* the launcher's standard output */
-    int ranks, nodes;
+    struct output output;     /* the launcher's */
+    int ranks, nodes;         /* that the launcher starts, and that these stand on */
     struct launch_rank *rank;
     char step_id[32];         /* JOB.STEP, as the ranks tell it; empty before */
     double begun;
@@ -33,8 +36,7 @@ struct launch {
     char leave_reason[512];   /* why the ranks left in order, if one said so */
     int leaves, leave_code;   /* ranks that left in order, all having met before, and the code that the last one told */
     double ending_since;      /* when the first rank left or aborted: the launcher is to end soon; 0: none did */
-    char line[4096];          /* of output, not whole yet */
-    size_t line_length;
+    struct workers workers;   /* none unless the ranks are servers */
 };
 
 /* What happens while it runs; all may be NULL. */
@@ -45,14 +47,16 @@ struct launch_observer {
     void (*committed)(void *context, const struct launch *launch);
     void (*silent)(void *context, const struct launch *launch, int rank);
     void (*node_lost)(void *context, const struct launch *launch, const char *node);
+    struct workers_observer workers;
 };
 
 /* Whether RANKS ranks on NODES nodes have more threads on a node than it has cores for them, as far as can be told. */
 bool launch_is_crowded(const struct config *config, const struct allocation *allocation, int ranks, int nodes);
 
-/* Starts RANK_PROGRAM (ends with NULL), RANKS ranks on the first NODES healthy nodes. */
-cairn_err launch_start(const struct config *config, const struct allocation *allocation, int ranks, int nodes, char *const *rank_program,
-                       struct launch *out);
+/* Starts RANK_PROGRAM (ends with NULL) on the first healthy nodes, with MARK (sweep.h) in its environment, and notes in ALLOCATION where
+ * its ranks stand. Workers are started while it is watched, once the servers listen. */
+cairn_err launch_start(const struct config *config, struct allocation *allocation, const struct ranks *ranks, const char *mark,
+                       char *const *rank_program, struct launch *out);
 
 /* Watches until it ends. STOP is called often; once it returns a cause, the ranks are asked to stop at a checkpoint. Marks nodes
  * that are found dead. Passes the ranks' output on. */

@@ -46,6 +46,8 @@ static void tell_short(struct ranks *r, const struct layout *asked, long least, 
         snprintf(text, room, "%s, supervise.min_ranks is %ld", fit, wanted);
     else if (asked->data)
         snprintf(text, room, "%s, but %s needs %ld and cannot shrink (with parallel.data: auto it could)", fit, r->layout, least);
+    else if (asked->servers)
+        snprintf(text, room, "%s, but %s need %ld at least", fit, r->layout, least);
     else
         snprintf(text, room, "%s, but a copy of the model takes %ld (%s)", fit, least, r->layout);
 }
@@ -60,6 +62,7 @@ struct ranks ranks_choose(const struct config *config, const struct allocation *
         used.data = (int)((r.used - asked.servers) / layout_model_ranks(&asked));
         r.nodes = nodes_for(&asked, a, r.used);
     }
+    r.servers = asked.servers;
     layout_text(&used, r.layout);
     r.enough = r.used >= wanted;
     if (!r.enough)

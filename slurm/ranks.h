@@ -12,6 +12,7 @@ enum { RANKS_TEXT_SIZE = 320 };
 struct ranks {
     int fit;   /* that the healthy nodes hold */
     int used;  /* of them, by the layout; 0: too few */
+    int servers; /* of those used: a parameter server's ranks, the others are its workers; 0: there is none */
     int nodes; /* that these stand on, the first healthy ones */
     bool enough;                  /* for a start after a failure: supervise.min_ranks, and never less than the layout needs */
     char layout[RANKS_TEXT_SIZE]; /* of those that are used; what is asked for, where there are too few */

@@ -17,6 +17,7 @@
 #include "slurm/launch.h"
 #include "slurm/ranks.h"
 #include "slurm/sweep.h"
+#include "slurm/workers.h"
 
 /* slurmctld is back within minutes after a restart or a fail-over; the nodes of a job that waits longer are better used by others. */
 static const double controller_limit = 30 * 60, controller_pause = 2;
@@ -114,6 +115,21 @@ static void on_node_lost(void *context, const struct launch *l, const char *node
     log_warning("%s does not answer: it is left out", node);
 }
 
+static void on_worker_started(void *context, const struct worker *k)
+{
+    struct supervisor *s = context;
+    history_write(&s->history, "worker_started", json_pack("{s:i, s:s}", "worker", k->number, "node", k->node));
+}
+
+static void on_worker_lost(void *context, const struct worker *k, const char *why, bool again)
+{
+    struct supervisor *s = context;
+    history_write(&s->history, "worker_lost", json_pack("{s:i, s:s, s:I, s:s, s:b}", "worker", k->number, "node", k->node, "step",
+                                                        (json_int_t)k->step, "failure", why, "again", (int)again));
+    log_warning("worker %d%s%s %s: %s", k->number, k->node[0] ? " on " : "", k->node, why,
+                again ? "it is started again" : "it is given up, the others go on");
+}
+
 /* ---- one launch ---- */
 
 static double last_sign(const struct launch *l)
@@ -173,6 +189,8 @@ static void tell_launch(struct supervisor *s, const struct ranks *r)
     char *nodes = allocation_first(&s->allocation, r->nodes), *left_out = allocation_list(&s->allocation, false);
     history_write(&s->history, "launched", json_pack("{s:i, s:s, s:s, s:s, s:i}", "ranks", r->used, "layout", r->layout, "nodes",
                                                      nodes ? nodes : "", "left_out", left_out ? left_out : "", "idle", r->fit - r->used));
+    if (r->servers)
+        log_info("%s on %d node%s", r->layout, r->nodes, r->nodes == 1 ? "" : "s");
     free(nodes);
     free(left_out);
     if (r->idle[0])
@@ -183,7 +201,8 @@ static void tell_launch(struct supervisor *s, const struct ranks *r)
 static enum ending launch_once(struct supervisor *s, char *const *rank_program, char *failure, size_t size)
 {
     static const int no_status;
-    struct launch_observer observer = {s, on_first_step, on_restored, on_committed, on_silent, on_node_lost};
+    struct launch_observer observer = {s, on_first_step, on_restored, on_committed, on_silent, on_node_lost,
+                                       {s, on_worker_started, on_worker_lost}};
     const struct ranks ranks = ranks_choose(s->config, &s->allocation);
     struct launch l;
     int status = no_status;
@@ -194,9 +213,7 @@ static enum ending launch_once(struct supervisor *s, char *const *rank_program, 
     s->launched = true;
     char mark[160];
     snprintf(mark, sizeof mark, "%s.%ld", s->allocation.job_id, s->history.launches);
-    setenv(SWEEP_MARK, mark, 1);
-    cairn_err err = launch_start(s->config, &s->allocation, ranks.used, ranks.nodes, rank_program, &l);
-    unsetenv(SWEEP_MARK); /* what else is started is not to be swept away */
+    cairn_err err = launch_start(s->config, &s->allocation, &ranks, mark, rank_program, &l);
     if (err) {
         snprintf(failure, size, "%s", cairn_err_message());
         return ENDING_NO_START;
@@ -396,11 +413,13 @@ static int act(struct supervisor *s, enum ending ending, const char *failure, bo
     return EXIT_CODE_USAGE;
 }
 
-/* srun reads these as options of its own; each launch says what it wants by itself. */
-static void forget_slurm_options(void)
+/* srun reads these as options of its own; each launch says what it wants by itself. The last three make
+ * servers and workers of ranks. */
+static void forget_options(void)
 {
     static const char *const names[] = {"SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES", "SLURM_CPUS_PER_TASK",
-                                        "SLURM_DISTRIBUTION", "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_EXCLUSIVE"};
+                                        "SLURM_DISTRIBUTION", "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_EXCLUSIVE",
+                                        WORKERS_COUNT, WORKERS_SERVERS, WORKERS_NUMBER};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         unsetenv(names[i]);
 }
@@ -417,7 +436,7 @@ int supervisor_run(const struct config *config, const char *file, char *const *r
         return err == CAIRN_ECONFIG ? EXIT_CODE_USAGE : EXIT_CODE_FAILED;
     }
     s.committed_before = s.history.committed;
-    forget_slurm_options();
+    forget_options();
     setenv("CAIRN_SUPERVISED", "1", 1);
     setenv("CAIRN_TERMINAL", isatty(STDOUT_FILENO) ? "1" : "0", 1); /* to draw a live line on, through our pipe */
     const char *count = getenv("SLURM_RESTART_COUNT");

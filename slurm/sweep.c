@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "slurm/workers.h"
 
 /* Variables that srun or mpiexec add stand around ours; an environment beyond this is cut off. */
 enum { ENVIRONMENT_SIZE = 256 * 1024 };
@@ -103,8 +104,9 @@ bool sweep_has_rank(const char *job, int rank)
         if (!isdigit((unsigned char)entry->d_name[0]))
             continue;
         size_t used = read_environment(entry->d_name, text);
+        /* A parameter server's workers are no ranks, each is task 0 of a step of its own. */
         found = has(text, used, mark, false) && (has(text, used, slurm, true) || has(text, used, pmi, true)) &&
-                !is_launcher(entry->d_name);
+                !has(text, used, WORKERS_NUMBER "=", false) && !is_launcher(entry->d_name);
     }
     free(text);
     if (proc)

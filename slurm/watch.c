@@ -1,11 +1,8 @@
 /* Watching a launch: its output, its ranks' heartbeats, its end. */
-#include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/exit_code.h"
@@ -32,8 +29,9 @@ struct watch {
     int asked_for;        /* 1 + the rank whose process was last asked for */
 };
 
-static void note_heartbeat(struct watch *w, const struct heartbeat *h)
+static void note_heartbeat(void *context, const struct heartbeat *h)
 {
+    struct watch *w = context;
     struct launch *l = w->l;
     if (h->rank < 0 || h->rank >= l->ranks)
         return;
@@ -59,6 +57,8 @@ static void note_heartbeat(struct watch *w, const struct heartbeat *h)
         r->left = true;
         l->ending_since = l->ending_since > 0 ? l->ending_since : r->seen;
     }
+    if (h->kind == HEARTBEAT_SERVERS)
+        workers_call(&l->workers, h->text);
     if (h->kind == HEARTBEAT_RESTORE && w->o->restored)
         w->o->restored(w->o->context, h->step);
     if (h->kind == HEARTBEAT_COMMIT && h->step > l->committed) {
@@ -73,65 +73,6 @@ static void note_heartbeat(struct watch *w, const struct heartbeat *h)
         l->first_step = h->step;
         if (w->o->first_step)
             w->o->first_step(w->o->context, l);
-    }
-}
-
-static void pass_on(const char *text, size_t length)
-{
-    while (length > 0) {
-        ssize_t n = write(STDOUT_FILENO, text, length);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return; /* nobody reads any more: the training goes on all the same */
-        text += n;
-        length -= (size_t)n;
-    }
-}
-
-/* A whole line, or what there is of one that is too long. A control line may stand behind the live line of a terminal. */
-static void take_line(struct watch *w, char *line, size_t length, bool whole)
-{
-    struct heartbeat h;
-    char *control = memchr(line, '\001', length);
-    if (control && whole) {
-        line[length] = 0;
-        if (heartbeat_parse(control, &h)) {
-            note_heartbeat(w, &h);
-            length = (size_t)(control - line);
-            whole = false;
-        }
-    }
-    if (whole)
-        line[length++] = '\n';
-    pass_on(line, length);
-}
-
-/* Reads what there is; false at the end of the output. */
-static bool read_output(struct watch *w)
-{
-    struct launch *l = w->l;
-    for (;;) {
-        ssize_t n = read(l->output, l->line + l->line_length, sizeof l->line - 1 - l->line_length);
-        if (n < 0)
-            return errno == EAGAIN || errno == EINTR;
-        if (n == 0)
-            return false;
-        l->line_length += (size_t)n;
-        char *begin = l->line, *end;
-        size_t left = l->line_length;
-        while ((end = memchr(begin, '\n', left))) {
-            size_t length = (size_t)(end - begin);
-            take_line(w, begin, length, true);
-            left -= length + 1;
-            begin = end + 1;
-        }
-        if (left == sizeof l->line - 1 || (left > 0 && !memchr(begin, '\001', left))) {
-            take_line(w, begin, left, false); /* part of a line that is no control line: a live progress line, say */
-            left = 0;
-        }
-        memmove(l->line, begin, left);
-        l->line_length = left;
     }
 }
 
@@ -152,22 +93,26 @@ static int most_silent(const struct watch *w, double now, double *silence)
     return worst;
 }
 
-/* Asks all nodes, if it is not too soon since the last time; true if one of them is dead. */
-static bool find_dead_nodes(struct watch *w)
+/* Asks all nodes, if it is not too soon since the last time. Workers on a dead one are lost; if all ranks are elsewhere, the run goes on
+ * without it, and so does the job. */
+static void find_dead_nodes(struct watch *w)
 {
     double now = clock_seconds();
     if (now - w->probed < probe_pause)
-        return false;
+        return;
     bool *before = calloc((size_t)w->a->count, sizeof *before);
     for (int i = 0; i < w->a->count && before; i++)
         before[i] = w->a->nodes[i].healthy;
     int lost = allocation_probe(w->a);
-    for (int i = 0; i < w->a->count && before && lost; i++)
+    for (int i = 0; i < w->a->count && before && lost > 0; i++)
         if (before[i] && !w->a->nodes[i].healthy && w->o->node_lost)
             w->o->node_lost(w->o->context, w->l, w->a->nodes[i].name);
     free(before);
     w->probed = clock_seconds();
-    return lost > 0;
+    if (lost <= 0 || allocation_lost_ranks(w->a))
+        return;
+    workers_leave_nodes(&w->l->workers);
+    allocation_shrink(w->a);
 }
 
 /* Whether RANK's process has ended. Neither srun nor PMIx ends the others then, and those wait for it until their watchdogs bark. */
@@ -189,7 +134,8 @@ static bool check_silence(struct watch *w, enum ending *ending)
     if (!w->told_silent && w->o->silent)
         w->o->silent(w->o->context, w->l, rank);
     w->told_silent = true;
-    if (find_dead_nodes(w)) {
+    find_dead_nodes(w);
+    if (allocation_lost_ranks(w->a)) {
         *ending = ENDING_NODE_LOST;
         return true;
     }
@@ -204,6 +150,34 @@ static bool check_silence(struct watch *w, enum ending *ending)
     snprintf(w->l->failure, sizeof w->l->failure, "rank %d on %s has said nothing for %.0f s, but its node answers", rank,
              w->l->rank[rank].host[0] ? w->l->rank[rank].host : "an unknown node", silence);
     *ending = ENDING_SILENT;
+    return true;
+}
+
+/* A worker that hangs holds up the others; one whose node is dead is not waited for. */
+static bool check_workers(struct watch *w, enum ending *ending)
+{
+    struct launch *l = w->l;
+    double silence, limit = w->config->supervise.silent_seconds;
+    char why[128];
+    struct worker *k = workers_most_silent(&l->workers, &silence);
+    if (k && silence >= limit)
+        find_dead_nodes(w);
+    if (allocation_lost_ranks(w->a)) {
+        *ending = ENDING_NODE_LOST;
+        return true;
+    }
+    bool hangs = k && k->state == WORKER_RUNS &&
+                 (k->seen > 0 ? silence >= SILENT_TIMES * limit : clock_seconds() - k->begun >= w->config->supervise.start_seconds);
+    if (hangs) {
+        snprintf(why, sizeof why, "has said nothing for %.0f s, but its node answers", silence);
+        workers_end(&l->workers, k, why);
+    }
+    const struct worker *last = l->ending_since > 0 ? NULL : workers_all_lost(&l->workers);
+    if (!last)
+        return false;
+    snprintf(l->failure, sizeof l->failure, "no worker is left%s%.400s", last->reason[0] ? "; the last one: " : "", last->reason);
+    l->aborted = last->reason[0] != 0;
+    *ending = ENDING_FAILED;
     return true;
 }
 
@@ -259,31 +233,51 @@ static bool stops_too_slowly(struct watch *w)
     return true;
 }
 
+/* They have been told to leave by the servers, which have left; what is not gone then is ended. */
+static void await_workers(struct launch *l)
+{
+    double end = clock_seconds() + leave_limit;
+    l->workers.ending = true;
+    while (workers_running(&l->workers) > 0 && clock_seconds() < end) {
+        workers_wait(&l->workers, -1, 100);
+        workers_tend(&l->workers);
+    }
+}
+
+static enum ending watch_ranks(struct watch *w, enum stop_cause (*stop)(void *, bool *), int *status)
+{
+    struct launch *l = w->l;
+    enum ending ending = ENDING_FAILED;
+    bool at_once = false;
+    for (;;) {
+        workers_wait(&l->workers, l->output.fd, 100);
+        output_read(&l->output, note_heartbeat, w);
+        pid_t ended = waitpid(l->pid, status, WNOHANG);
+        if (ended == l->pid) {
+            l->pid = 0;
+            output_read(&l->output, note_heartbeat, w);
+            return ending_of(l, *status);
+        }
+        l->workers.ending = l->ending_since > 0;
+        workers_tend(&l->workers);
+        if (stop(w->o->context, &at_once) != STOP_NONE)
+            ask_to_stop(w);
+        if (ends_too_slowly(l))
+            return ending_of(l, W_EXITCODE(EXIT_CODE_FAILED, 0));
+        if (at_once || stops_too_slowly(w))
+            return ENDING_FAILED;
+        if (check_silence(w, &ending) || check_workers(w, &ending))
+            return ending;
+    }
+}
+
 enum ending launch_watch(struct launch *l, const struct config *config, struct allocation *a,
                          enum stop_cause (*stop)(void *, bool *), const struct launch_observer *observer, int *status)
 {
     struct watch w = {.l = l, .config = config, .a = a, .o = observer};
-    enum ending ending = ENDING_FAILED;
-    bool at_once = false, open = true;
-    for (;;) {
-        struct pollfd in = {.fd = open ? l->output : -1, .events = POLLIN};
-        poll(&in, 1, 100);
-        if (open)
-            open = read_output(&w);
-        pid_t ended = waitpid(l->pid, status, WNOHANG);
-        if (ended == l->pid) {
-            l->pid = 0;
-            if (open)
-                read_output(&w);
-            return ending_of(l, *status);
-        }
-        if (stop(observer->context, &at_once) != STOP_NONE)
-            ask_to_stop(&w);
-        if (ends_too_slowly(l))
-            return ending_of(l, W_EXITCODE(EXIT_CODE_FAILED, 0));
-        if (at_once || stops_too_slowly(&w))
-            return ENDING_FAILED;
-        if (check_silence(&w, &ending))
-            return ending;
-    }
+    l->workers.observer = observer->workers;
+    enum ending ending = watch_ranks(&w, stop, status);
+    if (ending == ENDING_DONE || ending == ENDING_STOPPED)
+        await_workers(l);
+    return ending;
 }

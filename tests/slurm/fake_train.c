@@ -6,7 +6,11 @@
  *   FAKE_PLAN   faults by commas, each ACTION@STEP/RANK, once in FAKE_DIR's life, or every time with a "!" behind:
  *               exitN segv stop hang abort flood full (the disk is: no more commits)
  *               deaf (no more heed of signals; from before its first word of that step)
- *               leaveN  */
+ *               leaveN
+ *               RANK wN is worker N of a parameter server; STEP -1 is any
+ *
+ * With CAIRN_WORKERS the ranks are a parameter server's: rank 0 calls for workers and waits for the first one before it trains. With
+ * CAIRN_SERVERS it is a worker, from whatever step the checkpoint is of until the servers leave. */
 #include <fcntl.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -20,7 +24,7 @@
 
 static volatile sig_atomic_t asked;
 static int rank;
-static bool disk_full;
+static bool disk_full, is_worker;
 static char host[64];
 static const char *folder;
 
@@ -69,9 +73,39 @@ static void commit(long step)
     heartbeat_send(HEARTBEAT_COMMIT, rank, host, step, "checkpoint", NULL);
 }
 
+static void touch(const char *name)
+{
+    char path[4096];
+    path_of(path, sizeof path, name);
+    int fd = open(path, O_WRONLY | O_CREAT, 0666);
+    if (fd >= 0)
+        close(fd);
+}
+
+static bool is_there(const char *name)
+{
+    char path[4096];
+    path_of(path, sizeof path, name);
+    return access(path, F_OK) == 0;
+}
+
+static void rest(long milliseconds)
+{
+    nanosleep(&(struct timespec){milliseconds / 1000, milliseconds % 1000 * 1000000}, NULL);
+}
+
+static long launch_number(void)
+{
+    return number_of("SLURM_STEP_ID", getppid());
+}
+
 static void leave(int code)
 {
     char text[16];
+    if (getenv("CAIRN_WORKERS") && rank == 0) {
+        snprintf(text, sizeof text, "over.%ld", launch_number());
+        touch(text);
+    }
     snprintf(text, sizeof text, "%d", code);
     heartbeat_send(HEARTBEAT_LEAVE, rank, host, 0, NULL, text);
     _exit(code);
@@ -133,7 +167,8 @@ static void misbehave(long step, bool before_its_sign)
         char action[32];
         long at;
         int who;
-        if (sscanf(fault, "%31[a-z0-9]@%ld/%d", action, &at, &who) != 3 || at != step || who != rank)
+        if (sscanf(fault, is_worker ? "%31[a-z0-9]@%ld/w%d" : "%31[a-z0-9]@%ld/%d", action, &at, &who) != 3 ||
+            (at != step && at != -1) || who != rank)
             continue;
         bool deaf = strcmp(action, "deaf") == 0; /* whoever hears of the step may signal at once */
         if (deaf != before_its_sign || (!strchr(fault, '!') && !is_first(fault)))
@@ -149,21 +184,52 @@ static void misbehave(long step, bool before_its_sign)
 static void meet(long step)
 {
     int size = (int)number_of("SLURM_STEP_NUM_TASKS", number_of("PMI_SIZE", 1));
-    long launch = number_of("SLURM_STEP_ID", getppid());
-    char path[4096], name[64];
+    char name[64];
     for (int other = rank, seen = 0; seen < size;) {
-        snprintf(name, sizeof name, "at.%ld.%ld.%d", launch, step, other);
-        path_of(path, sizeof path, name);
-        int fd = open(path, other == rank ? O_WRONLY | O_CREAT : O_RDONLY, 0666);
-        if (fd >= 0) {
-            close(fd);
+        snprintf(name, sizeof name, "at.%ld.%ld.%d", launch_number(), step, other);
+        if (other == rank)
+            touch(name);
+        if (is_there(name)) {
             other = (other + 1) % size;
             seen++;
             continue;
         }
-        nanosleep(&(struct timespec){0, 20 * 1000000}, NULL);
+        rest(20);
         heartbeat_send(HEARTBEAT_ALIVE, rank, host, step, "step", getenv("SLURM_STEP_ID"));
     }
+}
+
+/* Until the first worker has come. */
+static void call_workers(void)
+{
+    char text[128];
+    snprintf(text, sizeof text, "secret-%ld@%s:1", launch_number(), host);
+    if (rank == 0)
+        heartbeat_send(HEARTBEAT_SERVERS, rank, host, 0, "listen", text);
+    snprintf(text, sizeof text, "hello.%ld", launch_number());
+    while (!is_there(text)) {
+        heartbeat_send(HEARTBEAT_ALIVE, rank, host, 0, "listen", getenv("SLURM_STEP_ID"));
+        rest(50);
+    }
+}
+
+static void work(const char *servers, long milliseconds)
+{
+    long launch;
+    char over[64], hello[64];
+    is_worker = true;
+    rank = (int)number_of("CAIRN_WORKER", -1);
+    if (rank < 0 || sscanf(servers, "secret-%ld@", &launch) != 1)
+        _exit(9);
+    snprintf(over, sizeof over, "over.%ld", launch);
+    snprintf(hello, sizeof hello, "hello.%ld", launch);
+    for (long step = restore(); !is_there(over); step++) {
+        heartbeat_send(HEARTBEAT_ALIVE, rank, host, step, "step", getenv("SLURM_STEP_ID"));
+        misbehave(step, false);
+        touch(hello);
+        rest(milliseconds);
+    }
+    leave(0);
 }
 
 int main(void)
@@ -174,15 +240,19 @@ int main(void)
     signal(SIGUSR1, ask);
     signal(SIGTERM, ask);
     long steps = number_of("FAKE_STEPS", 20), milliseconds = number_of("FAKE_MS", 50);
+    if (getenv("CAIRN_SERVERS"))
+        work(getenv("CAIRN_SERVERS"), milliseconds);
     long first = restore();
     misbehave(first, true);
     if (rank == 0)
         heartbeat_send(HEARTBEAT_RESTORE, rank, host, first, "restore", NULL);
+    if (getenv("CAIRN_WORKERS"))
+        call_workers();
     for (long step = first; step < steps; step++) {
         misbehave(step, true);
         heartbeat_send(HEARTBEAT_ALIVE, rank, host, step, "step", getenv("SLURM_STEP_ID"));
         misbehave(step, false);
-        nanosleep(&(struct timespec){milliseconds / 1000, milliseconds % 1000 * 1000000}, NULL);
+        rest(milliseconds);
         meet(step);
         if (rank == 0 && !disk_full && (step % 2 == 1 || asked))
             commit(step + 1);

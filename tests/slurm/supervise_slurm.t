@@ -14,7 +14,7 @@ YAML
 cat >"$scratch/job.sh" <<EOF
 #!/bin/sh
 #SBATCH --nodes=2-3 --ntasks=3 --ntasks-per-node=1 --requeue --open-mode=append
-exec $CAIRN run $scratch/gpt.yaml run_dir="\$FAKE_DIR/run"
+exec $CAIRN run $scratch/gpt.yaml run_dir="\$FAKE_DIR/run" \${KEYS:-}
 EOF
 
 explain() {
@@ -63,6 +63,21 @@ victim=$(run squeue -h -j "$job" -o %N | xargs "$cluster" run scontrol show host
 check "a job that loses a node goes on without it" within 60 event finished
 check "and says which" grep -q "\"left_out\":\"$victim\"" "$FAKE_DIR/run/events.jsonl"
 check "training again within 20 s" awk -F'seconds_since_last_sign":' '/first_step/ { last = $2 + 0 } END { exit !(last > 0 && last <= 20) }' "$FAKE_DIR/run/events.jsonl"
+"$cluster" on "$victim"
+within 60 idle
+
+# A server, a worker, and a node to spare.
+submit worker FAKE_MS=1000 FAKE_STEPS=25 FAKE_PLAN=stop@1/w0 \
+    KEYS="parallel.sync=server parallel.data=1 supervise.heartbeat_seconds=0.5 supervise.silent_seconds=1.5"
+worker_starts() { [ "$(grep -c '"event":"worker_started"' "$FAKE_DIR/run/events.jsonl")" = "$1" ]; }
+worker_nodes() { sed -n 's/.*"worker_started".*"node":"\([^"]*\)".*/\1/p' "$FAKE_DIR/run/events.jsonl"; }
+check "a worker that hangs is started again" within 20 worker_starts 2
+check "on the node that has room" [ "$(worker_nodes | sort -u | wc -l)" = 2 ]
+victim=$(worker_nodes | tail -n 1)
+"$cluster" off "$victim"
+check "one whose node is lost, on another" within 20 worker_starts 3
+check "the servers go on" eval 'completed 60 && launches 1'
+check "the lost node is not the job's any more" eval '! fact NodeList | grep -q "$victim"'
 "$cluster" on "$victim"
 within 60 idle
 

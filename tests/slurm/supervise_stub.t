@@ -106,6 +106,17 @@ RESTARTS=1 FILES=blinks begin blinks FAKE_PLAN=exit3@5/0
 check "slurmctld is back before it is asked for: the run goes on" ended 0 2
 check "and no node is lost" not event node_lost
 
+# A worker dies, and slurmctld is away when it is to be started again.
+not_started() { [ "$(grep -c 'could not be started, slurmctld does not answer' "$FAKE_DIR/err")" -ge 1 ]; }
+KEYS=parallel.sync=server FILES='' begin worker SLURM_NTASKS=2 FAKE_MS=1000 FAKE_PLAN=exit3@5/w0
+wait_for first_step
+: >"$FAKE_DIR/falls"
+for try in $(seq 150); do not_started && break; sleep 0.1; done
+check "a worker that cannot be started while slurmctld is away is not given up" not_started
+rm "$FAKE_DIR/away"
+check "the servers do not need slurmctld" ended 0 1
+check "the worker comes when it is back" [ "$(grep -c '"event":"worker_started"' "$FAKE_DIR/run/events.jsonl")" -ge 3 ]
+
 FILES=away begin stopped
 wait_for controller_away
 kill -TERM "$pid" # timeout passes it on

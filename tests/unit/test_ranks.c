@@ -89,3 +89,23 @@ Test(ranks, min_ranks_counts_where_the_layout_needs_fewer)
     r = of(asking(0, 1, 1), on(0, 1));
     cr_expect_str_eq(r.short_of, "0 ranks fit on the healthy nodes, supervise.min_ranks is 1");
 }
+
+Test(ranks, workers_shrink_and_servers_do_not)
+{
+    struct config config = asking(0, 1, 1);
+    config.parallel.sync = SYNC_SERVER;
+    config.parallel.servers = 2;
+    struct ranks r = of(config, on(4, 1));
+    expect(r, 4, 4, 4, true, "2 servers and 2 workers");
+    cr_expect_eq(r.servers, 2);
+    expect(of(config, on(3, 1)), 3, 3, 3, true, "2 servers and 1 worker");
+    r = of(config, on(2, 1));
+    expect(r, 2, 0, 0, false, "2 servers and workers");
+    cr_expect_str_eq(r.short_of, "2 ranks fit on the healthy nodes, but 2 servers and workers need 3 at least");
+    r = of(config, on(4, 4));
+    expect(r, 16, 10, 4, true, "2 servers and 8 workers");
+    cr_expect_str_eq(r.idle, "there are only 8 microbatches to share (batch.microbatches)");
+    config.parallel.data = 2;
+    expect(of(config, on(4, 4)), 16, 4, 4, true, "2 servers and 2 workers");
+    cr_expect_eq(of(asking(0, 1, 1), on(4, 1)).servers, 0);
+}
