@@ -79,7 +79,7 @@ struct graph_options {
 /* What a run asks of its surroundings; each may be NULL. An error ends the run. */
 struct graph_hooks {
     void *context;
-    /* Before the first write of a bucket's gradient in a pass: where it goes (acc). After the last write. */
+    /* Before the first write of a bucket's gradient in a pass: where it goes (acc); NULL in an idle pass: nowhere. After the last write. */
     cairn_err (*gradient_begin)(void *context, int bucket, void **gradient);
     cairn_err (*gradient_ready)(void *context, int bucket);
     /* Before a phase's first use of a bucket's parameters: where they are (act). After its last use. */

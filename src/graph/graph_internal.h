@@ -173,12 +173,13 @@ static inline const void *parameter_data(struct graph *g, tensor_id id)
     return (const char *)g->bucket_parameters[p->bucket] + inside * dtype_size(g->backend->act);
 }
 
-/* Where a parameter's gradient goes in this run; of a tied one's use as lookup table if LOOKUP. */
+/* Where a parameter's gradient goes in this run, NULL where none is wanted; of a tied one's use as lookup table if LOOKUP. */
 static inline void *parameter_gradient(struct graph *g, tensor_id id, bool lookup)
 {
     const struct parameter *p = parameter_of(g, id);
     int64_t inside = p->offset - g->buckets[p->bucket].offset;
-    return (char *)g->bucket_gradients[gradient_bucket(g, id, lookup)] + (size_t)inside * dtype_size(g->backend->acc);
+    char *bucket = g->bucket_gradients[gradient_bucket(g, id, lookup)];
+    return bucket ? bucket + (size_t)inside * dtype_size(g->backend->acc) : NULL;
 }
 
 static inline tensor_id op_parameter(const struct op *op, int i)

@@ -224,23 +224,35 @@ static void backward_experts(struct graph *g, struct op *op)
     }
 }
 
+static void backward_router(struct graph *g, struct op *op, const struct routing *r)
+{
+    const struct experts *e = op->experts;
+    /* The loss is a mean over all rows of a step; the routers' losses are means over a microbatch's rows. */
+    double share = g->loss_scale * (double)g->rows;
+    const struct router_scales scales = {.balance = e->desc.balance * share, .z = e->desc.z * share};
+    void *d_logits = tensor_data(g, op->work[D_LOGITS]), *dx = gradient_of(g, op->x);
+    KERNEL(g)->dispatch_backward(e->router, dx, tensor_data(g, op->work[D_RETURNED]), r, op->add_x);
+    KERNEL(g)->router_backward_input(e->router, d_logits, dx, tensor_data(g, op->work[D_GATE]), r, parameter_data(g, op->weight), &scales,
+                                     true);
+    KERNEL(g)->router_backward_weight(e->router, parameter_gradient(g, op->weight, false), d_logits, tensor_data(g, op->x));
+}
+
+/* An idle rank's experts may have rows of the others in its group. If these are idle too, no gradient is wanted. */
 static void experts_backward(struct graph *g, struct op *op)
 {
     const struct experts *e = op->experts;
     const struct routing r = routing_of(g, op);
-    /* The loss is a mean over all rows of a step; the routers' losses are means over a microbatch's rows. */
-    double share = g->loss_scale * (double)g->rows;
-    const struct router_scales scales = {.balance = e->desc.balance * share, .z = e->desc.z * share};
     int64_t block = e->own * e->routing.capacity * e->routing.width;
-    void *d_packed = tensor_data(g, op->work[D_PACKED]), *d_gate = tensor_data(g, op->work[D_GATE]);
-    void *d_returned = tensor_data(g, op->work[D_RETURNED]), *d_logits = tensor_data(g, op->work[D_LOGITS]);
-    KERNEL(g)->combine_backward(e->router, d_packed, d_gate, gradient_of(g, op->y), tensor_data(g, op->statistic[RETURNED]), &r);
+    void *d_packed = tensor_data(g, op->work[D_PACKED]);
+    if (!g->idle)
+        KERNEL(g)->combine_backward(e->router, d_packed, tensor_data(g, op->work[D_GATE]), gradient_of(g, op->y),
+                                    tensor_data(g, op->statistic[RETURNED]), &r);
     exchange(g, e, d_packed, tensor_data(g, op->work[D_RESULT]), block, g->backend->act);
-    backward_experts(g, op);
-    exchange(g, e, tensor_data(g, op->work[D_RECEIVED]), d_returned, block, g->backend->act);
-    KERNEL(g)->dispatch_backward(e->router, gradient_of(g, op->x), d_returned, &r, op->add_x);
-    KERNEL(g)->router_backward_input(e->router, d_logits, gradient_of(g, op->x), d_gate, &r, parameter_data(g, op->weight), &scales, true);
-    KERNEL(g)->router_backward_weight(e->router, parameter_gradient(g, op->weight, false), d_logits, tensor_data(g, op->x));
+    if (parameter_gradient(g, op->bias, false))
+        backward_experts(g, op);
+    exchange(g, e, tensor_data(g, op->work[D_RECEIVED]), tensor_data(g, op->work[D_RETURNED]), block, g->backend->act);
+    if (!g->idle)
+        backward_router(g, op, &r);
 }
 
 const struct op_class op_experts = {.name = "experts", .input_reads = READS_X | READS_STATISTICS, .adds_to_gradient = true,

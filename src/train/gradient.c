@@ -279,7 +279,9 @@ static cairn_err gradient_begin(void *context, int bucket, void **gradient)
     if (g->rounds) {
         TRY(take_buffer(g, s));
         *gradient = s->buffer;
-    } else if (s->added < s->holders->count) {
+    } else if (s->added >= s->holders->count) {
+        *gradient = NULL;
+    } else {
         int slot = g->options.fast ? s->added > 0 : s->stack.count;
         *gradient = at(g, g->slots[slot], s->offset);
     }

@@ -93,6 +93,7 @@ moe="model.experts=4 model.capacity_factor=1"
 train 1 run_dir=moe $moe && cp train.log moe.log
 base=moe
 layout 3 $moe
+layout 5 $moe
 layout 6 $moe $P.pipeline=2 $P.zero=3 $P.schedule=interleaved $P.chunks=2 $P.recompute=block
 tolerance=1e-5
 layout 2 $moe $P.expert=2
