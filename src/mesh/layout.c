@@ -33,10 +33,10 @@ int64_t layout_least_ranks(const struct layout *l)
     return over || __builtin_add_overflow(least, l->servers, &least) ? INT64_MAX : least;
 }
 
-/* Whether DATA replicas can share MICROBATCHES: the experts of a group work in step, and so on equal shares. */
+/* Whether DATA replicas, in whole groups of experts, can share MICROBATCHES. */
 static bool can_share(const struct layout *l, int64_t data, int64_t microbatches)
 {
-    return data <= microbatches && (l->expert <= 1 || (data % l->expert == 0 && microbatches % data == 0));
+    return data <= microbatches && (l->expert <= 1 || data % l->expert == 0);
 }
 
 int layout_usable_ranks(const struct layout *l, int ranks, int64_t microbatches)
@@ -99,8 +99,7 @@ static const char *objection(const struct layout *l, const struct layout_limits 
         snprintf(text, size, "%d data-parallel ranks but batch.microbatches is %lld: each needs one at least", l->data,
                  (long long)m->microbatches);
     else if (!can_share(l, l->data, m->microbatches))
-        snprintf(text, size, "parallel.expert %d must divide the data axis of %d, and that the %lld microbatches: the experts of a group "
-                 "work in step", l->expert, l->data, (long long)m->microbatches);
+        snprintf(text, size, "parallel.expert is %d, which does not divide the data axis of %d", l->expert, l->data);
     else if (l->expert > 1 && m->experts % l->expert != 0)
         snprintf(text, size, "parallel.expert is %d, which does not divide the %lld experts of a block", l->expert, (long long)m->experts);
     else

@@ -95,9 +95,12 @@ static cairn_err open_reducers(struct gradient *g)
         return open_holders(g, &g->dense, g->options.alone->self, 1, own);
     }
     TRY(open_holders(g, &g->dense, &m->replicas, m->layout.data, g->options.microbatches));
-    if (g->expert.group)
-        TRY(open_holders(g, &g->expert, &m->expert_replicas, m->layout.data / m->layout.expert, g->options.microbatches / m->layout.expert));
-    return CAIRN_OK;
+    if (!g->expert.group)
+        return CAIRN_OK;
+    /* In the last pass some ranks may be idle: a group has it if any of its ranks does. */
+    int64_t data = m->layout.data, expert = m->layout.expert, all = g->options.microbatches;
+    int64_t passes = all / data * (data / expert) + (all % data + expert - 1) / expert;
+    return open_holders(g, &g->expert, &m->expert_replicas, (int)(data / expert), passes);
 }
 
 static cairn_err add_buckets(struct gradient *g)

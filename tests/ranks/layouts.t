@@ -99,6 +99,8 @@ tolerance=1e-5
 layout 2 $moe $P.expert=2
 layout 4 $moe $P.expert=4 $P.recompute=block
 layout 4 $moe $P.expert=2 $P.zero=1
+layout 6 $moe $P.expert=2
+layout 6 $moe $P.expert=2 $P.zero=2
 layout 8 $moe $P.expert=2 $P.pipeline=2 $P.zero=2 $P.schedule=zero-bubble
 tolerance=
 

@@ -53,7 +53,7 @@ Test(layout, usable_ranks_are_whole_copies_of_the_model)
     }
     struct layout experts = axes(0, 2, 1, 1);
     experts.expert = 2;
-    cr_expect_eq(usable(experts, 15), 8, "data 4: neither 7 nor 6 divides 8 microbatches");
+    cr_expect_eq(usable(experts, 15), 12, "data 6: groups of 2");
     cr_expect_eq(usable(experts, 3), 0);
 }
 
