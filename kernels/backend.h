@@ -199,10 +199,13 @@ struct backend_table {
 
     /* ---- mixture of experts (kernels/experts.h): x, y [rows, width], packed [experts, capacity, width], of act ---- */
     cairn_err (*router_create)(struct backend *, const struct router_desc *, struct router **);
-    /* weight[experts, width] */
+    /* expert, gate, probability and log_sum; weight[experts, width] */
     void (*router_forward)(struct router *, const struct routing *, const void *x, const void *weight);
+    /* Then place, taken and losses. MOST NULL: of whole rows, load too. Else ranks share the rows: load is the caller's, and MOST
+     * [experts] how many of the rows here each expert takes, of all that chose it. */
+    void (*router_place)(struct router *, const struct routing *, const int32_t *most);
     /* d_logits[rows, experts] (acc), of the gates and both losses, kept for router_backward_weight; dx by way of the logits
-     * alone: dispatch_backward gives what comes through the experts. The choice itself has no gradient. */
+     * alone (NULL: left out): dispatch_backward gives what comes through the experts. The choice itself has no gradient. */
     void (*router_backward_input)(struct router *, void *d_logits, void *dx, const void *d_gate, const struct routing *,
                                   const void *weight, const struct router_scales *, bool add_to_dx);
     /* d_weight[experts, width] (acc) */

@@ -61,7 +61,7 @@ static cairn_err create_plans(struct expert_mlp *m, int64_t size)
     int64_t rows = rows_of(m, size), width = m->desc.width, hidden = m->desc.hidden;
     const struct matmul_desc descs[PRODUCTS] = {
         [EXPAND] = {.m = rows, .n = hidden, .k = width, .transpose_b = true, .bias = true},
-        [CONTRACT] = {.m = rows, .n = width, .k = hidden, .transpose_b = true, .bias = true},
+        [CONTRACT] = {.m = rows, .n = width, .k = hidden, .transpose_b = true, .bias = !m->desc.adds_no_bias},
         [D_ACTIVE] = {.m = rows, .n = hidden, .k = width},
         [D_X] = {.m = rows, .n = width, .k = hidden},
         [D_EXPAND] = {.m = hidden, .n = width, .k = rows, .transpose_a = true, .c_is_acc = true},
@@ -144,7 +144,7 @@ void expert_mlp_forward(struct expert_mlp *m, void *y, void *inner, void *active
                       at(act, w->expand_bias, i * d->hidden));
         t->gelu_forward(m->b, at_mutable(act, active, e.wide), at(act, inner, e.wide), e.rows * d->hidden);
         t->matmul_run(e.plans[CONTRACT], at_mutable(act, y, e.narrow), at(act, active, e.wide), at(act, w->contract, e.weight),
-                      at(act, w->contract_bias, i * d->width));
+                      d->adds_no_bias ? NULL : at(act, w->contract_bias, i * d->width));
     }
 }
 

@@ -145,7 +145,7 @@ static void find_losses(struct router *router, const struct routing *routing)
 {
     const struct router_desc *d = &router->desc;
     const float *log_sum = routing->log_sum;
-    double balance = 0, z = 0, rows = (double)d->rows;
+    double balance = 0, z = 0, rows = (double)router_rows_all(d);
     router->cpu->loops.act[0].column_sums(router->probability_sums, NULL, routing->probability, NULL, NULL, NULL, d->rows,
                                           d->experts, 0, d->experts);
     for (int64_t e = 0; e < d->experts; e++)
@@ -163,7 +163,11 @@ static void router_forward(struct router *router, const struct routing *routing,
 #pragma omp parallel for num_threads(router->cpu->base.threads) schedule(static)
     for (int64_t r = 0; r < d->rows; r += ROWS)
         route_rows(router, routing, x, r, least(ROWS, d->rows - r));
-    routing_place(d, routing);
+}
+
+static void router_place(struct router *router, const struct routing *routing, const int32_t *most)
+{
+    routing_place(&router->desc, routing, most);
     find_losses(router, routing);
 }
 
@@ -190,7 +194,7 @@ static void row_logits_backward(const struct router_desc *d, float *d_logits, co
                                 const struct router_scales *scales, int64_t r)
 {
     const float *p = (const float *)routing->probability + r * d->experts;
-    float rows = (float)d->rows, average = 0;
+    float rows = (float)router_rows_all(d), average = 0;
     float per_load = (float)scales->balance * (float)d->experts / (rows * (float)d->choices * rows);
     float by_log_sum = (float)scales->z * 2 * ((const float *)routing->log_sum)[r] / rows;
     for (int64_t e = 0; e < d->experts; e++)
@@ -231,7 +235,8 @@ static void router_backward_input(struct router *router, void *d_logits_, void *
         int64_t rows = least(ROWS, d->rows - first);
         for (int64_t r = first; r < first + rows; r++)
             row_logits_backward(d, d_logits + r * d->experts, (const float *)d_gate + r * d->choices, routing, scales, r);
-        rows_backward(router, d_logits + first * d->experts, cpu_at_mutable(cpu, dx, first * d->width), rows, add_to_dx);
+        if (dx != NULL)
+            rows_backward(router, d_logits + first * d->experts, cpu_at_mutable(cpu, dx, first * d->width), rows, add_to_dx);
     }
 }
 
@@ -272,7 +277,7 @@ static void clear_rest(const struct router *router, const struct routing *routin
     size_t row_bytes = (size_t)d->width * (router->cpu->half ? 2 : 4);
 #pragma omp for schedule(static) nowait
     for (int64_t e = 0; e < d->experts; e++) {
-        int64_t taken = routing_taken(d, routing, e);
+        int64_t taken = routing->taken[e];
         memset(cpu_at_mutable(router->cpu, packed, (e * d->capacity + taken) * d->width), 0, (size_t)(d->capacity - taken) * row_bytes);
     }
 }
@@ -354,6 +359,7 @@ void experts_fill(struct backend_table *table)
 {
     table->router_create = router_create;
     table->router_forward = router_forward;
+    table->router_place = router_place;
     table->router_backward_input = router_backward_input;
     table->router_backward_weight = router_backward_weight;
     table->router_destroy = router_destroy;

@@ -80,13 +80,17 @@ static void route_row(struct router *router, const struct routing *routing, cons
 
 static void router_forward(struct router *router, const struct routing *routing, const void *x, const void *weight)
 {
+    memset(router->probabilities, 0, (size_t)router->desc.experts * sizeof(double));
+    for (int64_t r = 0; r < router->desc.rows; r++)
+        route_row(router, routing, x, weight, r);
+}
+
+static void router_place(struct router *router, const struct routing *routing, const int32_t *most)
+{
     const struct router_desc *d = &router->desc;
     const REAL *log_sum = routing->log_sum;
-    double balance = 0, z = 0, rows = (double)d->rows;
-    memset(router->probabilities, 0, (size_t)d->experts * sizeof(double));
-    for (int64_t r = 0; r < d->rows; r++)
-        route_row(router, routing, x, weight, r);
-    routing_place(d, routing);
+    double balance = 0, z = 0, rows = (double)router_rows_all(d);
+    routing_place(d, routing, most);
     for (int64_t e = 0; e < d->experts; e++)
         balance += (double)routing->load[e] / (rows * (double)d->choices) * (router->probabilities[e] / rows);
     for (int64_t r = 0; r < d->rows; r++)
@@ -102,7 +106,7 @@ static void row_logits_backward(struct router *router, const struct routing *rou
     const struct router_desc *d = &router->desc;
     const int32_t *chosen = routing->expert + r * d->choices;
     const REAL *gate = (const REAL *)routing->gate + r * d->choices, *p = (const REAL *)routing->probability + r * d->experts;
-    double rows = (double)d->rows, chosen_sum = 0, average_gate = 0, average = 0;
+    double rows = (double)router_rows_all(d), chosen_sum = 0, average_gate = 0, average = 0;
     double d_log_sum = scales->z * 2 * (double)((const REAL *)routing->log_sum)[r] / rows;
     for (int64_t e = 0; e < d->experts; e++)
         router->logits[e] = scales->balance * (double)d->experts * (double)routing->load[e] / (rows * (double)d->choices) / rows;
@@ -129,7 +133,7 @@ static void router_backward_input(struct router *router, void *d_logits_, void *
         row_logits_backward(router, routing, (const REAL *)d_gate + r * d->choices, scales, r);
         for (int64_t e = 0; e < d->experts; e++)
             d_logits[r * d->experts + e] = (REAL)router->logits[e];
-        for (int64_t i = 0; i < d->width; i++) {
+        for (int64_t i = 0; dx != NULL && i < d->width; i++) {
             double sum = add_to_dx ? (double)dx[r * d->width + i] : 0;
             for (int64_t e = 0; e < d->experts; e++)
                 sum += router->logits[e] * (double)weight[e * d->width + i];
@@ -157,7 +161,7 @@ static void router_backward_weight(struct router *router, void *d_weight_, const
 static void clear_rest(const struct router_desc *d, const struct routing *routing, REAL *packed)
 {
     for (int64_t e = 0; e < d->experts; e++) {
-        int64_t taken = routing_taken(d, routing, e);
+        int64_t taken = routing->taken[e];
         memset(packed + (e * d->capacity + taken) * d->width, 0, (size_t)((d->capacity - taken) * d->width) * sizeof *packed);
     }
 }

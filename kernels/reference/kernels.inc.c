@@ -213,6 +213,7 @@ const struct backend_table TABLE = {
     .convert_to_act = convert_to_act,
     .router_create = router_create,
     .router_forward = router_forward,
+    .router_place = router_place,
     .router_backward_input = router_backward_input,
     .router_backward_weight = router_backward_weight,
     .router_destroy = router_destroy,

@@ -125,6 +125,15 @@ void graph_segment_end(struct graph *g)
         g->segment = -1;
 }
 
+/* Of dimension I this rank has COUNT from FIRST on. */
+static void take_part(struct graph *g, struct parameter *p, int i, int64_t first, int64_t count)
+{
+    p->first[i] = first;
+    p->extent[i] = count;
+    if (count < 1 || first < 0 || first + count > p->shape[i])
+        graph_mistake(g, "parameter %s: %lld from %lld on lie outside dimension %d", p->name, (long long)count, (long long)first, i);
+}
+
 /* The slab of DESC in P; false: DESC is a mistake. */
 static bool take_slab(struct graph *g, const struct parameter_desc *desc, struct parameter *p)
 {
@@ -132,15 +141,13 @@ static bool take_slab(struct graph *g, const struct parameter_desc *desc, struct
         if (desc->shape[i] < 1)
             graph_mistake(g, "parameter %s: dimension %d is %lld", desc->name, i, (long long)desc->shape[i]);
         p->shape[i] = p->extent[i] = desc->shape[i];
-        if (i == desc->split) {
-            p->first[i] = desc->first;
-            p->extent[i] = desc->count;
-            if (desc->count < 1 || desc->first < 0 || desc->first + desc->count > desc->shape[i])
-                graph_mistake(g, "parameter %s: %lld from %lld on lie outside dimension %d", desc->name, (long long)desc->count,
-                              (long long)desc->first, i);
-        }
+        if (i == desc->split)
+            take_part(g, p, i, desc->first, desc->count);
+        else if (i == 0 && desc->of_expert)
+            take_part(g, p, i, desc->first_expert, desc->experts);
         p->elements *= p->extent[i];
     }
+    p->divided = desc->split >= 0 && p->extent[desc->split] < p->shape[desc->split];
     for (int i = 0; i < g->parameter_count; i++)
         if (strcmp(g->parameters[i].name, p->name) == 0)
             graph_mistake(g, "parameter %s is declared twice", desc->name);

@@ -42,6 +42,7 @@ struct parameter {
     int64_t elements;                                       /* of the slab */
     struct parameter_init init;
     bool vector;     /* a bias or gain: takes no weight decay */
+    bool divided;    /* tensor ranks have each a part; else the same */
     bool shared;     /* used at both ends of the model */
     bool of_expert;  /* held by those ranks alone that hold the expert */
     int64_t offset;  /* in the flat vector of parameters and of gradients */
@@ -117,8 +118,9 @@ struct parameter_desc {
     const char *name;
     int dims;
     int64_t shape[SHARD_MAX_DIMS];
-    int split; /* the dimension of which this rank holds COUNT from FIRST on; -1: it holds the whole */
+    int split; /* the dimension of which this one of the tensor ranks holds COUNT from FIRST on; -1: it holds the whole */
     int64_t first, count;
+    int64_t first_expert, experts; /* OF_EXPERT: of dimension 0, another, this rank holds EXPERTS from FIRST_EXPERT on */
     struct parameter_init init;
     bool vector;
     bool shared; /* with another piece, or with another use in this one: its bucket is its own */
@@ -139,7 +141,8 @@ tensor_id graph_linear(struct graph *graph, tensor_id x, tensor_id weight, tenso
 /* qkv has the heads of this rank's share of HEADS. */
 tensor_id graph_attention(struct graph *graph, tensor_id qkv, int64_t heads, float dropout);
 /* A mixture of experts (kernels/experts.h): PARAMETERS are the router's weight[experts, width], and of the experts here (graph_expert_share)
- * expand weight[own, hidden, width] and bias[own, hidden], contract weight[own, width, hidden] and bias[own, width]. */
+ * expand weight[own, hidden, width] and bias[own, hidden], contract weight[own, width, hidden] and bias[own, width]. Between enter and leave
+ * (below): of the hidden columns, a tensor rank has its share. */
 struct graph_experts_desc {
     int64_t experts, choices, hidden;
     double capacity_factor, balance, z; /* coefficients of the router's losses */

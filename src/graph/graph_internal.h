@@ -26,7 +26,7 @@ struct tensor {
 
 struct op;
 
-enum { OP_STATISTICS = 12, OP_WORK = 10, OP_PARAMETERS = 5 };
+enum { OP_STATISTICS = 13, OP_WORK = 10, OP_PARAMETERS = 5 };
 
 /* What an operation's backward kernels read beside the gradient of its result. */
 enum { READS_X = 1, READS_Y = 2, READS_STATISTICS = 4 };

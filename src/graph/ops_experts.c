@@ -1,10 +1,15 @@
 /* A mixture of experts in the place of a block's MLP (kernels/experts.h, kernels/expert_mlp.h). The ranks of an expert group hold some of
- * the experts each: rows go to them packed by expert, and come back, by two exchanges of all with all. */
+ * the experts each: rows go to them packed by expert, and come back, by two exchanges of all with all.
+ *
+ * Tensor ranks route the same rows alike, and each has a part of every expert's hidden columns, so that what they combine is summed
+ * behind. Ranks that share sequences route each their own rows, and tell each other what these chose: an expert takes as many as of the
+ * whole microbatch. */
 #include "graph/graph_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/least.h"
 #include "kernels/expert_mlp.h"
 #include "kernels/experts.h"
 #include "mesh/collective.h"
@@ -13,8 +18,8 @@
 
 /* What the forward step keeps. Blocks of packed rows are [experts][capacity][...] where they are made, [sources][own experts][capacity]
  * [...] where the experts are. */
-enum { EXPERT, PLACE, LOAD, GATE, PROBABILITY, LOG_SUM, LOSSES, RECEIVED, INNER, ACTIVE, RETURNED, COUNTS, KEPT };
-enum { PACKED, RESULT, FORWARD_WORK, D_PACKED = FORWARD_WORK, D_RESULT, D_INNER, D_RECEIVED, D_RETURNED, D_GATE, D_LOGITS, ALL_WORK };
+enum { EXPERT, PLACE, LOAD, TAKEN, GATE, PROBABILITY, LOG_SUM, LOSSES, RECEIVED, INNER, ACTIVE, RETURNED, COUNTS, KEPT };
+enum { PACKED, RESULT, CHOSEN, FORWARD_WORK, D_PACKED = FORWARD_WORK, D_RESULT, D_INNER, D_RECEIVED, D_RETURNED, D_GATE, D_LOGITS, ALL_WORK };
 enum { ROUTER, EXPAND, EXPAND_BIAS, CONTRACT, CONTRACT_BIAS };
 
 _Static_assert((int)KEPT <= (int)OP_STATISTICS && (int)ALL_WORK <= (int)OP_WORK && (int)CONTRACT_BIAS < (int)OP_PARAMETERS,
@@ -26,12 +31,20 @@ struct experts {
     struct router *router;
     struct expert_mlp *mlp;
     int64_t own, sources;            /* experts here; ranks that send rows */
+    int64_t hidden;                  /* of each expert, here */
+    int64_t rows_all, capacity_all;  /* of the microbatch */
     int64_t *shares;                 /* begins and counts of an exchange */
 };
 
 static struct group *group_of(const struct graph *g)
 {
     return g->options.experts && g->options.experts->size > 1 ? g->options.experts : NULL;
+}
+
+/* The runs of rows that all ranks have which share sequences: so many of each sample. */
+static int64_t runs_of(const struct graph *g)
+{
+    return g->options.samples * g->columns.runs * (g->options.columns ? g->options.columns->size : 1);
 }
 
 static tensor_id make(struct graph *g, struct op *op, enum dtype dtype, int64_t rows, int64_t width)
@@ -46,15 +59,15 @@ static void make_memory(struct graph *g, struct op *op, const struct experts *e,
 {
     enum dtype act = g->backend->act, acc = g->backend->acc;
     int64_t rows = g->rows, k = e->desc.choices, all = e->desc.experts, packed = all * e->routing.capacity;
-    int64_t held = e->sources * e->own * e->routing.capacity, hidden = e->desc.hidden;
+    int64_t held = e->sources * e->own * e->routing.capacity, hidden = e->hidden;
     const struct {
         enum dtype dtype;
         int64_t rows, width;
-    } kept[KEPT] = {{DTYPE_I32, rows, k}, {DTYPE_I32, rows, k}, {DTYPE_I32, all, 1}, {acc, rows, k}, {acc, rows, all}, {acc, rows, 1},
-                    {acc, 2, 1}, {act, held, width}, {act, held, hidden}, {act, held, hidden}, {act, packed, width},
+    } kept[KEPT] = {{DTYPE_I32, rows, k}, {DTYPE_I32, rows, k}, {DTYPE_I32, all, 1}, {DTYPE_I32, all, 1}, {acc, rows, k}, {acc, rows, all},
+                    {acc, rows, 1}, {acc, 2, 1}, {act, held, width}, {act, held, hidden}, {act, held, hidden}, {act, packed, width},
                     {DTYPE_I32, e->sources * e->own, 1}},
-      work[ALL_WORK] = {{act, packed, width}, {act, held, width}, {act, packed, width}, {act, held, width}, {act, held, hidden},
-                        {act, held, width}, {act, packed, width}, {acc, rows, k}, {acc, rows, all}};
+      work[ALL_WORK] = {{act, packed, width}, {act, held, width}, {DTYPE_I32, runs_of(g) * k + 1, all}, {act, packed, width},
+                        {act, held, width}, {act, held, hidden}, {act, held, width}, {act, packed, width}, {acc, rows, k}, {acc, rows, all}};
     for (int i = 0; i < KEPT; i++)
         op->statistic[i] = make(g, op, kept[i].dtype, kept[i].rows, kept[i].width);
     op->forward_work = FORWARD_WORK;
@@ -62,13 +75,13 @@ static void make_memory(struct graph *g, struct op *op, const struct experts *e,
         op->work[i] = make(g, op, work[i].dtype, work[i].rows, work[i].width);
 }
 
-static bool check(struct graph *g, tensor_id x, const tensor_id *p, const struct graph_experts_desc *d, int64_t own)
+static bool check(struct graph *g, tensor_id x, const tensor_id *p, const struct graph_experts_desc *d, int64_t own, int64_t hidden)
 {
     int64_t width = g->tensors[x].width;
     return graph_is_parameter(g, p[ROUTER], d->experts, width, "experts") &&
-           graph_is_parameter(g, p[EXPAND], own * d->hidden, width, "experts") &&
-           graph_is_parameter(g, p[EXPAND_BIAS], 1, own * d->hidden, "experts") &&
-           graph_is_parameter(g, p[CONTRACT], own * width, d->hidden, "experts") &&
+           graph_is_parameter(g, p[EXPAND], own * hidden, width, "experts") &&
+           graph_is_parameter(g, p[EXPAND_BIAS], 1, own * hidden, "experts") &&
+           graph_is_parameter(g, p[CONTRACT], own * width, hidden, "experts") &&
            graph_is_parameter(g, p[CONTRACT_BIAS], 1, own * width, "experts");
 }
 
@@ -81,8 +94,8 @@ int64_t graph_expert_share(const struct graph *g, int64_t experts, int64_t *firs
 
 tensor_id graph_experts(struct graph *g, tensor_id x, const tensor_id parameters[5], const struct graph_experts_desc *desc)
 {
-    int64_t first, own = graph_expert_share(g, desc->experts, &first);
-    if (!graph_is_activation(g, x, "experts") || !check(g, x, parameters, desc, own))
+    int64_t first, own = graph_expert_share(g, desc->experts, &first), hidden = graph_tensor_share(g, desc->hidden, &first);
+    if (!graph_is_activation(g, x, "experts") || !check(g, x, parameters, desc, own, hidden))
         return -1;
     struct op *op = graph_add_op(g, &op_experts);
     struct experts *e = op ? calloc(1, sizeof *e) : NULL;
@@ -91,9 +104,11 @@ tensor_id graph_experts(struct graph *g, tensor_id x, const tensor_id parameters
         return -1;
     }
     int64_t width = g->tensors[x].width;
-    *e = (struct experts){.desc = *desc, .own = own, .sources = group_of(g) ? group_of(g)->size : 1};
-    e->routing = (struct router_desc){.rows = g->rows, .width = width, .experts = desc->experts, .choices = desc->choices,
-                                      .capacity = router_capacity(desc->capacity_factor, g->rows, desc->experts, desc->choices)};
+    *e = (struct experts){.desc = *desc, .own = own, .hidden = hidden, .sources = group_of(g) ? group_of(g)->size : 1,
+                          .rows_all = g->options.samples * g->options.context};
+    e->capacity_all = router_capacity(desc->capacity_factor, e->rows_all, desc->experts, desc->choices);
+    e->routing = (struct router_desc){.rows = g->rows, .rows_all = e->rows_all, .width = width, .experts = desc->experts,
+                                      .choices = desc->choices, .capacity = least(e->capacity_all, g->rows)};
     op->experts = e;
     op->x = x;
     op->weight = parameters[ROUTER];
@@ -108,8 +123,9 @@ static cairn_err experts_prepare(struct graph *g, struct op *op)
 {
     struct experts *e = op->experts;
     const struct expert_mlp_desc mlp = {.experts = e->own, .capacity = e->routing.capacity, .width = g->tensors[op->x].width,
-                                        .hidden = e->desc.hidden};
-    e->shares = calloc(2 * (size_t)e->sources, sizeof *e->shares);
+                                        .hidden = e->hidden, .adds_no_bias = graph_tensor_rank(g) != 0};
+    int64_t parts = g->options.columns && g->options.columns->size > e->sources ? g->options.columns->size : e->sources;
+    e->shares = calloc(2 * (size_t)parts, sizeof *e->shares);
     if (!e->shares)
         return FAIL(CAIRN_ENOMEM, "no memory for the experts");
     TRY(KERNEL(g)->router_create(g->backend, &e->routing, &e->router));
@@ -131,8 +147,8 @@ static void experts_release(struct graph *g, struct op *op)
 static struct routing routing_of(const struct graph *g, const struct op *op)
 {
     return (struct routing){.expert = tensor_data(g, op->statistic[EXPERT]), .place = tensor_data(g, op->statistic[PLACE]),
-                            .load = tensor_data(g, op->statistic[LOAD]), .gate = tensor_data(g, op->statistic[GATE]),
-                            .probability = tensor_data(g, op->statistic[PROBABILITY]), .log_sum = tensor_data(g, op->statistic[LOG_SUM]),
+                            .load = tensor_data(g, op->statistic[LOAD]), .taken = tensor_data(g, op->statistic[TAKEN]),
+                            .gate = tensor_data(g, op->statistic[GATE]), .probability = tensor_data(g, op->statistic[PROBABILITY]), .log_sum = tensor_data(g, op->statistic[LOG_SUM]),
                             .losses = tensor_data(g, op->statistic[LOSSES])};
 }
 
@@ -159,15 +175,57 @@ static void clear(struct graph *g, tensor_id id)
     memset(tensor_data(g, id), 0, (size_t)(t->rows * t->width) * dtype_size(t->dtype));
 }
 
+/* All ranks' counts of what the rows of each of their runs chose: [ranks][samples][runs][choices][experts], this rank's filled in. */
+static void gather_choices(struct graph *g, const struct experts *e, const struct routing *r, int32_t *all)
+{
+    struct group *ring = g->options.columns;
+    int64_t *begins = e->shares, *counts = e->shares + ring->size;
+    int64_t a_run = e->desc.choices * e->desc.experts, a_rank = g->options.samples * g->columns.runs * a_run;
+    int32_t *next = all + ring->rank * a_rank;
+    for (int64_t s = 0, row = 0; s < g->options.samples; s++)
+        for (int i = 0; i < g->columns.runs; row += g->columns.run[i++].length, next += a_run)
+            routing_count(&e->routing, r, row, g->columns.run[i].length, next);
+    for (int p = 0; p < ring->size; p++) {
+        begins[p] = p * a_rank;
+        counts[p] = a_rank;
+    }
+    graph_note(g, group_all_gather(ring, all, begins, counts, DTYPE_I32));
+}
+
+/* Where ranks share sequences: the load, and how many of the rows here each expert takes. The early runs of a sequence are in the order
+ * of the ranks, the late ones against it (graph_columns_of). */
+static const int32_t *share_choices(struct graph *g, struct op *op, const struct routing *r)
+{
+    const struct experts *e = op->experts;
+    const struct group *ring = g->options.columns;
+    int64_t experts = e->desc.experts, a_run = e->desc.choices * experts;
+    int32_t *all = tensor_data(g, op->work[CHOSEN]), *most = all + runs_of(g) * a_run;
+    gather_choices(g, e, r, all);
+    memset(r->load, 0, (size_t)experts * sizeof *r->load);
+    memset(most, 0, (size_t)experts * sizeof *most);
+    for (int64_t c = 0; c < e->desc.choices; c++)
+        for (int64_t s = 0; s < g->options.samples; s++)
+            for (int i = 0; i < 2 * ring->size; i++) {
+                int late = i >= ring->size, rank = late ? 2 * ring->size - 1 - i : i;
+                int64_t run = (rank * g->options.samples + s) * g->columns.runs + late;
+                routing_deal(&e->routing, e->capacity_all, all + run * a_run + c * experts, r->load, rank == ring->rank ? most : NULL);
+            }
+    return most;
+}
+
+static void route(struct graph *g, struct op *op, const struct routing *r)
+{
+    const struct experts *e = op->experts;
+    KERNEL(g)->router_forward(e->router, r, tensor_data(g, op->x), parameter_data(g, op->weight));
+    KERNEL(g)->router_place(e->router, r, e->rows_all > g->rows ? share_choices(g, op, r) : NULL);
+}
+
 /* The rows that each expert here has of each source. */
 static const int32_t *share_counts(struct graph *g, struct op *op, const struct routing *r)
 {
     const struct experts *e = op->experts;
     int32_t *counts = tensor_data(g, op->statistic[COUNTS]);
-    int32_t *taken = tensor_data(g, op->work[PACKED]); /* what this rank sends; its rows come there later */
-    for (int64_t i = 0; i < e->desc.experts; i++)
-        taken[i] = (int32_t)routing_taken(&e->routing, r, i);
-    exchange(g, e, taken, counts, e->own, DTYPE_I32);
+    exchange(g, e, r->taken, counts, e->own, DTYPE_I32);
     return counts;
 }
 
@@ -190,9 +248,9 @@ static void experts_forward(struct graph *g, struct op *op)
     const struct expert_weights weights = weights_of(g, op);
     int64_t block = e->own * e->routing.capacity * e->routing.width;
     if (g->idle)
-        clear(g, op->statistic[LOAD]);
+        clear(g, op->statistic[TAKEN]);
     else
-        KERNEL(g)->router_forward(e->router, &r, tensor_data(g, op->x), parameter_data(g, op->weight));
+        route(g, op, &r);
     const int32_t *counts = share_counts(g, op, &r);
     if (!g->idle)
         KERNEL(g)->dispatch(e->router, tensor_data(g, op->work[PACKED]), tensor_data(g, op->x), &r);
@@ -224,16 +282,28 @@ static void backward_experts(struct graph *g, struct op *op)
     }
 }
 
+/* The gates', of which tensor ranks have each the part of their hidden columns; and to the experts what they combined. */
+static void backward_combine(struct graph *g, struct op *op, const struct routing *r)
+{
+    const struct experts *e = op->experts;
+    void *d_gate = tensor_data(g, op->work[D_GATE]);
+    KERNEL(g)->combine_backward(e->router, tensor_data(g, op->work[D_PACKED]), d_gate, gradient_of(g, op->y),
+                                tensor_data(g, op->statistic[RETURNED]), r);
+    if (graph_tensor_size(g) > 1)
+        graph_note(g, group_all_reduce(g->options.tensor, d_gate, e->routing.rows * e->routing.choices, g->backend->acc));
+}
+
+/* Tensor ranks find the same of the router, and their gradients of x are summed: one of them adds the router's. */
 static void backward_router(struct graph *g, struct op *op, const struct routing *r)
 {
     const struct experts *e = op->experts;
     /* The loss is a mean over all rows of a step; the routers' losses are means over a microbatch's rows. */
-    double share = g->loss_scale * (double)g->rows;
+    double share = g->loss_scale * (double)e->rows_all;
     const struct router_scales scales = {.balance = e->desc.balance * share, .z = e->desc.z * share};
     void *d_logits = tensor_data(g, op->work[D_LOGITS]), *dx = gradient_of(g, op->x);
     KERNEL(g)->dispatch_backward(e->router, dx, tensor_data(g, op->work[D_RETURNED]), r, op->add_x);
-    KERNEL(g)->router_backward_input(e->router, d_logits, dx, tensor_data(g, op->work[D_GATE]), r, parameter_data(g, op->weight), &scales,
-                                     true);
+    KERNEL(g)->router_backward_input(e->router, d_logits, graph_tensor_rank(g) == 0 ? dx : NULL, tensor_data(g, op->work[D_GATE]), r,
+                                     parameter_data(g, op->weight), &scales, true);
     KERNEL(g)->router_backward_weight(e->router, parameter_gradient(g, op->weight, false), d_logits, tensor_data(g, op->x));
 }
 
@@ -243,11 +313,9 @@ static void experts_backward(struct graph *g, struct op *op)
     const struct experts *e = op->experts;
     const struct routing r = routing_of(g, op);
     int64_t block = e->own * e->routing.capacity * e->routing.width;
-    void *d_packed = tensor_data(g, op->work[D_PACKED]);
     if (!g->idle)
-        KERNEL(g)->combine_backward(e->router, d_packed, tensor_data(g, op->work[D_GATE]), gradient_of(g, op->y),
-                                    tensor_data(g, op->statistic[RETURNED]), &r);
-    exchange(g, e, d_packed, tensor_data(g, op->work[D_RESULT]), block, g->backend->act);
+        backward_combine(g, op, &r);
+    exchange(g, e, tensor_data(g, op->work[D_PACKED]), tensor_data(g, op->work[D_RESULT]), block, g->backend->act);
     if (parameter_gradient(g, op->bias, false))
         backward_experts(g, op);
     exchange(g, e, tensor_data(g, op->work[D_RECEIVED]), tensor_data(g, op->work[D_RETURNED]), block, g->backend->act);

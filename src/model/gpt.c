@@ -84,9 +84,15 @@ static tensor_id experts(const struct namer *n, const struct gpt *m, tensor_id x
 {
     const struct graph_experts_desc desc = {.experts = m->experts, .choices = m->choices, .hidden = 4 * m->width,
                                             .capacity_factor = m->capacity_factor, .balance = m->balance, .z = m->z};
-    int64_t c = m->width, h = desc.hidden, first, count = graph_expert_share(n->graph, m->experts, &first);
-    const struct parameter_desc own = {.first = first, .count = count, .of_expert = true};
+    struct graph *g = n->graph;
+    int64_t c = m->width, h = desc.hidden;
+    struct parameter_desc own = {.of_expert = true};
+    own.experts = graph_expert_share(g, m->experts, &own.first_expert);
+    own.count = graph_tensor_share(g, h, &own.first);
     struct parameter_desc expand = own, expand_bias = own, contract = own, contract_bias = own;
+    expand.split = expand_bias.split = 1;
+    contract.split = 2;
+    contract_bias.split = -1;
     expand.dims = contract.dims = 3;
     expand_bias.dims = contract_bias.dims = 2;
     expand.shape[0] = expand_bias.shape[0] = contract.shape[0] = contract_bias.shape[0] = m->experts;
@@ -98,7 +104,7 @@ static tensor_id experts(const struct namer *n, const struct gpt *m, tensor_id x
     const tensor_id parameters[] = {matrix(n, "router.weight", m->experts, c, weight_deviation), declare(n, "experts.expand.weight", expand),
                                     declare(n, "experts.expand.bias", expand_bias), declare(n, "experts.contract.weight", contract),
                                     declare(n, "experts.contract.bias", contract_bias)};
-    return graph_experts(n->graph, x, parameters, &desc);
+    return graph_tensor_leave(g, graph_experts(g, graph_tensor_enter(g, x), parameters, &desc));
 }
 
 static tensor_id block(struct graph *g, const struct gpt *m, int64_t layer, tensor_id x)

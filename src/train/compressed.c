@@ -27,17 +27,9 @@ struct compressed {
     float *values;
 };
 
-static bool is_whole(const struct parameter *p)
-{
-    bool whole = true;
-    for (int d = 0; d < p->dims; d++)
-        whole = whole && p->extent[d] == p->shape[d];
-    return whole;
-}
-
 static bool holds(const struct pack *k, const struct parameter *p)
 {
-    return p->bucket == k->bucket && is_whole(p) == k->whole;
+    return p->bucket == k->bucket && p->divided != k->whole;
 }
 
 /* The name is the same on all ranks that have the same of the same parameters, and on no others. */

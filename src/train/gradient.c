@@ -399,12 +399,9 @@ static cairn_err join_uses(struct gradient *g)
 /* Whether this rank counts parameter Q for the norm: of equal copies, one does. */
 static bool counts(const struct gradient *g, const struct parameter *q)
 {
-    bool whole = true;
-    for (int d = 0; d < q->dims; d++)
-        whole = whole && q->extent[d] == q->shape[d];
     if (q->shared && g->mesh->layout.pipeline > 1 && g->mesh->place.pipeline == 0)
         return false;
-    return !whole || g->mesh->place.tensor == 0;
+    return q->divided || g->mesh->place.tensor == 0;
 }
 
 static void add_squares(struct gradient *g, const struct sum *s)

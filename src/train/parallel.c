@@ -70,9 +70,6 @@ static cairn_err check_modes(const struct config *c)
                     (long long)c->parallel.chunks);
     if (c->parallel.schedule == CONFIG_INTERLEAVED && c->parallel.pipeline > 1 && c->parallel.chunks == 1)
         return FAIL(CAIRN_ECONFIG, "parallel.schedule interleaved needs parallel.chunks of at least 2");
-    if (c->model.experts > 0 && (c->parallel.tensor > 1 || c->parallel.context > 1))
-        return FAIL(CAIRN_ECONFIG, "model.experts do not go together with parallel.%s: a router looks at a microbatch's rows whole",
-                    c->parallel.tensor > 1 ? "tensor" : "context");
     if (c->parallel.expert > 1 && c->model.experts == 0)
         return FAIL(CAIRN_ECONFIG, "parallel.expert is %lld, but model.experts is 0: there are none to share", (long long)c->parallel.expert);
     if (c->parallel.sequence && c->model.dropout > 0 && c->model.width % 4 != 0)

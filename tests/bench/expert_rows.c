@@ -40,14 +40,15 @@ cairn_err expert_rows_open(struct expert_rows *e, struct backend *b, const struc
         {&e->packed, act, packed}, {&e->out, act, packed}, {&e->d_packed, act, packed},
         {&e->d_gate, acc, chosen}, {&e->d_logits, acc, d->rows * d->experts}, {&e->d_weight, acc, weight},
         {(void **)&e->routing.expert, DTYPE_I32, chosen}, {(void **)&e->routing.place, DTYPE_I32, chosen},
-        {(void **)&e->routing.load, DTYPE_I32, d->experts}, {&e->routing.gate, acc, chosen},
-        {&e->routing.probability, acc, d->rows * d->experts}, {&e->routing.log_sum, acc, d->rows}, {&e->routing.losses, acc, 2},
+        {(void **)&e->routing.load, DTYPE_I32, d->experts}, {(void **)&e->routing.taken, DTYPE_I32, d->experts},
+        {&e->routing.gate, acc, chosen}, {&e->routing.probability, acc, d->rows * d->experts}, {&e->routing.log_sum, acc, d->rows}, {&e->routing.losses, acc, 2},
     };
     _Static_assert(sizeof all / sizeof *all <= EXPERT_ARRAYS, "more arrays than are kept");
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         TRY(open_array(e, all[i].p, all[i].type, all[i].n));
     TRY(b->table->router_create(b, d, &e->router));
     b->table->router_forward(e->router, &e->routing, e->x, e->weight);
+    b->table->router_place(e->router, &e->routing, NULL);
     return CAIRN_OK;
 }
 
@@ -66,6 +67,7 @@ void expert_rows_run(struct expert_rows *e)
     const struct backend_table *t = e->b->table;
     const struct router_scales scales = {.balance = 0.01, .z = 0.001};
     t->router_forward(e->router, &e->routing, e->x, e->weight);
+    t->router_place(e->router, &e->routing, NULL);
     t->dispatch(e->router, e->packed, e->x, &e->routing);
     t->combine(e->router, e->y, e->packed, &e->routing);
     t->combine_backward(e->router, e->d_packed, e->d_gate, e->y, e->packed, &e->routing);

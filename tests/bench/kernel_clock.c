@@ -359,6 +359,15 @@ static void time_router_forward(struct router *plan, const struct routing *routi
     record_logits(KERNEL_router_forward, seconds, plan, 1, 0, false);
 }
 
+/* Choices become places; the probabilities are summed. */
+static void time_router_place(struct router *plan, const struct routing *routing, const int32_t *most)
+{
+    TIME(seconds, router_place, plan, routing, most);
+    const struct router_desc *d = &plan_of(plan)->router;
+    double chosen = (double)(d->rows * d->choices) * sizeof(int32_t), probabilities = (double)(d->rows * (d->experts + 1)) * timer.acc;
+    record_router(KERNEL_router_place, seconds, d, (struct kernel_work){chosen + probabilities, chosen, 0});
+}
+
 static void time_router_backward_input(struct router *plan, void *d_logits, void *dx, const void *d_gate, const struct routing *routing,
                                        const void *weight, const struct router_scales *scales, bool add_to_dx)
 {

@@ -10,8 +10,8 @@
     X(layer_norm_backward_weight) X(bias_backward) X(gelu_forward) X(gelu_backward) X(add_dropout_forward)              \
     X(dropout_backward) X(attention_forward) X(attention_backward) X(classifier_loss) X(classifier_loss_and_gradients)  \
     X(add) X(add_act) X(sum_squares) X(adamw) X(convert_to_act)                                                         \
-    X(router_forward) X(router_backward_input) X(router_backward_weight) X(dispatch) X(dispatch_backward) X(combine)    \
-    X(combine_backward)
+    X(router_forward) X(router_place) X(router_backward_input) X(router_backward_weight) X(dispatch)                    \
+    X(dispatch_backward) X(combine) X(combine_backward)
 
 #define KERNEL_ENUM(name) KERNEL_##name,
 enum kernel { KERNEL_LIST(KERNEL_ENUM) KERNELS };

@@ -102,6 +102,18 @@ layout 4 $moe $P.expert=2 $P.zero=1
 layout 6 $moe $P.expert=2
 layout 6 $moe $P.expert=2 $P.zero=2
 layout 8 $moe $P.expert=2 $P.pipeline=2 $P.zero=2 $P.schedule=zero-bubble
+layout 2 $moe $P.tensor=2
+layout 3 $moe $P.tensor=3 $P.sequence=true
+layout 2 $moe $P.context=2
+layout 4 $moe $P.expert=2 $P.tensor=2
+layout 6 $moe $P.context=3 $P.expert=2 $P.zero=3
+layout 8 $moe $P.expert=2 $P.tensor=2 $P.pipeline=2 $P.zero=2 $P.schedule=zero-bubble $P.recompute=block
+# Experts that are full drop the same rows, whoever has them.
+tight="model.experts=4 model.capacity_factor=0.4"
+train 1 run_dir=tight $tight && cp train.log tight.log
+base=tight
+layout 4 $tight $P.context=2 $P.expert=2
+layout 8 $tight $P.expert=2 $P.context=2 $P.tensor=2 $P.sequence=true
 tolerance=
 
 # ---- what does not go together ----
@@ -112,7 +124,6 @@ refused() {
 words='pipeline 2 needs a multiple of 2 ranks, but there are 3 (2 of them would do); the nearest layout of 3 ranks that fits: pipeline 3' refused 3 $P.pipeline=2
 words='parallel.tensor is 4, but there are only 3 heads to share; the nearest layout of 4 ranks that fits: ' refused 4 $P.tensor=4
 words='only parallel.schedule interleaved deals several pieces to a stage' refused 2 $P.pipeline=2 $P.chunks=2
-words='model.experts do not go together with parallel.tensor' refused 2 $moe $P.tensor=2
 words='there are none to share' refused 2 $P.expert=2
 
 # ---- from layout to layout ----
@@ -123,4 +134,12 @@ train 3 run_dir=run steps=5 $P.zero=3 &&
     train 6 run_dir=run steps=15 $P.pipeline=2 $P.zero=2 $P.schedule=interleaved $P.chunks=2 &&
     train 1 run_dir=run
 against tied "restarts from ZeRO 3 to a pipeline, to both, to one rank end with the same bits"
+
+tolerance=1e-5
+rm -rf run
+train 4 run_dir=run $moe steps=5 $P.expert=2 $P.tensor=2 &&
+    train 4 run_dir=run $moe steps=10 $P.expert=2 $P.context=2 $P.zero=1 &&
+    train 3 run_dir=run $moe steps=15 $P.tensor=3 $P.sequence=true &&
+    train 1 run_dir=run $moe
+against moe "restarts from experts of tensor ranks to those of shared sequences, to one rank end nearly as on one rank"
 finish

@@ -44,7 +44,8 @@ int64_t block_result_size(const struct block *k, enum block_result which)
     case RESULT_EXPERT:
     case RESULT_PLACE: return d->rows * d->choices;
     case RESULT_PROBABILITY: return d->rows * d->experts;
-    case RESULT_LOAD: return d->experts;
+    case RESULT_LOAD:
+    case RESULT_TAKEN: return d->experts;
     case RESULT_D_ROUTER: return block_input_size(k, INPUT_ROUTER);
     case RESULT_D_EXPAND:
     case RESULT_D_CONTRACT: return block_input_size(k, INPUT_EXPAND);
@@ -57,8 +58,8 @@ int64_t block_result_size(const struct block *k, enum block_result which)
 
 const char *block_result_name(enum block_result which)
 {
-    static const char *const names[RESULTS] = {"y", "losses", "gates", "probabilities", "experts", "places", "load", "d_x", "d_router",
-                                               "d_expand", "d_expand_bias", "d_contract", "d_contract_bias"};
+    static const char *const names[RESULTS] = {"y", "losses", "gates", "probabilities", "experts", "places", "load", "taken", "d_x",
+                                               "d_router", "d_expand", "d_expand_bias", "d_contract", "d_contract_bias"};
     return names[which];
 }
 
@@ -97,7 +98,7 @@ static enum dtype result_type(const struct backend *b, enum block_result which)
 {
     if (which == RESULT_Y || which == RESULT_D_X)
         return b->act;
-    return which == RESULT_EXPERT || which == RESULT_PLACE || which == RESULT_LOAD ? DTYPE_I32 : b->acc;
+    return which >= RESULT_EXPERT && which <= RESULT_TAKEN ? DTYPE_I32 : b->acc;
 }
 
 static enum dtype state_type(const struct backend *b, int which)
@@ -138,7 +139,7 @@ static void begin(struct run *run, double *const inputs[INPUTS])
         run->states[i] = make_array(run->b, state_type(run->b, i), NULL, state_size(run->block, i));
     run->routing = (struct routing){
         .expert = run->results[RESULT_EXPERT], .place = run->results[RESULT_PLACE], .load = run->results[RESULT_LOAD],
-        .gate = run->results[RESULT_GATE], .probability = run->results[RESULT_PROBABILITY],
+        .taken = run->results[RESULT_TAKEN], .gate = run->results[RESULT_GATE], .probability = run->results[RESULT_PROBABILITY],
         .losses = run->results[RESULT_LOSSES], .log_sum = run->states[STATE_LOG_SUM],
     };
 }
@@ -180,6 +181,7 @@ static void run_forward(struct run *run, struct router *router, struct expert_ml
     void **s = run->states;
     struct expert_weights weights = weights_of(run);
     t->router_forward(router, &run->routing, run->inputs[INPUT_X], run->inputs[INPUT_ROUTER]);
+    t->router_place(router, &run->routing, NULL);
     t->dispatch(router, s[STATE_PACKED], run->inputs[INPUT_X], &run->routing);
     if (mlp != NULL)
         expert_mlp_forward(mlp, s[STATE_OUT], s[STATE_INNER], s[STATE_ACTIVE], s[STATE_PACKED], &weights, counts);

@@ -166,12 +166,72 @@ Test(routing, capacity)
 
 Test(routing, counts_what_is_dropped)
 {
-    int32_t load[3] = {7, 2, 0};
+    int32_t expert[9] = {0, 0, 1, 0, 0, 1, 0, 0, 0}, place[9], load[3], taken[3];
     struct router_desc d = {.rows = 9, .experts = 3, .choices = 1, .capacity = 3};
-    struct routing r = {.load = load};
+    struct routing r = {.expert = expert, .place = place, .load = load, .taken = taken};
+    routing_place(&d, &r, NULL);
+    cr_expect(load[0] == 7 && load[1] == 2 && load[2] == 0);
+    cr_expect(taken[0] == 3 && taken[1] == 2 && taken[2] == 0);
     cr_expect_eq(routing_dropped(&d, &r), 4);
-    cr_expect_eq(routing_taken(&d, &r, 0), 3);
-    cr_expect_eq(routing_taken(&d, &r, 1), 2);
+}
+
+enum { SHARED_ROWS = 30, SHARED_EXPERTS = 4, SHARED_CHOICES = 2, RUNS = 4 };
+static const int run_lengths[RUNS] = {8, 7, 6, 9}, run_ranks[RUNS] = {0, 1, 1, 0};
+
+/* Of EXPERT, all rows' choices, those of the runs of RANK. */
+static struct router_desc take_rows(struct router_desc d, const int32_t *expert, int rank, int32_t *own)
+{
+    d.rows = 0;
+    for (int i = 0, row = 0; i < RUNS; row += run_lengths[i++])
+        if (run_ranks[i] == rank) {
+            memcpy(own + d.rows * d.choices, expert + row * d.choices, (size_t)(run_lengths[i] * d.choices) * sizeof *own);
+            d.rows += run_lengths[i];
+        }
+    return d;
+}
+
+/* What RANK finds of its rows: which of all choices are taken. */
+static void place_shared(struct router_desc d, const int32_t *expert, int rank, bool *takes, int32_t *load)
+{
+    int32_t own[SHARED_ROWS * SHARED_CHOICES], place[SHARED_ROWS * SHARED_CHOICES], taken[SHARED_EXPERTS], most[SHARED_EXPERTS] = {0};
+    struct routing whole = {.expert = (int32_t *)expert}, r = {.expert = own, .place = place, .load = load, .taken = taken};
+    int32_t counts[SHARED_CHOICES * SHARED_EXPERTS];
+    int64_t capacity = d.capacity;
+    memset(load, 0, SHARED_EXPERTS * sizeof *load);
+    for (int c = 0; c < SHARED_CHOICES; c++)
+        for (int i = 0, row = 0; i < RUNS; row += run_lengths[i++]) {
+            routing_count(&d, &whole, row, run_lengths[i], counts);
+            routing_deal(&d, capacity, counts + c * SHARED_EXPERTS, load, run_ranks[i] == rank ? most : NULL);
+        }
+    d = take_rows(d, expert, rank, own);
+    routing_place(&d, &r, most);
+    for (int i = 0, row = 0, at = 0; i < RUNS; row += run_lengths[i++])
+        for (int k = 0; run_ranks[i] == rank && k < run_lengths[i] * SHARED_CHOICES; k++)
+            takes[row * SHARED_CHOICES + k] = place[at++] >= 0;
+    cr_expect_eq(memcmp(taken, most, sizeof taken), 0, "rank %d places as many as it may", rank);
+}
+
+/* Two ranks with runs of a microbatch's rows each take the rows that one would that has all. */
+Test(routing, rows_that_ranks_share_are_taken_as_whole_ones)
+{
+    int32_t expert[SHARED_ROWS * SHARED_CHOICES], place[SHARED_ROWS * SHARED_CHOICES], load[SHARED_EXPERTS], taken[SHARED_EXPERTS];
+    struct router_desc d = {.rows = SHARED_ROWS, .experts = SHARED_EXPERTS, .choices = SHARED_CHOICES};
+    struct routing r = {.expert = expert, .place = place, .load = load, .taken = taken};
+    for (int row = 0; row < SHARED_ROWS; row++) {
+        expert[2 * row] = row * row % 5 % SHARED_EXPERTS;
+        expert[2 * row + 1] = (expert[2 * row] + 1 + row % 3) % SHARED_EXPERTS;
+    }
+    for (d.capacity = 1; d.capacity <= SHARED_ROWS; d.capacity++) {
+        bool takes[SHARED_ROWS * SHARED_CHOICES];
+        routing_place(&d, &r, NULL);
+        for (int rank = 0; rank < 2; rank++) {
+            int32_t load_there[SHARED_EXPERTS];
+            place_shared(d, expert, rank, takes, load_there);
+            cr_expect_eq(memcmp(load_there, load, sizeof load), 0, "rank %d counts another load", rank);
+        }
+        for (int i = 0; i < SHARED_ROWS * SHARED_CHOICES; i++)
+            cr_expect_eq(takes[i], place[i] >= 0, "capacity %d, choice %d of row %d", (int)d.capacity, i % 2, i / 2);
+    }
 }
 
 /* ---- gradients of the reference in float64 ---- */
@@ -240,7 +300,7 @@ Test(gradients, one_expert) { check_gradients(block_make(7, 5, 1, 1, 0.5, 4), 1,
 
 /* ---- the cpu backend against the reference ---- */
 
-static const enum block_result decisions[] = {RESULT_EXPERT, RESULT_PLACE, RESULT_LOAD};
+static const enum block_result decisions[] = {RESULT_EXPERT, RESULT_PLACE, RESULT_LOAD, RESULT_TAKEN};
 
 static void expect_same_decisions(const struct block *k, const struct block_results *got, const struct block_results *expected)
 {
