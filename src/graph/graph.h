@@ -222,6 +222,13 @@ cairn_err graph_forward_backward(struct graph *graph, const struct graph_pass *p
 double graph_sum_losses(const struct graph *graph, int64_t rows);
 double graph_mean_loss(const struct graph *graph); /* where sequences are shared, this rank's part of it */
 
+/* What routers decided in the backward phases since this was asked last, to be added up over ranks: choices of rows that no expert took,
+ * and, of each block and microbatch, the rows that chose its most chosen expert. */
+struct graph_experts_use {
+    int64_t dropped, greatest;
+};
+struct graph_experts_use graph_take_experts_use(struct graph *graph);
+
 /* The losses by row (acc), and a tensor's values (act) until the next run; only inference keeps every last tensor. */
 const void *graph_losses(const struct graph *graph);
 const void *graph_tensor_data(const struct graph *graph, tensor_id tensor);

@@ -128,6 +128,7 @@ struct graph {
     double loss_scale;
     bool dropping;                /* training's forward pass: dropout acts */
     bool idle;                    /* hooks alone */
+    struct graph_experts_use experts_use;
     cairn_err run_error;          /* of an operation that spoke to other ranks */
 };
 

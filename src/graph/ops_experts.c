@@ -307,6 +307,26 @@ static void backward_router(struct graph *g, struct op *op, const struct routing
     KERNEL(g)->router_backward_weight(e->router, parameter_gradient(g, op->weight, false), d_logits, tensor_data(g, op->x));
 }
 
+/* Tensor ranks decide the same, ranks that share sequences know the same load: one of them counts it. */
+static void count_use(struct graph *g, const struct op *op, const struct routing *r)
+{
+    const struct experts *e = op->experts;
+    int32_t greatest = 0;
+    if (graph_tensor_rank(g) != 0)
+        return;
+    g->experts_use.dropped += routing_dropped(&e->routing, r);
+    for (int64_t i = 0; i < e->desc.experts; i++)
+        greatest = r->load[i] > greatest ? r->load[i] : greatest;
+    g->experts_use.greatest += g->options.columns && g->options.columns->rank != 0 ? 0 : greatest;
+}
+
+struct graph_experts_use graph_take_experts_use(struct graph *g)
+{
+    struct graph_experts_use use = g->experts_use;
+    g->experts_use = (struct graph_experts_use){0};
+    return use;
+}
+
 /* An idle rank's experts may have rows of the others in its group. If these are idle too, no gradient is wanted. */
 static void experts_backward(struct graph *g, struct op *op)
 {
@@ -319,8 +339,10 @@ static void experts_backward(struct graph *g, struct op *op)
     if (parameter_gradient(g, op->bias, false))
         backward_experts(g, op);
     exchange(g, e, tensor_data(g, op->work[D_RECEIVED]), tensor_data(g, op->work[D_RETURNED]), block, g->backend->act);
-    if (!g->idle)
+    if (!g->idle) {
         backward_router(g, op, &r);
+        count_use(g, op, &r);
+    }
 }
 
 const struct op_class op_experts = {.name = "experts", .input_reads = READS_X | READS_STATISTICS, .adds_to_gradient = true,

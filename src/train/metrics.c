@@ -71,19 +71,27 @@ static void draw_bar(char *bar, int width, double part)
     bar[width] = 0;
 }
 
+static void print_step(const struct metrics *m, const struct metrics_step *s, double rate)
+{
+    char left[DURATION_SIZE], bar[21] = "";
+    if (m->terminal)
+        draw_bar(bar, 20, (double)s->step / (double)m->steps);
+    int digits = snprintf(NULL, 0, "%lld", (long long)m->steps);
+    printf("%s%s%sstep %*lld/%lld  loss %.4f  norm %.3f  rate %.2e  ", m->terminal ? "\r\033[K" : "", bar, m->terminal ? " " : "", digits,
+           (long long)s->step, (long long)m->steps, s->loss, s->gradient_norm, s->learning_rate);
+    if (s->expert_choices > 0)
+        printf("dropped %.1f %%  load %.2f  ", 100 * s->expert_dropped / s->expert_choices, s->expert_load);
+    printf("%.0f tokens/s  left %s", rate, duration_text((double)(m->steps - s->step) * m->seconds_a_step, left));
+}
+
 static void show(struct metrics *m, const struct metrics_step *s, bool whole_line)
 {
     double now = clock_seconds();
     if (!whole_line && (!m->terminal || now - m->redrawn < 0.2)) /* five times a second is as fast as an eye follows */
         return;
-    char left[DURATION_SIZE], bar[21] = "";
-    double rate = now > m->line_started ? (double)m->tokens / (now - m->line_started) : 0;
-    if (m->terminal)
-        draw_bar(bar, 20, (double)s->step / (double)m->steps);
-    int digits = snprintf(NULL, 0, "%lld", (long long)m->steps);
-    printf("%s%s%sstep %*lld/%lld  loss %.4f  norm %.3f  rate %.2e  %.0f tokens/s  left %s%s", m->terminal ? "\r\033[K" : "", bar,
-           m->terminal ? " " : "", digits, (long long)s->step, (long long)m->steps, s->loss, s->gradient_norm, s->learning_rate,
-           rate, duration_text((double)(m->steps - s->step) * m->seconds_a_step, left), whole_line ? "\n" : "");
+    print_step(m, s, now > m->line_started ? (double)m->tokens / (now - m->line_started) : 0);
+    if (whole_line)
+        putchar('\n');
     fflush(stdout);
     m->redrawn = now;
 }
@@ -116,6 +124,10 @@ void metrics_step(struct metrics *m, const struct metrics_step *s)
     if (s->workers > 0) {
         json_object_set_new(object, "workers", json_integer(s->workers));
         json_object_set_new(object, "lead", json_integer((json_int_t)s->lead));
+    }
+    if (s->expert_choices > 0) {
+        json_object_set_new(object, "expert_dropped", json_integer((json_int_t)s->expert_dropped));
+        json_object_set_new(object, "expert_load", json_real(s->expert_load));
     }
     write_object(m, object);
 }

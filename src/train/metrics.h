@@ -18,6 +18,8 @@ struct metrics_step {
     double reduce_seconds; /* of them in sums over ranks */
     int64_t tokens;        /* of this step, over all ranks */
     int64_t bytes_sent;    /* by this rank, in its groups */
+    double expert_choices, expert_dropped; /* how many choices of experts all tokens had, in all blocks; of them, for want of room */
+    double expert_load;    /* the greatest of a block's experts in a microbatch, as a multiple of an even load: the mean */
     int workers;           /* of parameter servers, that live; 0: there are no servers */
     int64_t lead;          /* with servers: the most steps that a worker was ahead of the slowest so far */
     double sent[MESH_GROUPS]; /* by all ranks since the losses before were shared: in tensor, context, pipeline groups, among

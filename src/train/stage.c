@@ -245,6 +245,17 @@ cairn_err stage_run(struct stage *s, struct gradient *gradient, struct loader *l
     return CAIRN_OK;
 }
 
+struct graph_experts_use stage_take_experts_use(struct stage *s)
+{
+    struct graph_experts_use all = {0};
+    for (int i = 0; i < s->count; i++) {
+        const struct graph_experts_use use = graph_take_experts_use(s->graphs[i]);
+        all.dropped += use.dropped;
+        all.greatest += use.greatest;
+    }
+    return all;
+}
+
 cairn_err stage_evaluate(struct stage *s, const int32_t *inputs, const int32_t *targets, int64_t samples, bool idle, double *loss)
 {
     int stages = s->schedule.stages, stage = s->mesh->place.pipeline;

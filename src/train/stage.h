@@ -38,6 +38,9 @@ int64_t stage_activation_memory(const struct stage *stage);
  * gradients go to GRADIENT, whose hooks the graphs have. LOSSES: by microbatch of the step, those of this rank's own. */
 cairn_err stage_run(struct stage *stage, struct gradient *gradient, struct loader *loader, int64_t step, double loss_scale, double *losses);
 
+/* Of the passes since this was asked last (graph_take_experts_use). */
+struct graph_experts_use stage_take_experts_use(struct stage *stage);
+
 /* Collective likewise. One microbatch forward: *LOSS is the sum of the losses of its first SAMPLES samples (where
  * sequences are shared, this rank's part), where stage_tells_losses. IDLE: only
  * the hooks are called, as they are on the replicas that do run one. */

@@ -106,7 +106,7 @@ static cairn_err check_data(const struct trainer *t)
 
 static cairn_err open_losses(struct trainer *t)
 {
-    t->losses = calloc((size_t)t->config->batch.microbatches + 2 + MESH_GROUPS, sizeof *t->losses);
+    t->losses = calloc((size_t)t->config->batch.microbatches + TOLD, sizeof *t->losses);
     return t->losses ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for losses");
 }
 

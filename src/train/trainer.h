@@ -15,6 +15,16 @@
 #include "train/stage.h"
 #include "train/weights.h"
 
+/* What ranks tell each other in a step besides the losses. */
+enum trainer_told {
+    TOLD_STOP,     /* how many were asked to */
+    TOLD_NO_NORM,  /* how many gradients have none */
+    TOLD_DROPPED,  /* graph_experts_use */
+    TOLD_GREATEST,
+    TOLD_SENT,     /* bytes, by group */
+    TOLD = TOLD_SENT + MESH_GROUPS
+};
+
 struct trainer {
     const struct config *config;
     struct job *job;
@@ -41,8 +51,7 @@ struct trainer {
     char *checkpoints;            /* the folder */
     int lock;                     /* rank 0's, on the run's folder; -1: none */
     struct metrics *metrics;      /* rank 0 */
-    double *losses;               /* of all microbatches; then the ranks' wish to stop, how many gradients have no norm, and the bytes
-                                   * that they sent, by group */
+    double *losses;               /* of all microbatches; then what trainer_told lists */
     int64_t sent[MESH_GROUPS];    /* by this rank in its groups, when that was last told */
     bool restored;                /* from a checkpoint */
     bool failed_alone;            /* the error was met by this rank between agreements: others do not know of it */

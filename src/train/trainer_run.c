@@ -32,20 +32,39 @@ static void tell_bytes(struct trainer *t, double *sent)
     memcpy(t->sent, now, sizeof now);
 }
 
-/* Every rank learns all losses, whether any was asked to stop, and what all sent; each loss is told by one rank, so that the sum is exact.
- * The mean is taken in the microbatches' order. */
+static void tell_experts(struct trainer *t, double *told)
+{
+    const struct graph_experts_use use = stage_take_experts_use(t->stage);
+    told[TOLD_DROPPED] = (double)use.dropped;
+    told[TOLD_GREATEST] = (double)use.greatest;
+}
+
+/* The greatest loads of all blocks and microbatches, as multiples of even ones, have this mean. */
+static void read_experts(const struct config *c, const double *told, struct metrics_step *m)
+{
+    double tokens = (double)(c->batch.microbatches * c->batch.samples * c->model.context);
+    m->expert_choices = tokens * (double)(c->model.layers * c->model.expert_choices);
+    m->expert_dropped = told[TOLD_DROPPED];
+    m->expert_load = told[TOLD_GREATEST] * (double)c->model.experts / m->expert_choices;
+}
+
+/* Every rank learns all losses, and what all tell; each loss is told by one rank, so that the sum is exact. The mean is taken in the
+ * microbatches' order. */
 static cairn_err share_losses(struct trainer *t, struct metrics_step *m, bool *stop)
 {
     int count = (int)t->config->batch.microbatches;
     uint64_t begun = trace_begin();
-    TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, t->losses, count + 2 + MESH_GROUPS, MPI_DOUBLE, MPI_SUM, t->mesh->world), "gathering losses"));
+    TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, t->losses, count + TOLD, MPI_DOUBLE, MPI_SUM, t->mesh->world), "gathering losses"));
     trace_end(begun, TRACE_COMMUNICATION, "losses", t->step);
     double sum = 0;
     for (int i = 0; i < count; i++)
         sum += t->losses[i];
     m->loss = sum / count;
-    *stop = t->losses[count] != 0;
-    memcpy(m->sent, t->losses + count + 2, sizeof m->sent);
+    const double *told = t->losses + count;
+    *stop = told[TOLD_STOP] != 0;
+    memcpy(m->sent, told + TOLD_SENT, sizeof m->sent);
+    if (t->config->model.experts > 0)
+        read_experts(t->config, told, m);
     return CAIRN_OK;
 }
 
@@ -56,15 +75,17 @@ static cairn_err compute(struct trainer *t, struct metrics_step *m, bool *stop)
     int64_t count = c->batch.microbatches;
     int64_t joined = t->local ? local_steps_microbatches(t->local) : count; /* in one gradient */
     double scale = 1 / ((double)(c->batch.samples * c->model.context) * (double)joined);
-    memset(t->losses, 0, ((size_t)count + 2) * sizeof *t->losses);
+    memset(t->losses, 0, (size_t)count * sizeof *t->losses);
     TRY(stage_run(t->stage, t->gradient, t->loader, t->step, scale, t->losses));
     if (!stage_tells_losses(t->stage))
         memset(t->losses, 0, (size_t)count * sizeof *t->losses);
     double begin = clock_seconds();
     TRY(gradient_finish(t->gradient, &m->gradient_norm));
-    t->losses[count] = job_stop_requested(t->job); /* as late as can be: the step may be long, and the time short */
-    t->losses[count + 1] = !isfinite(m->gradient_norm); /* replicas that train alone have each their own */
-    tell_bytes(t, t->losses + count + 2);
+    double *told = t->losses + count;
+    told[TOLD_STOP] = job_stop_requested(t->job); /* as late as can be: the step may be long, and the time short */
+    told[TOLD_NO_NORM] = !isfinite(m->gradient_norm); /* replicas that train alone have each their own */
+    tell_experts(t, told);
+    tell_bytes(t, told + TOLD_SENT);
     TRY(share_losses(t, m, stop));
     m->reduce_seconds = clock_seconds() - begin;
     return CAIRN_OK;
@@ -88,7 +109,7 @@ static cairn_err run_step(struct trainer *t, struct metrics_step *m, bool *stop)
         t->failed_alone = true;
         return error_context(err, "step %lld", (long long)t->step);
     }
-    if (!isfinite(m->loss) || t->losses[t->config->batch.microbatches + 1] > 0)
+    if (!isfinite(m->loss) || t->losses[t->config->batch.microbatches + TOLD_NO_NORM] > 0)
         return FAIL(CAIRN_EINVAL, "step %lld: loss %g, gradient norm %g: the training has diverged; weights of the checkpoint before "
                     "are kept; a lower optimizer.learning_rate or more warm-up may help", (long long)t->step, m->loss, m->gradient_norm);
     m->learning_rate = learning_rate_at(t->config, t->step);
