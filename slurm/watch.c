@@ -12,8 +12,9 @@
 #include "slurm/launch.h"
 
 /* In seconds. A silent rank on a healthy node is given up after SILENT_TIMES
- * supervise.silent_seconds. From a rank's word that it ends the step, the launcher has ABORT_LIMIT, and from the first that leaves in order LEAVE_LIMIT (closing MPI may take 10 s). */
-static const double probe_pause = 5, abort_limit = 4, leave_limit = 20;
+ * supervise.silent_seconds. From a rank's word that it ends the step, the launcher has ABORT_LIMIT, and from the first that leaves in order
+ * LEAVE_LIMIT (closing MPI may take 10 s). Workers have FAREWELL_LIMIT from the servers' end. */
+static const double probe_pause = 5, abort_limit = 4, leave_limit = 20, farewell_limit = 6;
 enum { SILENT_TIMES = 3 };
 
 struct watch {
@@ -28,6 +29,19 @@ struct watch {
     bool told_silent;
     int asked_for;        /* 1 + the rank whose process was last asked for */
 };
+
+/* STEP is in work. */
+static void note_step(struct watch *w, int64_t step)
+{
+    struct launch *l = w->l;
+    if (step > l->step)
+        l->step = step;
+    if (step < 0 || l->first_step >= 0)
+        return;
+    l->first_step = step;
+    if (w->o->first_step)
+        w->o->first_step(w->o->context, l);
+}
 
 static void note_heartbeat(void *context, const struct heartbeat *h)
 {
@@ -66,14 +80,8 @@ static void note_heartbeat(void *context, const struct heartbeat *h)
         if (w->o->committed)
             w->o->committed(w->o->context, l);
     }
-    bool training = strcmp(h->phase, "step") == 0;
-    if (training && h->step > l->step)
-        l->step = h->step;
-    if (training && l->first_step < 0) {
-        l->first_step = h->step;
-        if (w->o->first_step)
-            w->o->first_step(w->o->context, l);
-    }
+    if (strcmp(h->phase, "step") == 0)
+        note_step(w, h->step);
 }
 
 /* The rank that has been silent longest, and for how long. */
@@ -236,7 +244,7 @@ static bool stops_too_slowly(struct watch *w)
 /* They have been told to leave by the servers, which have left; what is not gone then is ended. */
 static void await_workers(struct launch *l)
 {
-    double end = clock_seconds() + leave_limit;
+    double end = clock_seconds() + farewell_limit;
     l->workers.ending = true;
     while (workers_running(&l->workers) > 0 && clock_seconds() < end) {
         workers_wait(&l->workers, -1, 100);
@@ -260,6 +268,7 @@ static enum ending watch_ranks(struct watch *w, enum stop_cause (*stop)(void *, 
         }
         l->workers.ending = l->ending_since > 0;
         workers_tend(&l->workers);
+        note_step(w, workers_step(&l->workers)); /* servers train nothing */
         if (stop(w->o->context, &at_once) != STOP_NONE)
             ask_to_stop(w);
         if (ends_too_slowly(l))

@@ -12,9 +12,9 @@
 #include "slurm/child.h"
 #include "slurm/sweep.h"
 
-/* Seconds: before a worker that did no step is started again, for each such life; until slurmctld is asked again; that a step's
- * cancelling may take; that an srun which has not told its step may take to end it. */
-static const double fruitless_pause = 1, controller_pause = 5, cancel_seconds = 1, term_seconds = 1;
+/* Seconds: before a worker is started again, in which it shows if a server's end was what ended it; more of them for each life without a
+ * step; until slurmctld is asked again; that a step's cancelling may take; that an srun which has not told its step may take to end it. */
+static const double restart_pause = 0.3, fruitless_pause = 1, controller_pause = 5, cancel_seconds = 1, term_seconds = 1;
 
 /* So many sruns may be on their way to a first word: hundreds at once would keep each other waiting. */
 enum { STARTS_AT_ONCE = 64 };
@@ -87,7 +87,7 @@ static void lose(struct workers *w, struct worker *k, const char *why, bool hope
     bool again = !hopeless && k->fruitless <= w->config->supervise.max_restarts && place(w, k);
     if (again)
         k->state = WORKER_DUE;
-    k->due = clock_seconds() + k->fruitless * fruitless_pause;
+    k->due = clock_seconds() + restart_pause + k->fruitless * fruitless_pause;
     if (w->observer.lost)
         w->observer.lost(w->observer.context, k, why, again);
 }
@@ -154,6 +154,12 @@ void workers_leave_nodes(struct workers *w)
 
 /* ---- its life ---- */
 
+/* Parameters pulled for a step and its gradient pushed are part of it. */
+static bool is_training(const char *phase)
+{
+    return strcmp(phase, "step") == 0 || strcmp(phase, "pull") == 0 || strcmp(phase, "push") == 0;
+}
+
 static void hear(void *context, const struct heartbeat *h)
 {
     struct worker *k = ((void **)context)[1];
@@ -168,7 +174,7 @@ static void hear(void *context, const struct heartbeat *h)
         k->leave_code = atoi(h->text);
         snprintf(k->reason, sizeof k->reason, "%s", reason ? reason + 1 : "");
     }
-    if (strcmp(h->phase, "step") == 0) {
+    if (is_training(h->phase)) {
         k->first_step = k->first_step < 0 ? h->step : k->first_step;
         k->step = h->step > k->step ? h->step : k->step;
     }
@@ -259,6 +265,15 @@ struct worker *workers_most_silent(const struct workers *w, double *silence)
         }
     }
     return worst;
+}
+
+int64_t workers_step(const struct workers *w)
+{
+    int64_t newest = -1;
+    for (int i = 0; i < w->count; i++)
+        if (w->worker[i].state == WORKER_RUNS && w->worker[i].step > newest)
+            newest = w->worker[i].step;
+    return newest;
 }
 
 int workers_running(const struct workers *w)

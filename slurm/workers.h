@@ -84,6 +84,9 @@ void workers_end(struct workers *workers, struct worker *worker, const char *why
 /* Those on nodes that are not healthy are lost; they come back on others where there is room. */
 void workers_leave_nodes(struct workers *workers);
 
+/* The newest step that a running one has told to be at; -1: none. */
+int64_t workers_step(const struct workers *workers);
+
 int workers_running(const struct workers *workers);
 
 /* The last of them that was lost, if all are lost and none has left in order; else NULL. */

@@ -195,7 +195,7 @@ static void meet(long step)
             continue;
         }
         rest(20);
-        heartbeat_send(HEARTBEAT_ALIVE, rank, host, step, "step", getenv("SLURM_STEP_ID"));
+        heartbeat_send(HEARTBEAT_ALIVE, rank, host, step, getenv("CAIRN_WORKERS") ? "serve" : "step", getenv("SLURM_STEP_ID"));
     }
 }
 
@@ -250,7 +250,7 @@ int main(void)
         call_workers();
     for (long step = first; step < steps; step++) {
         misbehave(step, true);
-        heartbeat_send(HEARTBEAT_ALIVE, rank, host, step, "step", getenv("SLURM_STEP_ID"));
+        heartbeat_send(HEARTBEAT_ALIVE, rank, host, step, getenv("CAIRN_WORKERS") ? "serve" : "step", getenv("SLURM_STEP_ID"));
         misbehave(step, false);
         rest(milliseconds);
         meet(step);

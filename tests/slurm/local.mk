@@ -5,9 +5,9 @@ EXTRA_DIST += tests/install-packages.sh tests/slurm/cluster tests/slurm/cluster.
 TESTS += tests/slurm/job.t
 EXTRA_DIST += tests/slurm/job.t
 
-TESTS += tests/slurm/supervise.t tests/slurm/supervise_stub.t tests/slurm/supervise_slurm.t tests/slurm/workers.t tests/slurm/rounds.t
+TESTS += tests/slurm/supervise.t tests/slurm/supervise_stub.t tests/slurm/supervise_slurm.t tests/slurm/workers.t tests/slurm/server.t tests/slurm/rounds.t
 EXTRA_DIST += tests/slurm/supervise_common.sh tests/slurm/supervise.t tests/slurm/supervise_stub.t tests/slurm/supervise_slurm.t \
-  tests/slurm/workers.t tests/slurm/rounds tests/slurm/rounds.t
+  tests/slurm/workers.t tests/slurm/server.t tests/slurm/rounds tests/slurm/rounds.t
 check_PROGRAMS += tests/slurm/fake_train
 tests_slurm_fake_train_SOURCES = tests/slurm/fake_train.c
 tests_slurm_fake_train_LDADD = libcore.la
