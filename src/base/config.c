@@ -337,13 +337,14 @@ static cairn_err check_model(const struct reader *reader)
 static cairn_err check_supervise(const struct reader *reader)
 {
     const struct config *c = reader->config;
-    /* Ranks of one copy of the model share its microbatches' work, not the microbatches. */
+    /* Ranks of one copy of the model share its microbatches' work, not the microbatches; servers have none. */
     int64_t model = c->parallel.tensor * c->parallel.context * c->parallel.pipeline;
-    if (c->supervise.min_ranks / model > c->batch.microbatches)
+    int64_t servers = c->parallel.sync == SYNC_SERVER ? c->parallel.servers : 0;
+    if ((c->supervise.min_ranks - servers) / model > c->batch.microbatches)
         return fail_at(reader, blame(reader, &c->supervise.min_ranks, &c->batch.microbatches),
                        "supervise.min_ranks: %lld ranks cannot share %lld microbatches (batch.microbatches)",
                        (long long)c->supervise.min_ranks, (long long)c->batch.microbatches);
-    if (c->supervise.ranks / model > c->batch.microbatches)
+    if ((c->supervise.ranks - servers) / model > c->batch.microbatches)
         return fail_at(reader, blame(reader, &c->supervise.ranks, &c->batch.microbatches),
                        "supervise.ranks: %lld ranks cannot share %lld microbatches (batch.microbatches)", (long long)c->supervise.ranks,
                        (long long)c->batch.microbatches);
@@ -351,10 +352,10 @@ static cairn_err check_supervise(const struct reader *reader)
         return fail_at(reader, blame(reader, &c->supervise.min_ranks, &c->supervise.ranks),
                        "supervise.min_ranks: %lld is above supervise.ranks, %lld", (long long)c->supervise.min_ranks,
                        (long long)c->supervise.ranks);
-    if (c->parallel.data && (c->supervise.min_ranks - 1) / model >= c->parallel.data)
+    if (c->parallel.data && (c->supervise.min_ranks - servers - 1) / model >= c->parallel.data)
         return fail_at(reader, blame(reader, &c->supervise.min_ranks, &c->parallel.data),
                        "supervise.min_ranks: %lld is above the %lld ranks of the layout (parallel.data is %lld)",
-                       (long long)c->supervise.min_ranks, (long long)(c->parallel.data * model), (long long)c->parallel.data);
+                       (long long)c->supervise.min_ranks, (long long)(c->parallel.data * model + servers), (long long)c->parallel.data);
     if (c->supervise.silent_seconds <= c->supervise.heartbeat_seconds)
         return fail_at(reader, blame(reader, &c->supervise.silent_seconds, &c->supervise.heartbeat_seconds),
                        "supervise.silent_seconds: %g is not above supervise.heartbeat_seconds, %g", c->supervise.silent_seconds,

@@ -216,6 +216,18 @@ Test(config, keys_that_do_not_fit)
                  "dir/gpt.yaml:2:8: steps: 4611686018427387903 times batch.microbatches times batch.samples does not fit in 64 bits");
 }
 
+Test(config, servers_take_no_microbatches)
+{
+    struct config c;
+    const char *fits = PATH "batch: {microbatches: 2}\nparallel: {sync: server, servers: 2, data: 2}\nsupervise: {ranks: 4, min_ranks: 4}\n";
+    cr_assert_eq(load(&c, fits), CAIRN_OK, "%s", cairn_err_message());
+    config_free(&c);
+    expect_error(PATH "batch: {microbatches: 2}\nparallel: {sync: server, servers: 2}\nsupervise: {ranks: 5}\n",
+                 "dir/gpt.yaml:4:20: supervise.ranks: 5 ranks cannot share 2 microbatches (batch.microbatches)");
+    expect_error(PATH "parallel: {sync: server, data: 2}\nsupervise: {min_ranks: 4}\n",
+                 "dir/gpt.yaml:3:24: supervise.min_ranks: 4 is above the 3 ranks of the layout (parallel.data is 2)");
+}
+
 Test(config, overrides)
 {
     struct config c;
