@@ -19,4 +19,151 @@ losses() { sed -n 's/.*"step": *\([0-9]*\), *"\(loss\|validation_loss\)": *\([^,
 losses bulk >bulk.losses
 losses s2-w3 >server.losses
 [ -s bulk.losses ] && cmp -s bulk.losses server.losses && pass "losses of every step and validation are equal too" || fail "losses of every step and validation are equal too" server.losses
+
+# A checkpoint of one goes on under the other.
+train 4 run_dir=chain steps=2 $P.sync=server $P.servers=2
+train 2 run_dir=chain steps=4
+train 3 run_dir=chain steps=6 $P.sync=server
+grep -q "goes on from the checkpoint of step 4" train.log && pass "servers go on from a bulk run's checkpoint" || fail "servers go on from a bulk run's checkpoint" train.log
+train 1 run_dir=chain
+same "bulk, servers, bulk and servers in turn end with the same weights" chain
+
+for kind in precision=bfloat16 model.tied=false batch.microbatches=1; do
+    train 1 run_dir=b-$kind $kind
+    bits=$(hash_of b-$kind)
+    workers=2
+    [ $kind = batch.microbatches=1 ] && workers=1
+    train $((workers + 2)) run_dir=s-$kind $kind $P.sync=server $P.servers=2
+    [ -n "$bits" ] && [ "$(hash_of s-$kind)" = "$bits" ] && pass "$kind: the bits of bulk" || fail "$kind: the bits of bulk" train.log
+done
+
+# refused NAME WORDS RANKS KEYS...: exit code 2 and one error with these words
+refused() {
+    name=$1 words=$2
+    shift 2
+    train "$@"
+    status=$?
+    grep -q "$words" train.log && [ $status -eq 2 ] && [ "$(grep -c 'error:' train.log)" -eq 1 ] && pass "refused: $name" ||
+        { echo "exit status $status" >>train.log; fail "refused: $name" train.log; }
+}
+refused "no worker" "1 server and workers need at least 2 ranks, but there is 1" 1 run_dir=no $P.sync=server
+refused "more workers than microbatches" "2 workers but batch.microbatches is 1" 3 run_dir=no $P.sync=server batch.microbatches=1
+refused "ZeRO" "parallel.zero does not go with it" 3 run_dir=no $P.sync=server $P.zero=1
+refused "tensor" "parallel.tensor does not go with it" 3 run_dir=no $P.sync=server $P.tensor=2
+refused "compression" "parallel.compress does not go with it" 3 run_dir=no $P.sync=server $P.compress=bf16
+
+# Stale and asynchronous: the loss falls as in bulk, and nobody is further ahead than told.
+long="steps=60 optimizer.decay_steps=60 validation.every=60 checkpoint.every=25"
+train 1 run_dir=bulk60 $long
+bulk_loss=$(losses bulk60 | sed -n 's/.*validation_loss //p')
+for staleness in 1 3 inf; do
+    train 4 run_dir=stale$staleness $long $P.sync=server $P.staleness=$staleness
+    loss=$(losses stale$staleness | sed -n 's/.*validation_loss //p')
+    echo "validation loss $loss, bulk $bulk_loss" >>train.log
+    [ -n "$loss" ] && awk "BEGIN { exit !($loss < 1.08 * $bulk_loss) }" && pass "staleness $staleness trains" || fail "staleness $staleness trains" train.log
+    lead=$(sed -n 's/.*"lead": *\([0-9]*\).*/\1/p' stale$staleness/metrics.jsonl | sort -n | tail -1)
+    [ $staleness = inf ] && continue
+    [ -n "$lead" ] && [ "$lead" -le $staleness ] && pass "staleness $staleness: no worker was further ahead" || { echo "lead $lead" >>train.log; fail "staleness $staleness: no worker was further ahead" train.log; }
+done
+updates=$(h5dump -d /facts/extra stale3/checkpoints/step-00000060/state.h5 2>/dev/null; "$CAIRN" ckpt info --json stale3)
+echo "$updates" | grep -q extra_updates && pass "the count of updates stands in the checkpoint" || { echo "$updates" >>train.log; fail "the count of updates stands in the checkpoint" train.log; }
+
+# ---- workers of their own ----
+expected=$(hash_of bulk60)
+
+# serve RUN SERVERS WORKERS KEYS...: starts the servers; how workers reach them in $invitation. worker N KEYS...: starts one, its process in $worker
+serve() {
+    run=$1 count=$2 workers=$3
+    shift 3
+    CAIRN_SUPERVISED=1 CAIRN_WORKERS=$workers timeout -k 5 100 "$MPIEXEC" -n "$count" "$CAIRN" train tiny.yaml "run_dir=$run" $P.sync=server "$P.servers=$count" "$@" >"$run.out" 2>"$run.log" &
+    launcher=$!
+    invitation=
+    tries=0
+    until [ -n "$invitation" ] || [ $tries -ge 300 ]; do
+        tries=$((tries + 1)); sleep 0.1
+        invitation=$(sed -n 's/^.cairn servers 0 [^ ]* 0 serve //p' "$run.out")
+    done
+}
+worker() {
+    number=$1
+    shift
+    CAIRN_SERVERS=$invitation CAIRN_WORKER=$number "$CAIRN" train ./tiny.yaml "run_dir=$run" $P.sync=server "$P.servers=$count" "$@" >"$run.worker$number" 2>&1 &
+    worker=$!
+}
+# await_step RUN STEP: until it is done
+await_step() {
+    tries=0
+    until grep -q "\"step\": *$2," "$1/metrics.jsonl" 2>/dev/null || [ $tries -ge 600 ]; do tries=$((tries + 1)); sleep 0.1; done
+}
+ends() { # NAME RUN: the servers end well, with the expected weights
+    wait $launcher
+    status=$?
+    cat "$2.log" "$2".worker* >train.log
+    echo "exit status $status" >>train.log
+    [ $status -eq 0 ] && same "$1" "$2" || fail "$1" train.log
+}
+
+serve own 2 3 $long
+for n in 0 1 2; do worker $n $long; done
+ends "three workers of their own: the bits of bulk" own
+wait $worker
+[ $? -eq 0 ] && pass "workers end with exit code 0" || fail "workers end with exit code 0" own.worker2
+
+serve killed 1 3 $long
+for n in 0 1 2; do worker $n $long; done
+await_step killed 5
+kill -KILL $worker
+ends "a worker is killed: the bits of bulk" killed
+grep -q "warning: worker 2 on .* is lost" killed.log && pass "its loss is told" || fail "its loss is told" killed.log
+
+serve again 2 2 $long
+for n in 0 1; do worker $n $long; done
+await_step again 5
+kill -KILL $worker
+worker 1 $long
+ends "a worker is killed and started again: the bits of bulk" again
+
+serve one 1 1 $long
+worker 0 $long
+await_step one 5
+kill -KILL $worker
+worker 0 $long
+ends "the only worker is killed and started again: the bits of bulk" one
+
+serve lost 2 2 $long
+for n in 0 1; do worker $n $long; done
+await_step lost 30
+pkill -KILL -f "^$CAIRN train tiny.yaml run_dir=lost" # the servers alone: workers read ./tiny.yaml
+wait $launcher
+wait $worker
+status=$?
+grep -q "error: .*the connection to .* is lost" lost.worker1 && [ $status -eq 1 ] && pass "servers are killed: workers end with one clear error" ||
+    { echo "exit status $status" >>lost.worker1; fail "servers are killed: workers end with one clear error" lost.worker1; }
+serve lost 2 2 $long
+for n in 0 1; do worker $n $long; done
+ends "started again from the checkpoint: the bits of bulk" lost
+grep -q "goes on from the checkpoint of step 25" lost.log && pass "which is the newest" || fail "which is the newest" lost.log
+
+serve stopped 1 2 $long
+for n in 0 1; do worker $n $long; done
+await_step stopped 5
+pkill -USR1 -f "^$CAIRN train tiny.yaml run_dir=stopped"
+wait $launcher
+status=$?
+wait $worker
+[ $? -eq 75 ] && [ $status -eq 75 ] && pass "SIGUSR1 ends servers and workers with exit code 75" || { echo "exit status $status" >>stopped.log; fail "SIGUSR1 ends servers and workers with exit code 75" stopped.log; }
+train 2 run_dir=stopped $long
+same "and the rest of the run, in bulk, has the bits of bulk" stopped
+
+serve wrong 1 1 $long
+worker 0 $long seed=7
+wait $worker
+status=$?
+grep -q "its config is not the servers': seed 7 (was 1)" wrong.worker0 && [ $status -eq 2 ] && pass "a worker with another config is refused" ||
+    { echo "exit status $status" >>wrong.worker0; fail "a worker with another config is refused" wrong.worker0; }
+token=$(printf %032d 0)
+CAIRN_SERVERS=$token@${invitation#*@} "$CAIRN" train tiny.yaml run_dir=stranger $long $P.sync=server >wrong.stranger 2>&1
+[ $? -eq 2 ] && grep -q "does not have this run's token" wrong.stranger && pass "without the token nobody comes in" || fail "without the token nobody comes in" wrong.stranger
+worker 0 $long
+ends "and the run knows nothing of them" wrong
 finish
