@@ -35,6 +35,7 @@ include tests/unit/experts.mk
 include tests/unit/schedule.mk
 include tests/unit/train.mk
 include tests/unit/plan.mk
+include tests/unit/server.mk
 include tests/unit/slurm.mk
 include tests/plan/local.mk
 include tests/ranks/local.mk
