@@ -12,6 +12,11 @@ void log_set_rank(int rank, const char *host)
     snprintf(prefix, sizeof prefix, "cairn[%d@%.64s]: ", rank, host);
 }
 
+void log_set_worker(int number, const char *host)
+{
+    snprintf(prefix, sizeof prefix, "cairn[worker %d@%.64s]: ", number, host);
+}
+
 static void write_line(const char *kind, const char *format, va_list args) __attribute__((format(printf, 2, 0)));
 
 static void write_line(const char *kind, const char *format, va_list args)

@@ -36,6 +36,12 @@ bool job_stop_requested(const struct job *job)
     return stop_signal != 0;
 }
 
+bool job_asked_to_end(const struct job *job)
+{
+    (void)job;
+    return stop_signal == SIGTERM;
+}
+
 const char *job_stop_reason(const struct job *job)
 {
     (void)job;
@@ -156,7 +162,9 @@ static cairn_err connect_all(struct job *job)
 
 static void log_start(struct job *job, double seconds)
 {
-    if (job->size > 1)
+    if (launch_is_own_worker())
+        log_set_worker(job->number, job->host);
+    else if (job->size > 1)
         log_set_rank(job->rank, job->host);
     if (job->rank != 0 || launch_is_own_worker())
         return;

@@ -43,6 +43,7 @@ MPI_Comm job_comm(const struct job *job);  /* all ranks, in their order; errors 
 /* Whether every rank shall stop at the next agreed point: SIGUSR1 or SIGTERM came to this rank. A flag; nothing else
  * happens in the handler. */
 bool job_stop_requested(const struct job *job);
+bool job_asked_to_end(const struct job *job); /* it was SIGTERM */
 const char *job_stop_reason(const struct job *job); /* "SIGUSR1 (time limit near)", "SIGTERM (preempted or cancelled)" */
 
 /* Fences that the PMI bridge has made so far, the same number whatever the count of ranks; -1 without the bridge. */

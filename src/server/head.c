@@ -13,6 +13,9 @@
  * same speed. */
 static const double gather_limit = 10;
 
+/* So many shares must be done before their time says how long one may take. */
+enum { TIMED_SHARES = 3 };
+
 /* What is known of a step that has begun. */
 struct record {
     struct record *next;
@@ -30,6 +33,10 @@ struct head {
     bool gathered;
     double first_ready, alone_since; /* alone: no worker lives */
     double last_told;     /* when the step before was done */
+    struct {
+        int64_t count;    /* of shares that are done */
+        double slowest;   /* seconds for a microbatch */
+    } pace[WORK_VALIDATE + 1]; /* by enum work_kind */
     /* the norm that is gathered */
     struct exact_sum total;
     int squared;
@@ -190,6 +197,31 @@ cairn_err head_squares(struct server *s, int64_t step, const int64_t words[EXACT
     return store_apply(s, step, norm);
 }
 
+static void time_share(struct head *h, const struct peer *p)
+{
+    double pace = (clock_seconds() - p->given) / (double)p->item.count;
+    h->pace[p->item.kind].count++;
+    if (pace > h->pace[p->item.kind].slowest)
+        h->pace[p->item.kind].slowest = pace;
+}
+
+/* A worker that was stopped, or hangs with its watchdog: its machine lives, so nothing else shows it. It has twice the time that the
+ * watchdog gives, which ends it sooner if it can. */
+static void drop_hung(struct server *s)
+{
+    const struct config *c = s->config;
+    for (int i = 0; i < s->peer_count; i++) {
+        struct peer *p = s->peers[i];
+        if (p->lost || !p->has_item || s->head->pace[p->item.kind].count < TIMED_SHARES)
+            continue;
+        double limit = 2 * fmax(c->supervise.hang_seconds, c->supervise.hang_factor * s->head->pace[p->item.kind].slowest * (double)p->item.count);
+        if (clock_seconds() - p->given > limit) {
+            FAIL(CAIRN_ETIMEOUT, "its share of step %lld is not done after %.1f s", (long long)p->item.step, limit);
+            peer_fault(p);
+        }
+    }
+}
+
 cairn_err head_done(struct server *s, struct peer *peer, const struct wire_head *head, const struct wire_block *losses)
 {
     struct head *h = s->head;
@@ -201,6 +233,7 @@ cairn_err head_done(struct server *s, struct peer *peer, const struct wire_head 
         peer_fault(peer);
         return CAIRN_OK;
     }
+    time_share(h, peer);
     peer->has_item = false;
     peer->asks = true;
     if (item.kind == WORK_VALIDATE) {
@@ -338,6 +371,7 @@ static cairn_err give_out(struct server *s)
         const int64_t field[WIRE_FIELDS] = {p->item.kind, p->item.step, p->item.first, p->item.count};
         p->asks = false;
         p->has_item = true;
+        p->given = clock_seconds();
         peer_send(p, MESSAGE_WORK, field, NULL);
     }
     return CAIRN_OK;
@@ -363,6 +397,7 @@ cairn_err head_go_on(struct server *s)
         return CAIRN_OK;
     }
     TRY(give_out(s));
+    drop_hung(s);
     return check_alone(s);
 }
 

@@ -15,10 +15,10 @@ static int count_of(const char *variable)
     return text && *text ? atoi(text) : 0;
 }
 
-static cairn_err work(struct job *job, struct mesh *self, const struct config *config, const char *invitation, int number, struct roles_end *end)
+static cairn_err work(struct job *job, const struct config *config, const struct worker_place *place, struct roles_end *end)
 {
     int exit_code = EXIT_CODE_FAILED;
-    TRY(worker_run(job, self->world, config, invitation, number, &exit_code));
+    TRY(worker_run(job, config, place, &exit_code));
     end->stopped = exit_code == EXIT_CODE_RESTART;
     return CAIRN_OK;
 }
@@ -67,7 +67,8 @@ static cairn_err split(struct trainer *t, struct job *job, struct mesh *mesh, co
     TRY(mesh_broadcast(mesh, invitation, sizeof invitation, 0));
     if (serves)
         return serve(t, server, layout.data, end);
-    return work(job, own, config, invitation, mesh->rank - layout.servers, end);
+    const struct worker_place place = {.self = own->world, .servers = invitation, .number = mesh->rank - layout.servers};
+    return work(job, config, &place, end);
 }
 
 cairn_err roles_train(struct trainer *t, struct job *job, struct mesh *mesh, const struct config *config, struct roles_end *end)
@@ -76,8 +77,10 @@ cairn_err roles_train(struct trainer *t, struct job *job, struct mesh *mesh, con
     int workers = count_of("CAIRN_WORKERS");
     *end = (struct roles_end){0};
     *t = (struct trainer){.config = config, .job = job, .mesh = mesh, .lock = -1};
-    if (servers)
-        return work(job, mesh, config, servers, job_number(job), end);
+    if (servers) {
+        const struct worker_place place = {.self = mesh->world, .servers = servers, .number = job_number(job), .own = true};
+        return work(job, config, &place, end);
+    }
     if (workers > 0)
         return serve_others(t, job, mesh, config, workers, end);
     return split(t, job, mesh, config, end);

@@ -27,6 +27,7 @@ struct peer {
     bool ready, asks;
     struct work_item item;
     bool has_item;
+    double given;        /* when it got the item */
     /* where workers are asynchronous: what it has pushed of a share, by bucket */
     struct wire_block **pushed;
 };

@@ -22,6 +22,7 @@ static const double connect_limit = 10, look_every = 0.5, no_limit = 1e9;
 struct worker {
     struct job *job;
     const struct config *config;
+    const struct worker_place *place;
     struct dataset *train, *validation;
     struct backend *backend;
     struct replica *replica;
@@ -105,10 +106,15 @@ static cairn_err receive(struct worker *w, int server)
     return CAIRN_OK;
 }
 
+static bool leaves_alone(const struct worker *w)
+{
+    return w->place->own && job_asked_to_end(w->job);
+}
+
 /* A signal to one is a wish to stop all: the head finds the step for it. */
 static cairn_err tell_stop(struct worker *w)
 {
-    if (w->stop_told || !job_stop_requested(w->job))
+    if (w->stop_told || !job_stop_requested(w->job) || leaves_alone(w))
         return CAIRN_OK;
     w->stop_told = true;
     return wire_send(w->wires[0], MESSAGE_STOP, NULL, NULL);
@@ -136,7 +142,7 @@ static bool has_all(const struct worker *w)
 
 static bool has_work(const struct worker *w)
 {
-    return w->has_item;
+    return w->has_item || leaves_alone(w);
 }
 
 /* Until DONE, or the head says to leave. SERVERS are connected. */
@@ -320,22 +326,28 @@ static cairn_err say_ready(struct worker *w)
     return err;
 }
 
-static cairn_err work(struct worker *w, MPI_Comm self, const char *servers, int number)
+static cairn_err work(struct worker *w)
 {
+    const struct worker_place *p = w->place;
     char token[MESSAGE_TOKEN_SIZE + 1];
     const char *addresses;
-    TRY(greeting_parse(servers, token, &addresses));
+    TRY(greeting_parse(p->servers, token, &addresses));
     job_phase(w->job, "open", 0, 0);
-    TRY(dataset_open(self, w->config->data.path, &w->train));
+    TRY(dataset_open(p->self, w->config->data.path, &w->train));
     if (w->config->validation.every)
-        TRY(dataset_open(self, w->config->data.path, &w->validation));
-    TRY(connect_head(w, addresses, token, number));
+        TRY(dataset_open(p->self, w->config->data.path, &w->validation));
+    TRY(connect_head(w, addresses, token, p->number));
     TRY(connect_others(w, token));
     TRY(open_replica(w));
     TRY(say_ready(w));
     while (!w->leaves) {
         job_phase(w->job, "wait", w->version < 0 ? 0 : w->version, no_limit);
         TRY(wait_until(w, w->count, has_work));
+        if (leaves_alone(w)) {
+            log_info("leaves: %s", job_stop_reason(w->job));
+            w->exit_code = EXIT_CODE_RESTART;
+            break;
+        }
         if (!w->leaves)
             TRY(do_item(w));
     }
@@ -357,10 +369,10 @@ static void close_worker(struct worker *w)
         w->backend->table->close(w->backend);
 }
 
-cairn_err worker_run(struct job *job, MPI_Comm self, const struct config *config, const char *servers, int number, int *exit_code)
+cairn_err worker_run(struct job *job, const struct config *config, const struct worker_place *place, int *exit_code)
 {
-    struct worker w = {.job = job, .config = config, .version = -1};
-    cairn_err err = work(&w, self, servers, number);
+    struct worker w = {.job = job, .config = config, .place = place, .version = -1};
+    cairn_err err = work(&w);
     *exit_code = w.exit_code;
     close_worker(&w);
     return err;

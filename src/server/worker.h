@@ -3,12 +3,19 @@
 #define SERVER_WORKER_H
 
 #include <mpi.h>
+#include <stdbool.h>
 
 #include "base/config.h"
 #include "job/job.h"
 
-/* SERVERS is "TOKEN@ADDRESSES" (server/wire.h), NUMBER this worker's among all, for messages. SELF has this process alone. *EXIT_CODE is
- * what the servers say at the end. A lost server is CAIRN_EPEER. */
-cairn_err worker_run(struct job *job, MPI_Comm self, const struct config *config, const char *servers, int number, int *exit_code);
+struct worker_place {
+    MPI_Comm self;       /* this process alone */
+    const char *servers; /* "TOKEN@ADDRESSES" (server/wire.h) */
+    int number;          /* among all workers, for messages */
+    bool own;            /* whoever ends it means it alone: SIGTERM makes it leave after its share. Else the wish to stop is for all */
+};
+
+/* *EXIT_CODE is what the servers say at the end. A lost server is CAIRN_EPEER. */
+cairn_err worker_run(struct job *job, const struct config *config, const struct worker_place *place, int *exit_code);
 
 #endif

@@ -65,8 +65,11 @@ for staleness in 1 3 inf; do
     [ $staleness = inf ] && continue
     [ -n "$lead" ] && [ "$lead" -le $staleness ] && pass "staleness $staleness: no worker was further ahead" || { echo "lead $lead" >>train.log; fail "staleness $staleness: no worker was further ahead" train.log; }
 done
-updates=$(h5dump -d /facts/extra stale3/checkpoints/step-00000060/state.h5 2>/dev/null; "$CAIRN" ckpt info --json stale3)
-echo "$updates" | grep -q extra_updates && pass "the count of updates stands in the checkpoint" || { echo "$updates" >>train.log; fail "the count of updates stands in the checkpoint" train.log; }
+rm -r stale3/checkpoints/step-00000060
+train 4 run_dir=stale3 $long $P.sync=server $P.staleness=3
+"$CAIRN" ckpt info --json stale3 >>train.log
+grep -q 'goes on from the checkpoint of step 50' train.log && grep -q '"extra_updates": 120,' train.log &&
+    pass "updates are counted across a restart: three shares a step" || fail "updates are counted across a restart: three shares a step" train.log
 
 # ---- workers of their own ----
 expected=$(hash_of bulk60)
@@ -115,6 +118,24 @@ await_step killed 5
 kill -KILL $worker
 ends "a worker is killed: the bits of bulk" killed
 grep -q "warning: worker 2 on .* is lost" killed.log && pass "its loss is told" || fail "its loss is told" killed.log
+
+serve asleep 1 2 $long supervise.hang_seconds=0.5
+for n in 0 1; do worker $n $long; done
+await_step asleep 5
+kill -STOP $worker
+ends "a worker is stopped: the others go on without it, the bits of bulk" asleep
+grep -q "warning: worker 1 on .* is lost (its share of step .* is not done" asleep.log && pass "its hang is told" || fail "its hang is told" asleep.log
+kill -CONT $worker
+wait $worker
+[ $? -eq 1 ] && pass "when it wakes up it ends" || fail "when it wakes up it ends" asleep.worker1
+
+serve ended 1 2 $long
+for n in 0 1; do worker $n $long; done
+await_step ended 5
+kill -TERM $worker
+wait $worker
+[ $? -eq 75 ] && grep -q 'cairn\[worker 1@.*leaves: SIGTERM' ended.worker1 && pass "SIGTERM ends one worker" || fail "SIGTERM ends one worker" ended.worker1
+ends "and the others go on, the bits of bulk" ended
 
 serve again 2 2 $long
 for n in 0 1; do worker $n $long; done
