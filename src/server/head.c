@@ -33,6 +33,7 @@ struct head {
     bool gathered;
     double first_ready, alone_since; /* alone: no worker lives */
     double last_told;     /* when the step before was done */
+    int64_t last_sent;    /* bytes until then */
     struct {
         int64_t count;    /* of shares that are done */
         double slowest;   /* seconds for a microbatch */
@@ -90,6 +91,12 @@ void head_expect(struct server *s, int workers)
 
 /* ---- workers ---- */
 
+static void let_leave(struct server *s, struct peer *peer)
+{
+    const int64_t code[WIRE_FIELDS] = {s->stopped ? EXIT_CODE_RESTART : EXIT_CODE_DONE};
+    peer_send(peer, MESSAGE_LEAVE, code, NULL);
+}
+
 cairn_err head_welcome(struct server *s, struct peer *peer)
 {
     size_t room = (size_t)s->mesh->size * INVITATION_SIZE;
@@ -107,6 +114,8 @@ cairn_err head_welcome(struct server *s, struct peer *peer)
     const int64_t field[WIRE_FIELDS] = {peer->id, s->t->threads, s->mesh->size};
     peer_send(peer, MESSAGE_WELCOME, field, block);
     wire_block_drop(block);
+    if (s->ended)
+        let_leave(s, peer);
     return CAIRN_OK;
 }
 
@@ -258,9 +267,10 @@ static cairn_err tell_step(struct server *s, const struct record *r)
         sum += r->losses[i];
     struct metrics_step m = {.step = r->step + 1, .loss = sum / (double)c->batch.microbatches, .gradient_norm = sqrt(r->norm),
                              .learning_rate = learning_rate_at(c, r->step), .seconds = now - h->last_told, .data_seconds = r->waited,
-                             .tokens = c->batch.microbatches * c->batch.samples * c->model.context, .workers = work_living(h->work),
+                             .tokens = c->batch.microbatches * c->batch.samples * c->model.context, .bytes_sent = server_bytes_sent(s) - h->last_sent, .workers = work_living(h->work),
                              .lead = work_lead(h->work)};
     h->last_told = now;
+    h->last_sent += m.bytes_sent;
     if (!isfinite(m.loss))
         return FAIL(CAIRN_EINVAL, "step %lld: loss %g: the training has diverged; weights of the checkpoint before are kept; a lower "
                     "optimizer.learning_rate or more warm-up may help", (long long)r->step, m.loss);
@@ -312,14 +322,13 @@ static void tell_validation(struct server *s)
 /* All leave. */
 static void end(struct server *s)
 {
-    bool stopped = work_begun(s->head->work) < s->config->steps;
-    const int64_t field[WIRE_FIELDS] = {stopped}, code[WIRE_FIELDS] = {stopped ? EXIT_CODE_RESTART : EXIT_CODE_DONE};
     s->ended = true;
-    s->stopped = stopped;
+    s->stopped = work_begun(s->head->work) < s->config->steps;
+    const int64_t field[WIRE_FIELDS] = {s->stopped};
     server_tell_servers(s, MESSAGE_END, field);
     for (int i = 0; i < s->peer_count; i++)
         if (s->peers[i]->kind == PEER_WORKER && !s->peers[i]->lost)
-            peer_send(s->peers[i], MESSAGE_LEAVE, code, NULL);
+            let_leave(s, s->peers[i]);
 }
 
 static cairn_err meet(struct server *s)

@@ -39,6 +39,14 @@ void server_tell_servers(struct server *s, enum message_type type, const int64_t
             peer_send(s->peers[i], type, field, NULL);
 }
 
+int64_t server_bytes_sent(const struct server *s)
+{
+    int64_t sent = s->sent_before;
+    for (int i = 0; i < s->peer_count; i++)
+        sent += wire_bytes_sent(s->peers[i]->wire);
+    return sent;
+}
+
 static cairn_err add_peer(struct server *s, struct wire *wire, struct peer **out)
 {
     struct peer *p = calloc(1, sizeof *p);
@@ -65,6 +73,7 @@ static cairn_err add_peer(struct server *s, struct wire *wire, struct peer **out
 static void close_peer(struct server *s, struct peer *p)
 {
     store_drop_peer(s, p);
+    s->sent_before += wire_bytes_sent(p->wire);
     wire_close(p->wire);
     free(p);
 }
@@ -303,7 +312,7 @@ cairn_err server_run(struct server *s, int workers, bool *stopped)
     for (double until = clock_seconds() + farewell_limit; has_workers(s) && clock_seconds() < until;)
         TRY(turn(s));
     *stopped = s->stopped;
-    return CAIRN_OK;
+    return trainer_tell_memory(s->t);
 }
 
 cairn_err server_save(struct server *s, int64_t step)
@@ -334,6 +343,11 @@ static cairn_err open_state(struct server *s)
         return FAIL(CAIRN_ENOMEM, "no memory for the weights");
     TRY(weights_open(t->backend, s->graph, true, &sharing, &t->weights[0]));
     t->weights_count = 1;
+    if (server_is_head(s)) {
+        char model[256];
+        log_info("%s; a server: %.0f MB state; %s", trainer_model_text(t, model, sizeof model), (double)trainer_state_memory(t) * 1e-6,
+                 t->backend->table->signature(t->backend));
+    }
     return trainer_list_arrays(t);
 }
 

@@ -53,6 +53,7 @@ struct server {
     struct peer **peers;
     int peer_count, peer_room;
     struct peer *to_head;     /* of the other servers; in peers */
+    int64_t sent_before;      /* bytes, to peers that are gone */
     struct store *store;
     struct head *head;        /* NULL: not here */
     bool ended, stopped, stop_told, failed_together;
@@ -69,6 +70,7 @@ void peer_fault(struct peer *peer);
 void peer_send(struct peer *peer, enum message_type type, const int64_t field[WIRE_FIELDS], struct wire_block *payload);
 /* To all other servers. */
 void server_tell_servers(struct server *s, enum message_type type, const int64_t field[WIRE_FIELDS]);
+int64_t server_bytes_sent(const struct server *s);
 /* Collective over the servers. */
 cairn_err server_save(struct server *s, int64_t step);
 

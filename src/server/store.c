@@ -304,8 +304,10 @@ cairn_err store_push(struct server *s, struct peer *peer, const struct wire_head
 
 cairn_err store_push_end(struct server *s, struct peer *peer, const struct wire_head *head)
 {
-    if (!s->synchronous)
+    if (!s->synchronous) {
         TRY(end_share(s, peer, head));
+        store_drop_peer(s, peer);
+    }
     const int64_t field[WIRE_FIELDS] = {head->field[0], head->field[1]};
     if (!peer->lost)
         peer_send(peer, MESSAGE_PUSHED, field, NULL);

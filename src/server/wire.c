@@ -40,6 +40,7 @@ struct wire {
     /* going out: the first frame, of which SENT bytes are gone, to the last */
     struct outgoing *first, *last;
     size_t sent;
+    int64_t bytes_sent; /* ever */
 };
 
 /* ---- blocks ---- */
@@ -270,6 +271,7 @@ static cairn_err send_first(struct wire *w, bool *whole)
         if (n < 0)
             return gone(w, strerror(errno));
         w->sent += (size_t)n;
+        w->bytes_sent += n;
     }
     *whole = true;
     return CAIRN_OK;
@@ -289,6 +291,11 @@ cairn_err wire_flush(struct wire *w)
         free(o);
     }
     return CAIRN_OK;
+}
+
+int64_t wire_bytes_sent(const struct wire *w)
+{
+    return w->bytes_sent;
 }
 
 bool wire_is_sent(const struct wire *w)

@@ -60,6 +60,7 @@ cairn_err wire_send(struct wire *wire, uint32_t type, const int64_t field[WIRE_F
 
 /* Sends what can go now. */
 cairn_err wire_flush(struct wire *wire);
+int64_t wire_bytes_sent(const struct wire *wire); /* so far */
 bool wire_is_sent(const struct wire *wire); /* all of it is in the kernel's hands */
 
 /* The next frame, if one is here whole: *GOT. *PAYLOAD (NULL: the frame has none) is the caller's to drop. CAIRN_EPEER: the other end is

@@ -289,7 +289,8 @@ static cairn_err connect_others(struct worker *w, const char *token)
         wires[0] = w->wires[0];
         free(w->wires);
         w->wires = wires;
-    }
+    } else
+        w->count = 1;
     for (int s = 0; s < servers && !err; s++) {
         line = strsep(&left, "\n");
         if (!line || !*line)
@@ -331,6 +332,7 @@ static cairn_err work(struct worker *w)
     const struct worker_place *p = w->place;
     char token[MESSAGE_TOKEN_SIZE + 1];
     const char *addresses;
+    bool told = false;
     TRY(greeting_parse(p->servers, token, &addresses));
     job_phase(w->job, "open", 0, 0);
     TRY(dataset_open(p->self, w->config->data.path, &w->train));
@@ -350,6 +352,10 @@ static cairn_err work(struct worker *w)
         }
         if (!w->leaves)
             TRY(do_item(w));
+        if (!w->leaves && w->place->number == 0 && !told) {
+            log_info("a worker: %.0f MB parameters, gradients and activations", (double)replica_memory(w->replica) * 1e-6);
+            told = true;
+        }
     }
     return CAIRN_OK;
 }

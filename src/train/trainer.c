@@ -141,12 +141,21 @@ static cairn_err open_state(struct trainer *t)
     return trainer_list_arrays(t);
 }
 
-static int64_t state_memory(const struct trainer *t)
+int64_t trainer_state_memory(const struct trainer *t)
 {
     int64_t bytes = 0;
     for (int i = 0; i < t->weights_count; i++)
         bytes += weights_memory(&t->weights[i]);
     return bytes;
+}
+
+char *trainer_model_text(const struct trainer *t, char *out, size_t size)
+{
+    struct gpt m;
+    trainer_model(t->config, dataset_vocabulary(t->dataset), &m);
+    snprintf(out, size, "gpt: %lld layers, width %lld, %lld heads, vocabulary %lld: %.2f M parameters", (long long)m.layers, (long long)m.width,
+             (long long)m.heads, (long long)m.vocabulary, (double)gpt_parameter_count(&m, t->config->model.context) * 1e-6);
+    return out;
 }
 
 static cairn_err open_model(struct trainer *t)
@@ -159,14 +168,11 @@ static cairn_err open_model(struct trainer *t)
     TRY(mesh_agree(t->mesh, stage_open(t->mesh, t->backend, &options, &t->stage)));
     TRY(mesh_agree(t->mesh, open_state(t)));
     if (t->mesh->rank == 0) {
-        const struct gpt *m = &options.gpt;
-        char layout[LAYOUT_TEXT_SIZE];
-        log_info("gpt: %lld layers, width %lld, %lld heads, vocabulary %lld: %.2f M parameters; a rank: %.0f MB state, %.0f MB "
-                 "gradients, %.0f MB activations; %s; %s",
-                 (long long)m->layers, (long long)m->width, (long long)m->heads, (long long)m->vocabulary,
-                 (double)gpt_parameter_count(m, c->model.context) * 1e-6, (double)state_memory(t) * 1e-6,
-                 (double)gradient_memory(t->gradient) * 1e-6, (double)stage_activation_memory(t->stage) * 1e-6,
-                 layout_text(&t->mesh->layout, layout), t->backend->table->signature(t->backend));
+        char model[256], layout[LAYOUT_TEXT_SIZE];
+        log_info("%s; a rank: %.0f MB state, %.0f MB gradients, %.0f MB activations; %s; %s", trainer_model_text(t, model, sizeof model),
+                 (double)trainer_state_memory(t) * 1e-6, (double)gradient_memory(t->gradient) * 1e-6,
+                 (double)stage_activation_memory(t->stage) * 1e-6, layout_text(&t->mesh->layout, layout),
+                 t->backend->table->signature(t->backend));
     }
     return CAIRN_OK;
 }

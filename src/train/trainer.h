@@ -71,6 +71,9 @@ cairn_err trainer_open(struct trainer *trainer, struct job *job, struct mesh *me
 cairn_err trainer_open_run(struct trainer *trainer, struct job *job, struct mesh *mesh, const struct config *config);
 cairn_err trainer_open_metrics(struct trainer *trainer); /* on rank 0 */
 int64_t trainer_vocabulary(const struct trainer *trainer);
+int64_t trainer_state_memory(const struct trainer *trainer);
+char *trainer_model_text(const struct trainer *trainer, char *out, size_t size); /* "gpt: 4 layers, ...: 1.23 M parameters"; returns OUT */
+cairn_err trainer_tell_memory(struct trainer *trainer); /* the most that a rank has had; collective, at the end */
 
 /* Collective. Trains until the last step or until a stop is asked for (*STOPPED), checkpoints included. */
 cairn_err trainer_run(struct trainer *trainer, bool *stopped);

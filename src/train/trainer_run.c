@@ -147,13 +147,12 @@ static cairn_err validate(struct trainer *t)
     return CAIRN_OK;
 }
 
-/* The most memory that a rank has had, libraries and all. */
-static cairn_err tell_memory(struct trainer *t)
+cairn_err trainer_tell_memory(struct trainer *t)
 {
     struct rusage usage = {0};
     long own, most;
     getrusage(RUSAGE_SELF, &usage);
-    own = usage.ru_maxrss; /* KiB */
+    own = usage.ru_maxrss; /* KiB, libraries and all */
     TRY(mpi_check(MPI_Allreduce(&own, &most, 1, MPI_LONG, MPI_MAX, t->mesh->world), "comparing memory"));
     if (t->mesh->rank == 0)
         log_info("peak memory of a rank: %.0f MB", (double)most * 1024e-6);
@@ -181,6 +180,6 @@ cairn_err trainer_run(struct trainer *t, bool *stopped)
     if (t->step == c->steps && t->committed != t->step)
         TRY(trainer_save(t));
     *stopped = *stopped && t->step < c->steps;
-    TRY(tell_memory(t));
+    TRY(trainer_tell_memory(t));
     return tracing_join(t->mesh, c);
 }

@@ -1,4 +1,7 @@
-UNIT_TESTS += tests/unit/test_work tests/unit/test_wire
+UNIT_TESTS += tests/unit/test_sums tests/unit/test_work tests/unit/test_wire
+tests_unit_test_sums_SOURCES = tests/unit/test_sums.c
+tests_unit_test_sums_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_sums_LDADD = $(UNIT_LDADD)
 tests_unit_test_work_SOURCES = tests/unit/test_work.c
 tests_unit_test_work_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_work_LDADD = $(UNIT_LDADD)

@@ -128,6 +128,9 @@ Test(heartbeat, empty_and_long_fields)
     cr_assert_eq(strlen(got.text), sizeof h.text - 1);
     cr_assert(heartbeat_parse("\001cairn commit 0 n 400 checkpoint ", &got));
     cr_assert(got.kind == HEARTBEAT_COMMIT && got.step == 400 && *got.text == '\0');
+    cr_assert(heartbeat_parse("\001cairn servers 0 n 0 serve 0123abcd@n7:41,10.0.0.7:41", &got));
+    cr_assert(got.kind == HEARTBEAT_SERVERS);
+    cr_assert_str_eq(got.text, "0123abcd@n7:41,10.0.0.7:41");
 }
 
 Test(heartbeat, other_lines_are_not_taken)
