@@ -238,12 +238,11 @@ static void check_silent(struct server *s)
 {
     for (int i = 0; i < s->peer_count; i++) {
         struct peer *p = s->peers[i];
-        double quiet = wire_quiet(p->wire);
         if (p->kind == PEER_STRANGER && clock_seconds() - p->since > stranger_limit) {
             FAIL(CAIRN_ETIMEOUT, "it does not say who it is");
             peer_fault(p);
-        } else if (quiet > s->config->supervise.silent_seconds) {
-            FAIL(CAIRN_ETIMEOUT, "nothing comes from its machine for %.1f s", quiet);
+        } else if (wire_is_silent(p->wire, s->config->supervise.silent_seconds)) {
+            FAIL(CAIRN_ETIMEOUT, "nothing comes from its machine for %.1f s", wire_quiet(p->wire));
             peer_fault(p);
         }
     }

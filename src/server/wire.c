@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <ifaddrs.h>
 #include <linux/tcp.h>
+#include <math.h>
 #include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -384,6 +385,11 @@ double wire_quiet(const struct wire *w)
         return 0;
     uint32_t last = info.tcpi_last_ack_recv < info.tcpi_last_data_recv ? info.tcpi_last_ack_recv : info.tcpi_last_data_recv;
     return last * 1e-3;
+}
+
+bool wire_is_silent(const struct wire *w, double silent_seconds)
+{
+    return wire_quiet(w) > fmax(silent_seconds, PROBE_AFTER + 2 * PROBE_EVERY);
 }
 
 cairn_err wire_wait(struct wire *const *wires, int count, int fd, double seconds)

@@ -71,6 +71,9 @@ cairn_err wire_receive(struct wire *wire, struct wire_head *head, struct wire_bl
  * from a machine that runs, whatever the process does. */
 double wire_quiet(const struct wire *wire);
 
+/* Whether that is longer than SILENT_SECONDS and than living machines ever take. */
+bool wire_is_silent(const struct wire *wire, double silent_seconds);
+
 /* Until one of COUNT connections (NULL among them are passed over) or listener FD (-1: none) has something, or SECONDS have passed. */
 cairn_err wire_wait(struct wire *const *wires, int count, int fd, double seconds);
 

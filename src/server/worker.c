@@ -123,7 +123,7 @@ static cairn_err tell_stop(struct worker *w)
 static cairn_err check_servers(const struct worker *w, int servers)
 {
     for (int i = 0; i < servers; i++)
-        if (wire_quiet(w->wires[i]) > w->config->supervise.silent_seconds)
+        if (wire_is_silent(w->wires[i], w->config->supervise.silent_seconds))
             return FAIL(CAIRN_EPEER, "nothing comes from the server at %s for %.1f s", wire_name(w->wires[i]), wire_quiet(w->wires[i]));
     return CAIRN_OK;
 }

@@ -28,7 +28,7 @@ grep -q "goes on from the checkpoint of step 4" train.log && pass "servers go on
 train 1 run_dir=chain
 same "bulk, servers, bulk and servers in turn end with the same weights" chain
 
-for kind in precision=bfloat16 model.tied=false batch.microbatches=1; do
+for kind in precision=bfloat16 model.tied=false model.experts=4 batch.microbatches=1; do
     train 1 run_dir=b-$kind $kind
     bits=$(hash_of b-$kind)
     workers=2
