@@ -57,17 +57,25 @@ struct ranks ranks_choose(const struct config *config, const struct allocation *
     struct layout asked = layout_asked(config), used = asked;
     struct ranks r = {.fit = ranks_that_fit(a)};
     int64_t least = layout_least_ranks(&asked), wanted = config->supervise.min_ranks > least ? config->supervise.min_ranks : least;
-    r.used = layout_usable_ranks(&asked, r.fit, config->batch.microbatches);
+    bool automatic = config_chooses(config, NULL);
+    r.used = automatic ? layout_automatic_ranks(config, r.fit, (int)a->tasks_per_node)
+                       : layout_usable_ranks(&asked, r.fit, config->batch.microbatches);
     if (r.used > 0) {
         used.data = (int)((r.used - asked.servers) / layout_model_ranks(&asked));
         r.nodes = nodes_for(&asked, a, r.used);
     }
     r.servers = asked.servers;
-    layout_text(&used, r.layout);
+    if (automatic)
+        snprintf(r.layout, sizeof r.layout, "auto");
+    else
+        layout_text(&used, r.layout);
     r.enough = r.used >= wanted;
     if (!r.enough)
         tell_short(&r, &asked, (long)least, (long)wanted);
-    if (r.used > 0 && r.used < r.fit)
+    if (r.used > 0 && r.used < r.fit && automatic)
+        snprintf(r.idle, sizeof r.idle, "no layout of more fits %lld microbatches and %lld blocks", (long long)config->batch.microbatches,
+                 (long long)config->model.layers);
+    else if (r.used > 0 && r.used < r.fit)
         tell_idle(&r, &asked, config->batch.microbatches);
     return r;
 }

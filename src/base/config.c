@@ -157,6 +157,15 @@ static cairn_err read_value(struct reader *reader, const struct config_key *key,
     return set_value(reader, key, at, text);
 }
 
+/* "SECTION: auto", for "SECTION: {auto: all}". */
+static cairn_err set_whole(struct reader *reader, const char *name, struct yaml_place at, const char *text)
+{
+    char shown[CONFIG_NAME_SIZE];
+    if (!text || strcmp(text, "auto") != 0)
+        return fail_at(reader, at, "%s: expected auto or a section of keys, found '%s'", name, yaml_shown(text ? text : "", shown));
+    return set_value(reader, find_key(name, "auto"), at, "all");
+}
+
 static cairn_err read_mapping(struct reader *reader, const char *section, struct fy_node *mapping, struct yaml_place at);
 
 /* A key of the top level that names section INDEX. */
@@ -172,6 +181,8 @@ static cairn_err read_section(struct reader *reader, int index, struct fy_node *
     *first = key_at;
     if (is_null(node))
         return CAIRN_OK; /* all its keys are commented out */
+    if (find_key(name, "auto") && fy_node_is_scalar(node))
+        return set_whole(reader, name, at, fy_node_get_scalar0(node));
     if (!fy_node_is_mapping(node))
         return fail_at(reader, at, "%s: expected a section of keys, found %s", name, node_found(node, found));
     return read_mapping(reader, name, node, key_at);
@@ -229,7 +240,10 @@ static cairn_err read_override(struct reader *reader, const char *text)
         return fail_at(reader, at, "expected key=value, found '%s'", yaml_shown(text, shown_text));
     memcpy(name, text, length);
     name[length] = 0;
-    if (find_section(name) > 0)
+    int index = find_section(name);
+    if (index > 0 && find_key(name, "auto"))
+        return set_whole(reader, name, at, text + length + 1);
+    if (index > 0)
         return fail_at(reader, at, "%s: is a section; give one of its keys as %s.KEY=VALUE", name, name);
     char section[CONFIG_NAME_SIZE] = "";
     char *dot = strchr(name, '.');
@@ -296,6 +310,62 @@ static cairn_err derive_defaults(const struct reader *reader, const char *file)
     return CAIRN_OK;
 }
 
+/* Whether WORD stands in LIST, words with spaces or commas between them. */
+static bool lists(const char *list, const char *word)
+{
+    size_t length = strlen(word);
+    for (const char *at = list; (at = strstr(at, word)) != NULL; at += length)
+        if ((at == list || strchr(" ,", at[-1])) && strchr(" ,", at[length])) /* the end of LIST too */
+            return true;
+    return false;
+}
+
+bool config_chooses(const struct config *config, const char *key)
+{
+    const char *list = config->parallel.automatic;
+    if (!list || strcmp(list, "none") == 0)
+        return false;
+    return !key || lists(list, key);
+}
+
+/* Every word of the list is a key that the planner may choose. */
+static cairn_err check_list(const struct reader *reader, const char *list)
+{
+    char word[CONFIG_NAME_SIZE], shown[CONFIG_NAME_SIZE];
+    for (size_t length; *(list += strspn(list, " ,")); list += length) {
+        length = strcspn(list, " ,");
+        snprintf(word, sizeof word, "%.*s", (int)length, list);
+        const struct config_key *key = find_key("parallel", word);
+        if (!key || !key->chosen)
+            return fail_at(reader, origin_of(reader, &reader->config->parallel.automatic),
+                           "parallel.auto: expected all, none or keys that a planner chooses, found '%s'", yaml_shown(word, shown));
+    }
+    return CAIRN_OK;
+}
+
+/* The keys that the planner is to choose, by name. What the command line sets is not chosen, unless it asks for that by name too. */
+static cairn_err derive_automatic(const struct reader *reader)
+{
+    char list[4 * CONFIG_NAME_SIZE] = "", **automatic = &reader->config->parallel.automatic;
+    bool all = strcmp(*automatic, "all") == 0, asked_now = origin_of(reader, automatic).line == 0;
+    size_t used = 0;
+    if (strcmp(*automatic, "none") == 0)
+        return CAIRN_OK;
+    if (!all)
+        TRY(check_list(reader, *automatic));
+    for (int i = 0; i < config_key_count; i++) {
+        const struct config_key *key = &config_keys[i];
+        struct yaml_place given = reader->keys[i];
+        bool left_open = key->automatic && *(const int64_t *)config_field_const(reader->config, key) == 0;
+        bool fixed = given.given && !left_open && (all || (given.line == 0 && !asked_now));
+        if (key->chosen && !fixed && (all || lists(*automatic, key->name)))
+            used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", used ? " " : "", key->name);
+    }
+    free(*automatic);
+    *automatic = strdup(used ? list : "none");
+    return *automatic ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the config");
+}
+
 static cairn_err check_run(const struct reader *reader)
 {
     const struct config *c = reader->config;
@@ -334,11 +404,18 @@ static cairn_err check_model(const struct reader *reader)
     return CAIRN_OK;
 }
 
+/* The axis parallel.KEY of VALUE ranks; one that the planner chooses can be as long as need be. */
+static int64_t axis(const struct config *c, const char *key, int64_t value)
+{
+    enum { LONG = 1 << 20 };
+    return config_chooses(c, key) ? LONG : value;
+}
+
 static cairn_err check_supervise(const struct reader *reader)
 {
     const struct config *c = reader->config;
     /* Ranks of one copy of the model share its microbatches' work, not the microbatches; servers have none. */
-    int64_t model = c->parallel.tensor * c->parallel.context * c->parallel.pipeline;
+    int64_t model = axis(c, "tensor", c->parallel.tensor) * axis(c, "context", c->parallel.context) * axis(c, "pipeline", c->parallel.pipeline);
     int64_t servers = c->parallel.sync == SYNC_SERVER ? c->parallel.servers : 0;
     if ((c->supervise.min_ranks - servers) / model > c->batch.microbatches)
         return fail_at(reader, blame(reader, &c->supervise.min_ranks, &c->batch.microbatches),
@@ -352,7 +429,7 @@ static cairn_err check_supervise(const struct reader *reader)
         return fail_at(reader, blame(reader, &c->supervise.min_ranks, &c->supervise.ranks),
                        "supervise.min_ranks: %lld is above supervise.ranks, %lld", (long long)c->supervise.min_ranks,
                        (long long)c->supervise.ranks);
-    if (c->parallel.data && (c->supervise.min_ranks - servers - 1) / model >= c->parallel.data)
+    if (c->parallel.data && !config_chooses(c, "data") && (c->supervise.min_ranks - servers - 1) / model >= c->parallel.data)
         return fail_at(reader, blame(reader, &c->supervise.min_ranks, &c->parallel.data),
                        "supervise.min_ranks: %lld is above the %lld ranks of the layout (parallel.data is %lld)",
                        (long long)c->supervise.min_ranks, (long long)(c->parallel.data * model + servers), (long long)c->parallel.data);
@@ -372,6 +449,7 @@ static cairn_err fill(struct reader *reader, const char *file, const char *text,
     for (int i = 0; i < count; i++)
         TRY(read_override(reader, overrides[i]));
     TRY(derive_defaults(reader, file));
+    TRY(derive_automatic(reader));
     TRY(check_run(reader));
     TRY(check_model(reader));
     return check_supervise(reader);

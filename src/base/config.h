@@ -65,6 +65,8 @@ struct config {
     } optimizer;
 
     struct {
+        char *automatic;  /* "none", or the keys of this section that the planner chooses, with spaces between them (config_chooses) */
+        int64_t memory;   /* MB of a rank, for the planner; 0: what the machine has */
         int64_t data;     /* replicas; 0: what the other axes leave of the ranks */
         int64_t tensor, context, pipeline, expert;
         int64_t chunks;   /* pieces of the model that a pipeline stage holds */
@@ -128,6 +130,9 @@ cairn_err config_load(struct config *config, const char *file, const char *text,
 cairn_err config_read_file(const char *file, char **text);
 
 void config_free(struct config *config);
+
+/* Whether the planner is to choose parallel.KEY; its value is then what was chosen before, if anything was. KEY may be NULL: any of them. */
+bool config_chooses(const struct config *config, const char *key);
 
 /* The merged config as YAML text that config_load reads back to an equal config; the caller frees. NULL: no memory. */
 char *config_to_yaml(const struct config *config);

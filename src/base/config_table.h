@@ -29,6 +29,7 @@ struct config_key {
     const char *const *choices; /* ends with NULL */
     bool automatic; /* of an integer: 0 is written "auto" */
     bool endless;   /* of an integer: MOST is written "inf" */
+    bool chosen;    /* by the planner, where its section's key auto says so */
 };
 
 struct config_section {

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "base/least.h"
+
 struct layout_place layout_place_of(const struct layout *l, int rank)
 {
     struct layout_place p;
@@ -20,10 +22,18 @@ int layout_rank_at(const struct layout *l, struct layout_place p)
 
 struct layout layout_asked(const struct config *c)
 {
-    return (struct layout){.data = (int)c->parallel.data, .tensor = (int)c->parallel.tensor, .context = (int)c->parallel.context,
-                           .pipeline = (int)c->parallel.pipeline, .chunks = (int)c->parallel.chunks,
-                           .expert = (int)c->parallel.expert,
-                           .servers = c->parallel.sync == SYNC_SERVER ? (int)c->parallel.servers : 0};
+    struct layout l = {.data = (int)c->parallel.data, .tensor = (int)c->parallel.tensor, .context = (int)c->parallel.context,
+                       .pipeline = (int)c->parallel.pipeline, .chunks = (int)c->parallel.chunks,
+                       .expert = (int)c->parallel.expert,
+                       .servers = c->parallel.sync == SYNC_SERVER ? (int)c->parallel.servers : 0};
+    const struct {
+        const char *key;
+        int *axis, open;
+    } axes[] = {{"data", &l.data, 0}, {"tensor", &l.tensor, 1}, {"context", &l.context, 1}, {"pipeline", &l.pipeline, 1}, {"chunks", &l.chunks, 1}};
+    for (size_t i = 0; i < sizeof axes / sizeof axes[0]; i++)
+        if (config_chooses(c, axes[i].key))
+            *axes[i].axis = axes[i].open;
+    return l;
 }
 
 int64_t layout_least_ranks(const struct layout *l)
@@ -49,6 +59,29 @@ int layout_usable_ranks(const struct layout *l, int ranks, int64_t microbatches)
     while (data > 0 && !can_share(l, data, microbatches))
         data--;
     return data > 0 ? (int)(data * model) + l->servers : 0;
+}
+
+/* Whether some number of stages and copies makes RANKS ranks of L, whose tensor and context axes stand. */
+static bool has_stages(const struct config *c, const struct layout *l, int ranks)
+{
+    bool open = config_chooses(c, "pipeline");
+    for (int stages = open ? 1 : l->pipeline; stages <= (open ? c->model.layers : l->pipeline); stages++) {
+        int64_t copy = (int64_t)l->tensor * l->context * stages, data = ranks / copy;
+        if (ranks % copy == 0 && (l->data ? data == l->data : data >= 1 && can_share(l, data, c->batch.microbatches)))
+            return true;
+    }
+    return false;
+}
+
+int layout_automatic_ranks(const struct config *c, int ranks, int node_ranks)
+{
+    struct layout l = layout_asked(c);
+    int first = l.tensor, last = config_chooses(c, "tensor") ? (int)least(node_ranks, c->model.heads) : first;
+    for (; ranks > 0; ranks--)
+        for (l.tensor = first; l.tensor <= last; l.tensor++)
+            if ((first == last || (node_ranks % l.tensor == 0 && c->model.heads % l.tensor == 0)) && has_stages(c, &l, ranks))
+                return ranks;
+    return 0;
 }
 
 static char *servers_text(const struct layout *l, char *out)

@@ -37,7 +37,7 @@ static inline int64_t layout_model_ranks(const struct layout *l) /* ranks that h
     return (int64_t)l->tensor * l->context * l->pipeline;
 }
 
-/* What CONFIG asks for under `parallel`, not yet fitted to a world. */
+/* What CONFIG asks for under `parallel`, not yet fitted to a world. An axis that the planner chooses is 1, data 0. */
 struct layout layout_asked(const struct config *config);
 
 /* The fewest ranks that LAYOUT can do with: one copy of the model or, where data is given, that many; and the servers. */
@@ -52,6 +52,9 @@ cairn_err layout_fit(struct layout *layout, int ranks, const struct layout_limit
 
 /* The most ranks of RANKS that LAYOUT can use, where MICROBATCHES are to be shared by its data axis; 0: too few. */
 int layout_usable_ranks(const struct layout *layout, int ranks, int64_t microbatches);
+
+/* The same where CONFIG has the planner choose (config_chooses); NODE_RANKS ranks share a node. */
+int layout_automatic_ranks(const struct config *config, int ranks, int node_ranks);
 
 /* "data 2 x tensor 2 x pipeline 2", axes of 1 left out; "one rank" if all are; "1 server and 3 workers". */
 enum { LAYOUT_TEXT_SIZE = 128 };

@@ -51,6 +51,8 @@ optimizer:
   weight_decay: 0.1
   clip_norm: 1
 parallel:
+  auto: none
+  memory: 0
   data: auto
   tensor: 1
   context: 1

@@ -289,6 +289,42 @@ Test(config, files)
     unlink(path);
 }
 
+static void expect_auto(const char *text, int count, char *const *overrides, const char *list)
+{
+    struct config c;
+    cr_assert_eq(config_load(&c, "gpt.yaml", text, count, overrides), CAIRN_OK, "%s", cairn_err_message());
+    cr_expect_str_eq(c.parallel.automatic, list, "%s: %s", text, c.parallel.automatic);
+    cr_expect_eq(config_chooses(&c, NULL), strcmp(list, "none") != 0);
+    config_free(&c);
+}
+
+#define ALL_AUTO "data tensor context pipeline chunks schedule zero sequence recompute"
+
+Test(config, auto_chooses_what_is_not_given)
+{
+    char *automatic[] = {"parallel=auto"}, *tensor[] = {"parallel.tensor=2"}, *by_name[] = {"parallel.tensor=2", "parallel.auto=tensor"};
+    expect_auto(PATH "parallel: auto\n", 0, NULL, ALL_AUTO);
+    expect_auto(PATH, 1, automatic, ALL_AUTO);
+    expect_auto(PATH, 0, NULL, "none");
+    expect_auto(PATH "parallel: {auto: none}\n", 0, NULL, "none");
+    expect_auto(PATH "parallel: {auto: all, tensor: 1, zero: 2, data: auto}\n", 0, NULL, "data context pipeline chunks schedule sequence recompute");
+    expect_auto(PATH "parallel: {zero: 1}\n", 1, automatic, "data tensor context pipeline chunks schedule sequence recompute");
+    expect_auto(PATH "parallel: auto\n", 1, tensor, "data context pipeline chunks schedule zero sequence recompute");
+    /* as a run writes it down: what was chosen stands beside the list, and is not given */
+    expect_auto(PATH "parallel: {auto: 'zero, tensor', tensor: 2, zero: 1}\n", 0, NULL, "tensor zero");
+    expect_auto(PATH "parallel: {auto: tensor zero, tensor: 4, zero: 1}\n", 1, tensor, "zero");
+    expect_auto(PATH "parallel: {zero: 1}\n", 2, by_name, "tensor");
+    expect_error(PATH "parallel: off\n", "dir/gpt.yaml:2:11: parallel: expected auto or a section of keys, found 'off'");
+    expect_error(PATH "parallel: {auto: data overlap}\n",
+                 "dir/gpt.yaml:2:18: parallel.auto: expected all, none or keys that a planner chooses, found 'overlap'");
+}
+
+Test(config, auto_needs_no_ranks_that_were_chosen_before)
+{
+    expect_auto(PATH "batch: {microbatches: 2}\nsupervise: {ranks: 8}\nparallel: auto\n", 0, NULL, ALL_AUTO);
+    expect_auto(PATH "parallel: {auto: data pipeline, data: 2, pipeline: 2}\nsupervise: {min_ranks: 5}\n", 0, NULL, "data pipeline");
+}
+
 /* Every field differs from its default here, with doubles that need all their digits. */
 Test(config, round_trip)
 {
@@ -302,7 +338,7 @@ Test(config, round_trip)
         "optimizer.min_learning_rate=4.9406564584124654e-324", "optimizer.warmup_steps=7", "optimizer.decay_steps=77",
         "optimizer.beta1=0.30000000000000004", "optimizer.beta2=0.99999999999999989", "optimizer.epsilon=1.0000000000000003e-30",
         "optimizer.weight_decay=0.2", "optimizer.clip_norm=1e22", "validation.every=3", "validation.microbatches=5", "log.every=2",
-        "parallel.data=4", "parallel.tensor=3", "parallel.context=2", "parallel.pipeline=5", "parallel.chunks=6",
+        "parallel.auto=tensor zero", "parallel.memory=77", "parallel.data=4", "parallel.tensor=3", "parallel.context=2", "parallel.pipeline=5", "parallel.chunks=6",
         "parallel.schedule=zero-bubble", "parallel.zero=2", "parallel.sequence=true", "parallel.recompute=block",
         "parallel.reduce=fast", "parallel.overlap=false", "parallel.compress=powersgd", "parallel.compress_ratio=0.07",
         "parallel.compress_rank=9", "parallel.sync=local", "parallel.local_steps=5", "parallel.outer=nesterov", "parallel.outer_rate=0.3",

@@ -109,3 +109,26 @@ Test(ranks, workers_shrink_and_servers_do_not)
     expect(of(config, on(4, 4)), 16, 4, 4, true, "2 servers and 2 workers");
     cr_expect_eq(of(asking(0, 1, 1), on(4, 1)).servers, 0);
 }
+
+Test(ranks, auto_takes_what_some_layout_can_use)
+{
+    char all[] = "data tensor context pipeline", only_data[] = "data";
+    struct config config = asking(3, 5, 7);
+    config.parallel.automatic = all;
+    config.model.layers = 4;
+    config.model.heads = 2;
+    expect(of(config, on(4, 1)), 4, 4, 4, true, "auto");
+    expect(of(config, on(1, 1)), 1, 1, 1, true, "auto");
+    config.batch.microbatches = 2; /* two copies of four stages */
+    expect(of(config, on(4, 2)), 8, 8, 4, true, "auto");
+    struct ranks r = of(config, on(4, 5)); /* of 4 stages at most, and no two tensor ranks on 5 of a node */
+    expect(r, 20, 8, 4, true, "auto");
+    cr_expect_str_eq(r.idle, "no layout of more fits 2 microbatches and 4 blocks");
+    expect(of(config, on(4, 4)), 16, 16, 4, true, "auto");
+    config.parallel.automatic = only_data;
+    config.parallel.tensor = 1;
+    config.parallel.pipeline = 3;
+    expect(of(config, on(4, 1)), 4, 3, 3, true, "auto");
+    config.supervise.min_ranks = 4;
+    expect(of(config, on(3, 1)), 3, 3, 3, false, "auto");
+}
