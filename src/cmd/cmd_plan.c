@@ -4,6 +4,7 @@
 #include "base/exit_code.h"
 #include "cmd/command.h"
 #include "cmd/plan_print.h"
+#include "plan/automatic.h"
 #include "schedule/schedule.h"
 
 enum { BEST = 10, OVERRIDES_MOST = 256 };
@@ -57,19 +58,6 @@ static cairn_err choose_machine(const struct arguments *a, const struct hardware
     TRY(hardware_find_network(hardware, a->network ? a->network : m->gpu->network, &m->network));
     TRY(hardware_find_software(hardware, a->software, &m->software));
     return plan_check_machine(m);
-}
-
-/* What the config says of how gradients are summed. */
-static void apply_config(const struct config *config, struct plan_request *r)
-{
-    r->software = *r->machine.software;
-    if (config->parallel.reduce == REDUCE_FAST && r->software.gradient_vectors == 0) {
-        r->software.gradient_vectors = 2; /* the sum, and a microbatch's */
-        r->software.direct_reduce = false;
-    }
-    if (!config->parallel.overlap)
-        r->software.data_overlap = 0;
-    r->machine.software = &r->software;
 }
 
 /* ---- one layout ---- */
@@ -164,10 +152,11 @@ static cairn_err plan_one(const struct arguments *a, const struct config *config
     return CAIRN_OK;
 }
 
-static cairn_err plan_all(const struct arguments *a, const struct plan_request *r, json_t **json)
+static cairn_err plan_all(const struct arguments *a, const struct config *config, const struct plan_request *r, json_t **json)
 {
     struct plan_result result;
-    TRY(plan_best(&r->model, r->batch, &r->machine, &plan_unconstrained, BEST, &result));
+    const struct plan_constraints wanted = config_chooses(config, NULL) ? plan_constraints_of(config) : plan_unconstrained;
+    TRY(plan_best(&r->model, r->batch, &r->machine, &wanted, BEST, &result));
     if (a->json) {
         *json = plan_json(r, &result);
     } else {
@@ -187,10 +176,11 @@ static cairn_err plan_config(const struct arguments *a, const struct hardware *h
     TRY(plan_model_of(config, &r.model));
     TRY(choose_type(a, config, &r.machine.type));
     TRY(choose_machine(a, hardware, &r.machine));
-    apply_config(config, &r);
+    r.software = plan_software_of(config, r.machine.software);
+    r.machine.software = &r.software;
     if (a->mtbf_hours <= 0 || a->write_gb_s <= 0)
         return FAIL(CAIRN_ECONFIG, "--mtbf-hours and --write-gb-s must be above zero");
-    return a->layout ? plan_one(a, config, &r, json) : plan_all(a, &r, json);
+    return a->layout ? plan_one(a, config, &r, json) : plan_all(a, config, &r, json);
 }
 
 static cairn_err run(const struct arguments *a, int argc, char **argv, json_t **json)

@@ -1,4 +1,5 @@
 libcore_la_SOURCES += \
+  src/plan/automatic.c src/plan/automatic.h \
   src/plan/block_time.c src/plan/block_time.h \
   src/plan/checkpoint_interval.c src/plan/checkpoint_interval.h \
   src/plan/hardware.c src/plan/hardware.h \

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct plan_constraints plan_unconstrained = {.zero = -1, .sequence = -1, .recompute = -1, .schedule = -1};
+const struct plan_constraints plan_unconstrained = {.zero = -1, .sequence = -1, .recompute = -1, .schedule = -1, .zero_most = 3};
 
 int64_t plan_memory_limit(const struct machine *m)
 {
@@ -121,7 +121,8 @@ static bool may(int wanted, int value)
 
 static void try_zero(struct search *s, struct plan_layout *l, const struct block_time *block, const struct block_time *head)
 {
-    for (l->zero = 0; l->zero <= (l->axes.data > 1 ? 3 : 0); l->zero++)
+    int most = s->wanted->zero > s->wanted->zero_most ? s->wanted->zero : s->wanted->zero_most;
+    for (l->zero = 0; l->zero <= (l->axes.data > 1 ? most : 0); l->zero++)
         if (may(s->wanted->zero, l->zero) || (s->wanted->zero > 0 && l->axes.data == 1))
             judge(s, l, block, head);
 }

@@ -20,6 +20,7 @@ struct plan_constraints {
     struct layout axes;
     int64_t samples;
     int zero, sequence, recompute, schedule; /* -1: free */
+    int zero_most;                           /* where zero is free */
 };
 
 extern const struct plan_constraints plan_unconstrained;

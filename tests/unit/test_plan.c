@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "model/gpt.h"
+#include "plan/automatic.h"
 #include "plan/checkpoint_interval.h"
 #include "plan/kernel_time.h"
 #include "plan/link_time.h"
@@ -237,4 +238,83 @@ Test(plan, the_estimate_is_the_simulation)
         cr_assert_eq(step_time_of(&gpt3, &l, &m, &run), CAIRN_OK);
         cr_expect(fabs(estimate.total / run.total - 1) < 0.03, "schedule %d: %.4f s by formula, %.4f s by simulation", i, estimate.total, run.total);
     }
+}
+
+/* ---- what a config leaves open ---- */
+
+Test(plan, what_a_config_gives_is_kept)
+{
+    char some[] = "data pipeline zero recompute";
+    struct config c = {.batch = {.microbatches = 8, .samples = 2}, .model = {.dropout = 0.1, .width = 66}};
+    c.parallel.automatic = some;
+    c.parallel.tensor = 2;
+    c.parallel.context = c.parallel.chunks = 1;
+    c.parallel.data = 7;
+    c.parallel.schedule = CONFIG_ZERO_BUBBLE;
+    c.parallel.compress = CONFIG_COMPRESS_TOPK;
+    const struct plan_constraints w = plan_constraints_of(&c);
+    cr_expect(w.axes.data == 0 && w.axes.pipeline == 0 && w.axes.tensor == 2 && w.axes.context == 1 && w.axes.chunks == 1 && w.samples == 2);
+    cr_expect(w.zero == -1 && w.recompute == -1 && w.schedule == CONFIG_ZERO_BUBBLE && w.sequence == 0);
+    cr_expect_eq(w.zero_most, 1, "compression goes with zero 1 at most");
+    char rows[] = "sequence";
+    c.parallel.automatic = rows;
+    cr_expect_eq(plan_constraints_of(&c).sequence, 0, "dropout of rows that are no whole draws is refused");
+    c.model.width = 64;
+    cr_expect_eq(plan_constraints_of(&c).sequence, -1);
+
+    c.parallel.automatic = some;
+    const struct plan_layout chosen = {.axes = {.data = 2, .tensor = 3, .context = 4, .pipeline = 5, .chunks = 6}, .schedule = CONFIG_GPIPE,
+                                       .zero = 1, .sequence = true, .recompute = RECOMPUTE_BLOCK};
+    plan_take(&c, &chosen);
+    cr_expect(c.parallel.data == 2 && c.parallel.pipeline == 5 && c.parallel.zero == 1 && c.parallel.recompute == RECOMPUTE_BLOCK);
+    cr_expect(c.parallel.tensor == 2 && c.parallel.context == 1 && c.parallel.chunks == 1 && !c.parallel.sequence &&
+              c.parallel.schedule == CONFIG_ZERO_BUBBLE, "what was given stays");
+}
+
+Test(plan, ranks_on_processors)
+{
+    struct cpu_machine one, four;
+    const struct config c = {.parallel = {.overlap = true}};
+    struct cpu_ranks ranks = {.ranks = 8, .node_ranks = 4, .threads = 1, .memory = (int64_t)3 << 30, .type = PLAN_FLOAT32};
+    machine_of("H100", "cairn", 1, 1); /* opens the table */
+    cr_assert_eq(cpu_machine_of(table, &c, &ranks, &one), CAIRN_OK, "%s", cairn_err_message());
+    ranks.threads = 4;
+    ranks.ranks = 6;
+    cr_assert_eq(cpu_machine_of(table, &c, &ranks, &four), CAIRN_OK, "%s", cairn_err_message());
+    cr_expect(one.machine.nodes == 2 && one.machine.gpus_per_node == 4);
+    cr_expect(four.machine.nodes == 2 && four.machine.gpus_per_node == 3, "as many on each node");
+    cr_expect_float_eq(four.rank.tflops[PLAN_FLOAT32], 4 * one.rank.tflops[PLAN_FLOAT32], 1e-12);
+    cr_expect_float_eq(four.rank.memory_gb_s, 4 * one.rank.memory_gb_s, 1e-9);
+    cr_expect_float_eq(one.network.nics_per_gpu, 0.25, 1e-12, "a NIC a node");
+    cr_expect_eq(plan_memory_limit(&one.machine), (int64_t)((3 - one.software.reserved_gib) * (1 << 30)));
+    cr_expect_eq(plan_check_machine(&one.machine), CAIRN_OK);
+    cr_expect_gt(one.software.data_overlap, 0);
+    const struct config apart = {.parallel = {.overlap = false, .reduce = REDUCE_FAST}};
+    cr_assert_eq(cpu_machine_of(table, &apart, &ranks, &one), CAIRN_OK);
+    cr_expect(one.software.data_overlap == 0 && one.software.gradient_vectors == 2 && !one.software.direct_reduce);
+}
+
+/* With less and less memory what is chosen takes less, at last nothing fits. */
+Test(plan, less_memory_takes_other_layouts)
+{
+    const struct plan_model m = {.layers = 8, .width = 512, .heads = 8, .context = 256, .vocabulary = 256, .tied = true};
+    const struct config c = {.parallel = {.overlap = true}};
+    struct cpu_ranks ranks = {.ranks = 4, .node_ranks = 4, .threads = 1, .type = PLAN_FLOAT32};
+    struct plan_constraints wanted = plan_unconstrained;
+    int layouts = 0;
+    int64_t last = INT64_MAX;
+    wanted.samples = 4;
+    machine_of("H100", "cairn", 1, 1);
+    for (ranks.memory = (int64_t)2 << 30; last > 0; ranks.memory -= 64 << 20) {
+        struct cpu_machine machine;
+        struct plan_result r;
+        cr_assert_eq(cpu_machine_of(table, &c, &ranks, &machine), CAIRN_OK);
+        cr_assert_eq(plan_best(&m, 16, &machine.machine, &wanted, 1, &r), CAIRN_OK, "%s", cairn_err_message());
+        int64_t bytes = r.count ? plan_memory_total(&r.best[0].memory) : 0;
+        cr_expect_leq(bytes, r.count ? plan_memory_limit(&machine.machine) : 0);
+        layouts += bytes != last && r.count;
+        last = bytes;
+        plan_result_free(&r);
+    }
+    cr_expect_geq(layouts, 3, "only %d layouts from 2 GiB down", layouts);
 }

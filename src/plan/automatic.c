@@ -1,0 +1,86 @@
+#include "plan/automatic.h"
+
+struct hardware_software plan_software_of(const struct config *config, const struct hardware_software *software)
+{
+    struct hardware_software s = *software;
+    if (config->parallel.reduce == REDUCE_FAST && s.gradient_vectors == 0) {
+        s.gradient_vectors = 2; /* the sum, and a microbatch's */
+        s.direct_reduce = false;
+    }
+    if (!config->parallel.overlap)
+        s.data_overlap = 0;
+    return s;
+}
+
+/* An axis, or a choice, that is VALUE unless the planner chooses it: then FREE. */
+static int wanted(const struct config *c, const char *key, int64_t value, int free)
+{
+    return config_chooses(c, key) ? free : (int)value;
+}
+
+struct plan_constraints plan_constraints_of(const struct config *c)
+{
+    struct plan_constraints w = plan_unconstrained;
+    w.axes = (struct layout){.data = wanted(c, "data", c->parallel.data, 0), .tensor = wanted(c, "tensor", c->parallel.tensor, 0),
+                             .context = wanted(c, "context", c->parallel.context, 0),
+                             .pipeline = wanted(c, "pipeline", c->parallel.pipeline, 0), .chunks = wanted(c, "chunks", c->parallel.chunks, 0)};
+    w.samples = c->batch.samples;
+    w.zero = wanted(c, "zero", c->parallel.zero, -1);
+    w.sequence = wanted(c, "sequence", c->parallel.sequence, -1);
+    w.recompute = wanted(c, "recompute", c->parallel.recompute, -1);
+    w.schedule = wanted(c, "schedule", c->parallel.schedule, -1);
+    /* What train/parallel.c refuses. */
+    if (c->parallel.compress != CONFIG_COMPRESS_NONE)
+        w.zero_most = 1;
+    if (w.sequence < 0 && c->model.dropout > 0 && c->model.width % 4 != 0)
+        w.sequence = 0;
+    return w;
+}
+
+void plan_take(struct config *c, const struct plan_layout *l)
+{
+    const struct {
+        const char *key;
+        int64_t *field, value;
+    } numbers[] = {{"data", &c->parallel.data, l->axes.data}, {"tensor", &c->parallel.tensor, l->axes.tensor},
+                   {"context", &c->parallel.context, l->axes.context}, {"pipeline", &c->parallel.pipeline, l->axes.pipeline},
+                   {"chunks", &c->parallel.chunks, l->axes.chunks}, {"zero", &c->parallel.zero, l->zero}};
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        if (config_chooses(c, numbers[i].key))
+            *numbers[i].field = numbers[i].value;
+    if (config_chooses(c, "schedule"))
+        c->parallel.schedule = l->schedule;
+    if (config_chooses(c, "recompute"))
+        c->parallel.recompute = l->recompute;
+    if (config_chooses(c, "sequence"))
+        c->parallel.sequence = l->sequence;
+}
+
+/* So many ranks a node that all nodes have as many: ranks that are spread unevenly count as more nodes. */
+static int even_ranks(int ranks, int node_ranks)
+{
+    while (ranks % node_ranks != 0)
+        node_ranks--;
+    return node_ranks;
+}
+
+cairn_err cpu_machine_of(const struct hardware *hardware, const struct config *config, const struct cpu_ranks *r, struct cpu_machine *out)
+{
+    const struct hardware_gpu *core;
+    const struct hardware_network *network;
+    const struct hardware_software *software;
+    TRY(hardware_find_gpu(hardware, "CPU", &core));
+    TRY(hardware_find_network(hardware, core->network, &network));
+    TRY(hardware_find_software(hardware, "cairn-cpu", &software));
+    int node_ranks = even_ranks(r->ranks, r->node_ranks);
+    *out = (struct cpu_machine){.rank = *core, .network = *network, .software = plan_software_of(config, software)};
+    out->rank.memory_gib = (double)r->memory / (double)(1 << 30);
+    out->rank.memory_gb_s *= r->threads;
+    out->rank.processors *= r->threads;
+    for (int type = 0; type < PLAN_TYPES; type++)
+        out->rank.tflops[type] *= r->threads;
+    out->network.nics_per_gpu = 1.0 / node_ranks;
+    out->machine = (struct machine){.gpu = &out->rank, .network = &out->network, .software = &out->software, .type = r->type,
+                                    .nodes = r->ranks / node_ranks, .gpus_per_node = node_ranks};
+    return CAIRN_OK;
+}

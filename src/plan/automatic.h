@@ -1,0 +1,36 @@
+/* Planning for a training that is about to begin: what its config leaves open, on the ranks that it has. */
+#ifndef PLAN_AUTOMATIC_H
+#define PLAN_AUTOMATIC_H
+
+#include "plan/plan.h"
+
+/* What CONFIG says of how gradients are summed, on top of what is known of SOFTWARE. */
+struct hardware_software plan_software_of(const struct config *config, const struct hardware_software *software);
+
+/* What CONFIG has the planner choose (config_chooses) is free, all else as it is given; the batch belongs to the experiment. */
+struct plan_constraints plan_constraints_of(const struct config *config);
+
+/* Into CONFIG what the planner chose of what it was to choose; the list of it (parallel.automatic) stays. */
+void plan_take(struct config *config, const struct plan_layout *layout);
+
+/* Ranks that compute on processors. */
+struct cpu_ranks {
+    int ranks, node_ranks; /* all; the fewest on a node */
+    int threads;           /* of each */
+    int64_t memory;        /* bytes that each may take */
+    enum plan_type type;
+};
+
+/* A machine and what it points to. */
+struct cpu_machine {
+    struct machine machine;
+    struct hardware_gpu rank;
+    struct hardware_network network;
+    struct hardware_software software;
+};
+
+/* The machine that RANKS make, each of its threads times the table's entry CPU, with one NIC a node, for CONFIG. *OUT must not be moved.
+ * CAIRN_ECONFIG if the table lacks an entry. */
+cairn_err cpu_machine_of(const struct hardware *hardware, const struct config *config, const struct cpu_ranks *ranks, struct cpu_machine *out);
+
+#endif
