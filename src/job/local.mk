@@ -3,6 +3,7 @@ libcore_la_SOURCES += \
   src/job/job.c src/job/job.h src/job/job_private.h \
   src/job/launch.c src/job/launch.h \
   src/job/leave.c \
+  src/job/memory.c src/job/memory.h \
   src/job/mpi_error.c src/job/mpi_error.h \
   src/job/pmi_bridge.c src/job/pmi_bridge.h \
   src/job/pmi_session.c src/job/pmi_session.h \

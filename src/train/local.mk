@@ -1,4 +1,5 @@
 libcore_la_SOURCES += \
+  src/train/automatic.c src/train/automatic.h \
   src/train/compressed.c src/train/compressed.h \
   src/train/gradient.c src/train/gradient.h src/train/gradient_private.h \
   src/train/gradient_parameters.c \

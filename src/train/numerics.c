@@ -9,31 +9,17 @@
 #include "ckpt/checkpoint.h"
 #include "job/mpi_error.h"
 
-/* 0: not told. */
-static int threads_of(const char *checkpoint)
+/* Of the newest checkpoint; 0: there is none, or it does not tell. */
+static int checkpoint_threads(const struct trainer *t)
 {
     struct checkpoint_facts facts = {0};
-    if (checkpoint_read_facts(checkpoint, &facts) != CAIRN_OK)
+    if (trainer_newest_facts(t, &facts) != CAIRN_OK)
         return 0;
     json_t *extra = facts.extra ? json_loads(facts.extra, 0, NULL) : NULL;
     json_int_t threads = json_integer_value(json_object_get(extra, "threads"));
     json_decref(extra);
     checkpoint_facts_free(&facts);
     return threads > 0 && threads <= 4096 ? (int)threads : 0;
-}
-
-/* Of the newest checkpoint whose state can be read, as the restore will find; 0 if there is none that tells. */
-static int checkpoint_threads(const struct trainer *t)
-{
-    struct checkpoint_entry *entries = NULL;
-    int count = 0, threads = 0;
-    if (checkpoint_list(t->checkpoints, &entries, &count) != CAIRN_OK)
-        return 0;
-    while (count-- > 0 && threads == 0)
-        if (entries[count].state == CHECKPOINT_COMPLETE)
-            threads = threads_of(entries[count].path);
-    free(entries);
-    return threads;
 }
 
 static cairn_err choose_threads(const struct trainer *t, int *threads)

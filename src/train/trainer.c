@@ -12,6 +12,7 @@
 #include "base/trace.h"
 #include "job/threads.h"
 #include "model/gpt.h"
+#include "train/automatic.h"
 #include "train/numerics.h"
 #include "train/parallel.h"
 #include "train/trainer_arrays.h"
@@ -70,22 +71,29 @@ static cairn_err write_text(const char *path, const char *text)
     return CAIRN_OK;
 }
 
-/* The run's folder, its lock and the merged config in it: rank 0's work. */
-static cairn_err prepare_folder(struct trainer *t)
-{
-    char path[4096];
-    TRY(make_folders(t->checkpoints));
-    TRY(folder_lock(t->config->run_dir, &t->lock));
-    snprintf(path, sizeof path, "%s/config.yaml", t->config->run_dir);
-    return holds_text(path, t->config_text) ? CAIRN_OK : write_text(path, t->config_text); /* a full disk stops no restart */
-}
-
+/* The run's folder and its lock: rank 0's work. */
 static cairn_err open_folder(struct trainer *t)
 {
-    t->config_text = config_to_yaml(t->config);
-    if (!t->config_text || asprintf(&t->checkpoints, "%s/checkpoints", t->config->run_dir) < 0)
+    if (asprintf(&t->checkpoints, "%s/checkpoints", t->config->run_dir) < 0)
         return FAIL(CAIRN_ENOMEM, "no memory for the run's folder");
-    return t->mesh->rank == 0 ? prepare_folder(t) : CAIRN_OK;
+    if (t->mesh->rank != 0)
+        return CAIRN_OK;
+    TRY(make_folders(t->checkpoints));
+    return folder_lock(t->config->run_dir, &t->lock);
+}
+
+/* The merged config, in the run's folder too; what was chosen is as good as given from then on. */
+static cairn_err keep_config(struct trainer *t)
+{
+    char path[4096];
+    t->config_text = config_to_yaml(t->config);
+    if (!t->config_text)
+        return FAIL(CAIRN_ENOMEM, "no memory for the config");
+    t->chosen.parallel.automatic = NULL;
+    snprintf(path, sizeof path, "%s/config.yaml", t->config->run_dir);
+    if (t->mesh->rank != 0 || holds_text(path, t->config_text)) /* a full disk stops no restart */
+        return CAIRN_OK;
+    return write_text(path, t->config_text);
 }
 
 static cairn_err check_data(const struct trainer *t)
@@ -222,18 +230,20 @@ cairn_err trainer_open_run(struct trainer *t, struct job *job, struct mesh *mesh
     *t = (struct trainer){.config = config, .job = job, .mesh = mesh, .committed = -1, .lock = -1};
     job_phase(job, "open", 0, 0); /* from here on a rank that waits for one that is stuck in a file ends by the watchdog */
     TRY(mesh_agree(mesh, open_folder(t)));
-    TRY(tracing_open(mesh, config));
-    TRY(mesh_agree(mesh, dataset_open(mesh->world, config->data.path, &t->dataset)));
+    TRY(tracing_open(mesh, t->config));
+    TRY(mesh_agree(mesh, dataset_open(mesh->world, t->config->data.path, &t->dataset)));
     TRY(mesh_agree(mesh, check_data(t)));
-    return numerics_open(t);
+    TRY(numerics_open(t));
+    TRY(automatic_layout(t));
+    return mesh_agree(mesh, keep_config(t));
 }
 
 cairn_err trainer_open(struct trainer *t, struct job *job, struct mesh *mesh, const struct config *config)
 {
     TRY(trainer_open_run(t, job, mesh, config));
     TRY(arrange(t));
-    if (config->validation.every)
-        TRY(mesh_agree(mesh, dataset_open(mesh->world, config->data.path, &t->validation_data)));
+    if (t->config->validation.every)
+        TRY(mesh_agree(mesh, dataset_open(mesh->world, t->config->data.path, &t->validation_data)));
     TRY(mesh_agree(mesh, open_losses(t)));
     TRY(open_model(t));
     set_progress(mesh, t->gradient);

@@ -27,6 +27,7 @@ enum trainer_told {
 
 struct trainer {
     const struct config *config;
+    struct config chosen;         /* that, where a planner chose the layout; strings are its caller's */
     struct job *job;
     struct mesh *mesh;
     struct backend *backend;
@@ -67,7 +68,7 @@ void trainer_model(const struct config *config, int64_t vocabulary, struct gpt *
 /* Collective. Opens all of it and restores the newest valid checkpoint, if there is one. */
 cairn_err trainer_open(struct trainer *trainer, struct job *job, struct mesh *mesh, const struct config *config);
 
-/* Its parts: the run's folder, data and backend; then, once there are weights, their newest values. */
+/* Its parts: the run's folder, data, backend and merged config; then, once there are weights, their newest values. */
 cairn_err trainer_open_run(struct trainer *trainer, struct job *job, struct mesh *mesh, const struct config *config);
 cairn_err trainer_open_metrics(struct trainer *trainer); /* on rank 0 */
 int64_t trainer_vocabulary(const struct trainer *trainer);
@@ -83,6 +84,10 @@ void trainer_close(struct trainer *trainer);
 /* trainer_save.c: Collective. Commits a checkpoint of the current step; a full disk is passed over with a warning if the config says
  * so, other failures are errors. */
 cairn_err trainer_save(struct trainer *trainer);
+/* Serial. Facts of the newest complete checkpoint that can be read, as the restore will find; CAIRN_ENOTFOUND: there is none. The caller
+ * frees (checkpoint_facts_free). */
+struct checkpoint_facts;
+cairn_err trainer_newest_facts(const struct trainer *trainer, struct checkpoint_facts *facts);
 /* Collective. Fills weights, moments and step from the newest valid checkpoint; a fresh start when there is none. */
 cairn_err trainer_restore(struct trainer *trainer);
 

@@ -151,6 +151,19 @@ static cairn_err compare_config(const struct trainer *t, const char *text)
     return CAIRN_OK;
 }
 
+cairn_err trainer_newest_facts(const struct trainer *t, struct checkpoint_facts *facts)
+{
+    struct checkpoint_entry *entries = NULL;
+    int count = 0;
+    bool found = false;
+    TRY(checkpoint_list(t->checkpoints, &entries, &count));
+    while (count-- > 0 && !found)
+        if (entries[count].state == CHECKPOINT_COMPLETE)
+            found = checkpoint_read_facts(entries[count].path, facts) == CAIRN_OK;
+    free(entries);
+    return found ? CAIRN_OK : FAIL(CAIRN_ENOTFOUND, "no checkpoint that can be read in %s", t->checkpoints);
+}
+
 cairn_err trainer_restore(struct trainer *t)
 {
     struct checkpoint_facts facts = {0};

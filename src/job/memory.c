@@ -1,0 +1,72 @@
+#include "job/memory.h"
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/least.h"
+
+/* The whole number in file PATH, INT64_MAX if there is none ("max", no such file). */
+static int64_t number_in(const char *path)
+{
+    long long number;
+    FILE *f = fopen(path, "r");
+    if (!f)
+        return INT64_MAX;
+    int found = fscanf(f, "%lld", &number);
+    fclose(f);
+    return found == 1 && number > 0 ? number : INT64_MAX;
+}
+
+/* The least of file NAME in folder PATH and those above it, as far as ROOT_LENGTH. PATH is cut. */
+static int64_t least_above(char *path, size_t root_length, const char *name)
+{
+    char file[PATH_MAX + 64];
+    int64_t bytes = INT64_MAX;
+    while (strlen(path) >= root_length) {
+        snprintf(file, sizeof file, "%s/%s", path, name);
+        bytes = least(bytes, number_in(file));
+        char *slash = strrchr(path, '/');
+        if (!slash)
+            break;
+        *slash = 0;
+    }
+    return bytes;
+}
+
+/* What control groups allow this process: of version 2, or version 1's for memory (man 7 cgroups). */
+static int64_t group_limit(void)
+{
+    char line[PATH_MAX], path[PATH_MAX + 64];
+    int64_t bytes = INT64_MAX;
+    FILE *f = fopen("/proc/self/cgroup", "r");
+    while (f && fgets(line, sizeof line, f)) {
+        char *controllers = strchr(line, ':'), *group = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!group)
+            continue;
+        *group++ = 0;
+        group[strcspn(group, "\n")] = 0;
+        bool second = controllers[1] == 0, first = strstr(controllers, "memory") != NULL;
+        const char *root = second ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
+        snprintf(path, sizeof path, "%s%s", root, strcmp(group, "/") == 0 ? "" : group);
+        if (first || second)
+            bytes = least(bytes, least_above(path, strlen(root), second ? "memory.max" : "memory.limit_in_bytes"));
+    }
+    if (f)
+        fclose(f);
+    return bytes;
+}
+
+int64_t memory_of_node(void)
+{
+    int64_t pages = sysconf(_SC_PHYS_PAGES), bytes = pages > 0 ? pages * sysconf(_SC_PAGESIZE) : INT64_MAX;
+    const char *granted = getenv("SLURM_MEM_PER_NODE"); /* MB of 2^20; 0: all */
+    long long megabytes = granted ? strtoll(granted, NULL, 10) : 0;
+    if (megabytes > 0 && megabytes < INT64_MAX >> 20)
+        bytes = least(bytes, megabytes << 20);
+    bytes = least(bytes, group_limit());
+    return bytes == INT64_MAX ? 0 : bytes;
+}

@@ -1,0 +1,11 @@
+/* The memory that a node has for its ranks. */
+#ifndef JOB_MEMORY_H
+#define JOB_MEMORY_H
+
+#include <stdint.h>
+
+/* Bytes that all ranks of this node may take together: what the machine has, or less if its control group or Slurm
+ * (SLURM_MEM_PER_NODE) grants less. 0: not known. */
+int64_t memory_of_node(void);
+
+#endif

@@ -1,0 +1,147 @@
+#include "train/automatic.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "ckpt/checkpoint.h"
+#include "job/memory.h"
+#include "job/mpi_error.h"
+#include "plan/automatic.h"
+
+/* What all ranks know of the machine: the fewest ranks on a node, the least memory of a rank. */
+static cairn_err count_machine(const struct trainer *t, struct cpu_ranks *out)
+{
+    int64_t own[2] = {job_local_size(t->job), t->config->parallel.memory * 1000000}, least[2];
+    if (own[1] == 0)
+        own[1] = memory_of_node() / own[0];
+    if (own[1] == 0)
+        own[1] = INT64_MAX;
+    TRY(mpi_check(MPI_Allreduce(own, least, 2, MPI_INT64_T, MPI_MIN, t->mesh->world), "comparing memory"));
+    *out = (struct cpu_ranks){.ranks = t->mesh->size, .node_ranks = (int)least[0], .threads = t->backend->threads, .memory = least[1]};
+    return CAIRN_OK;
+}
+
+/* What the planner cannot judge. */
+static cairn_err check_modes(const struct config *c)
+{
+    if (c->parallel.sync != SYNC_BULK)
+        return FAIL(CAIRN_ECONFIG, "parallel: auto plans for replicas that take each step together; with parallel.sync %s give the layout",
+                    c->parallel.sync == SYNC_LOCAL ? "local" : "server");
+    if (c->model.experts > 0)
+        return FAIL(CAIRN_ECONFIG, "parallel: auto does not plan models with experts (model.experts is %lld); give the layout",
+                    (long long)c->model.experts);
+    return CAIRN_OK;
+}
+
+/* The axes of the checkpoint's run that change sums, where they are to be chosen. Whether there are any. */
+static bool keep_sums(const struct trainer *t, struct plan_constraints *w)
+{
+    struct checkpoint_facts facts = {0};
+    struct config before;
+    if (trainer_newest_facts(t, &facts) != CAIRN_OK)
+        return false;
+    bool known = facts.config && config_load(&before, "the checkpoint's config", facts.config, 0, NULL) == CAIRN_OK;
+    checkpoint_facts_free(&facts);
+    if (!known)
+        return false;
+    w->axes.tensor = w->axes.tensor ? w->axes.tensor : (int)before.parallel.tensor;
+    w->axes.context = w->axes.context ? w->axes.context : (int)before.parallel.context;
+    if (w->sequence < 0 && before.parallel.tensor > 1)
+        w->sequence = before.parallel.sequence;
+    config_free(&before);
+    return true;
+}
+
+static cairn_err refuse(const struct plan_result *result, const struct machine *m)
+{
+    char text[PLAN_LAYOUT_TEXT_SIZE];
+    for (int i = 0; i < result->reason_count; i++) {
+        const struct plan_reason *r = &result->reasons[i];
+        if (r->kind == REFUSED_MEMORY)
+            return FAIL(CAIRN_ECONFIG, "parallel: auto finds no layout of %d ranks that fits the %.0f MB of a rank: the nearest (%s) needs %.1f MB "
+                        "more", machine_gpus(m), m->gpu->memory_gib * (double)(1 << 30) * 1e-6, plan_layout_text(&r->nearest, text),
+                        (double)r->missing * 1e-6);
+    }
+    return FAIL(CAIRN_ECONFIG, "parallel: auto finds no layout of %d ranks that fits this model and batch", machine_gpus(m));
+}
+
+/* With what libraries take. */
+static double megabytes(const struct plan *p, const struct machine *m)
+{
+    return (double)plan_memory_total(&p->memory) * 1e-6 + m->software->reserved_gib * (double)(1 << 30) * 1e-6;
+}
+
+static void tell(const struct plan_result *result, const struct machine *m)
+{
+    char text[PLAN_LAYOUT_TEXT_SIZE];
+    const struct plan *best = &result->best[0], *next = &result->best[1];
+    int64_t large = 0;
+    for (int i = 0; i < result->reason_count; i++)
+        large += result->reasons[i].kind == REFUSED_MEMORY ? result->reasons[i].count : 0;
+    log_info("parallel: auto chose %s: by plan %.0f of %.0f MB a rank and %.3g s a step; %lld layouts were judged, %lld need more memory",
+             plan_layout_text(&best->layout, text), megabytes(best, m), m->gpu->memory_gib * (double)(1 << 30) * 1e-6, best->time.total, (long long)result->tried, (long long)large);
+    if (result->count > 1)
+        log_info("next best: %s: %.0f MB, %.3g s", plan_layout_text(&next->layout, text), megabytes(next, m), next->time.total);
+}
+
+/* The best two, of those that keep the checkpoint's sums if any does. */
+static cairn_err search(const struct trainer *t, const struct plan_model *model, const struct machine *m, struct plan_result *result)
+{
+    const struct config *c = t->config;
+    const struct plan_constraints free = plan_constraints_of(c);
+    struct plan_constraints kept = free;
+    int64_t batch = c->batch.microbatches * c->batch.samples;
+    if (keep_sums(t, &kept)) {
+        TRY(plan_best(model, batch, m, &kept, 2, result));
+        if (result->count > 0)
+            return CAIRN_OK;
+        log_warning("parallel: auto finds no layout of %d ranks with the checkpoint's tensor %d and context %d: others change the last bits",
+                    machine_gpus(m), kept.axes.tensor, kept.axes.context);
+        plan_result_free(result);
+    }
+    return plan_best(model, batch, m, &free, 2, result);
+}
+
+/* Rank 0's choice. */
+static cairn_err choose(const struct trainer *t, struct cpu_ranks *ranks, struct plan_layout *out)
+{
+    struct config named = *t->config;
+    struct plan_model model;
+    struct cpu_machine machine;
+    struct plan_result result;
+    struct hardware *hardware;
+    const char *site = getenv("CAIRN_HARDWARE");
+    named.model.vocabulary = trainer_vocabulary(t);
+    TRY(plan_model_of(&named, &model));
+    TRY_CONTEXT(plan_type_of(t->config, &ranks->type), "parallel: auto");
+    TRY(hardware_open(site && *site ? site : NULL, &hardware));
+    cairn_err err = cpu_machine_of(hardware, t->config, ranks, &machine);
+    hardware_close(hardware);
+    TRY(err);
+    TRY(search(t, &model, &machine.machine, &result));
+    if (result.count > 0) {
+        *out = result.best[0].layout;
+        tell(&result, &machine.machine);
+    } else {
+        err = refuse(&result, &machine.machine);
+    }
+    plan_result_free(&result);
+    return err;
+}
+
+cairn_err automatic_layout(struct trainer *t)
+{
+    struct cpu_ranks ranks;
+    struct plan_layout layout = {0};
+    if (!config_chooses(t->config, NULL))
+        return CAIRN_OK;
+    TRY(mesh_agree(t->mesh, check_modes(t->config)));
+    TRY(count_machine(t, &ranks));
+    TRY(mesh_agree(t->mesh, t->mesh->rank == 0 ? choose(t, &ranks, &layout) : CAIRN_OK));
+    TRY(mesh_broadcast(t->mesh, &layout, sizeof layout, 0));
+    t->chosen = *t->config;
+    plan_take(&t->chosen, &layout);
+    t->config = &t->chosen;
+    return CAIRN_OK;
+}
