@@ -107,7 +107,8 @@ static cairn_err parse_layout(const char *text, const struct config *config, con
 {
     *l = (struct plan_layout){.axes = layout_asked(config), .schedule = (enum config_schedule)config->parallel.schedule,
                               .zero = (int)config->parallel.zero, .sequence = config->parallel.sequence,
-                              .recompute = (enum config_recompute)config->parallel.recompute, .samples = config->batch.samples};
+                              .recompute = (enum config_recompute)config->parallel.recompute, .samples = config->batch.samples,
+                              .modes = plan_modes_of(config)};
     char *copy = strdup(text), *rest = copy;
     cairn_err err = copy ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for a layout");
     for (char *part; err == CAIRN_OK && (part = strsep(&rest, ","));) {
@@ -155,7 +156,8 @@ static cairn_err plan_one(const struct arguments *a, const struct config *config
 static cairn_err plan_all(const struct arguments *a, const struct config *config, const struct plan_request *r, json_t **json)
 {
     struct plan_result result;
-    const struct plan_constraints wanted = config_chooses(config, NULL) ? plan_constraints_of(config) : plan_unconstrained;
+    struct plan_constraints wanted = config_chooses(config, NULL) ? plan_constraints_of(config) : plan_unconstrained;
+    plan_keep_to_modes(config, &wanted);
     TRY(plan_best(&r->model, r->batch, &r->machine, &wanted, BEST, &result));
     if (a->json) {
         *json = plan_json(r, &result);

@@ -18,6 +18,17 @@ static int wanted(const struct config *c, const char *key, int64_t value, int fr
     return config_chooses(c, key) ? free : (int)value;
 }
 
+void plan_keep_to_modes(const struct config *c, struct plan_constraints *w)
+{
+    w->modes = plan_modes_of(c);
+    if (w->modes.compress != CONFIG_COMPRESS_NONE)
+        w->zero_most = 1;
+    if (w->modes.local_steps > 0) {
+        w->zero_most = 0;
+        w->axes.context = 1;
+    }
+}
+
 struct plan_constraints plan_constraints_of(const struct config *c)
 {
     struct plan_constraints w = plan_unconstrained;
@@ -29,9 +40,7 @@ struct plan_constraints plan_constraints_of(const struct config *c)
     w.sequence = wanted(c, "sequence", c->parallel.sequence, -1);
     w.recompute = wanted(c, "recompute", c->parallel.recompute, -1);
     w.schedule = wanted(c, "schedule", c->parallel.schedule, -1);
-    /* What train/parallel.c refuses. */
-    if (c->parallel.compress != CONFIG_COMPRESS_NONE)
-        w.zero_most = 1;
+    plan_keep_to_modes(c, &w);
     if (w.sequence < 0 && c->model.dropout > 0 && c->model.width % 4 != 0)
         w.sequence = 0;
     return w;

@@ -7,6 +7,9 @@
 /* What CONFIG says of how gradients are summed, on top of what is known of SOFTWARE. */
 struct hardware_software plan_software_of(const struct config *config, const struct hardware_software *software);
 
+/* Compression and local steps as CONFIG asks for them, and of layouts those that go with them (train/parallel.c). */
+void plan_keep_to_modes(const struct config *config, struct plan_constraints *constraints);
+
 /* What CONFIG has the planner choose (config_chooses) is free, all else as it is given; the batch belongs to the experiment. */
 struct plan_constraints plan_constraints_of(const struct config *config);
 

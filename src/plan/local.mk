@@ -2,6 +2,7 @@ libcore_la_SOURCES += \
   src/plan/automatic.c src/plan/automatic.h \
   src/plan/block_time.c src/plan/block_time.h \
   src/plan/checkpoint_interval.c src/plan/checkpoint_interval.h \
+  src/plan/exchange.c src/plan/exchange.h \
   src/plan/hardware.c src/plan/hardware.h \
   src/plan/kernel_time.c src/plan/kernel_time.h \
   src/plan/link_time.c src/plan/link_time.h \

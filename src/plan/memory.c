@@ -2,6 +2,7 @@
 
 #include "base/least.h"
 #include "mesh/tree.h"
+#include "plan/exchange.h"
 #include "schedule/schedule.h"
 
 enum { ACC_SIZE = 4 }; /* sums, moments, statistics and master weights are float32 */
@@ -92,6 +93,10 @@ int memory_gradient_slots(const struct plan_layout *l, const struct hardware_sof
         return l->zero >= 2 || local_microbatches(l) == 1 ? 1 : (int)software->gradient_vectors;
     if (l->zero >= 2)
         return slots_in_rounds(l);
+    if (l->modes.local_steps > 0) { /* each replica has a tree of its own */
+        tree_partials(local_microbatches(l), 0, local_microbatches(l), nodes, &slots);
+        return slots;
+    }
     for (int data = 0; data < l->axes.data; data++) { /* of the first part of the sequences: the others' are like it */
         int held;
         tree_share(l->microbatches, l->axes.data, data, &first, &count);
@@ -120,6 +125,8 @@ static void count_state(const struct plan_model *m, const struct plan_layout *l,
     int known = l->zero >= 2 ? r->sharded_slots : r->gradient_slots;
     int slots = known ? known : memory_gradient_slots(l, r->software);
     out->gradients = (l->zero >= 2 ? share(gradients, data) : gradients) * slots;
+    out->gradients += exchange_compressed(m, l, r->software, stage).state;
+    out->optimizer += exchange_local_state(l, n);
 }
 
 /* ---- activations ---- */
@@ -247,7 +254,9 @@ static int64_t exchange_bytes(const struct plan_model *m, const struct plan_layo
 {
     int64_t block = memory_block_parameters(m, l->axes.tensor), bytes = 0;
     int64_t table = stage == 0 || is_last(l, stage) ? table_parameters(m, l) : 0;
-    if (replicas(l) > 1) /* other ranks' partial sums, two pieces on their way */
+    const struct exchange_size compressed = exchange_compressed(m, l, r->software, stage);
+    bytes += compressed.most + compressed.room;
+    if (replicas(l) > 1 && l->modes.local_steps == 0) /* other ranks' partial sums, two pieces on their way */
         bytes += least((int64_t)2 * REDUCE_PIECE * ACC_SIZE * (replicas(l) - 1), REDUCE_SCRATCH);
     if (l->zero >= 2) /* a bucket's gradients being made, and on their way */
         bytes += GRADIENT_BUFFERS * most(block, table) * ACC_SIZE;

@@ -24,6 +24,14 @@ cairn_err plan_type_of(const struct config *config, enum plan_type *type)
     return CAIRN_OK;
 }
 
+struct plan_modes plan_modes_of(const struct config *c)
+{
+    bool local = c->parallel.sync == SYNC_LOCAL;
+    return (struct plan_modes){.compress = (enum config_compress)c->parallel.compress, .compress_ratio = c->parallel.compress_ratio,
+                               .compress_rank = (int)c->parallel.compress_rank, .local_steps = local ? c->parallel.local_steps : 0,
+                               .outer_momentum = local && c->parallel.outer == OUTER_NESTEROV};
+}
+
 int64_t plan_parameters(const struct plan_model *m)
 {
     int64_t c = m->width;

@@ -24,6 +24,15 @@ static inline int plan_type_size(enum plan_type type)
     return type == PLAN_FLOAT32 ? 4 : 2;
 }
 
+/* How gradients go over the data group's links where not whole and at each step. */
+struct plan_modes {
+    enum config_compress compress;
+    double compress_ratio;
+    int compress_rank;
+    int64_t local_steps; /* that replicas train apart; 0: they take each step together */
+    bool outer_momentum;
+};
+
 /* How one step is shared. A batch is MICROBATCHES microbatches (V, over all replicas) of SAMPLES samples (b). */
 struct plan_layout {
     struct layout axes;
@@ -32,7 +41,11 @@ struct plan_layout {
     bool sequence;
     enum config_recompute recompute;
     int64_t microbatches, samples; /* V and b */
+    struct plan_modes modes;
 };
+
+/* The modes that CONFIG asks for. */
+struct plan_modes plan_modes_of(const struct config *config);
 
 /* The model that CONFIG describes. CAIRN_ECONFIG if it leaves the vocabulary to the dataset. */
 cairn_err plan_model_of(const struct config *config, struct plan_model *model);

@@ -217,7 +217,7 @@ enum { CONTEXT_LEAST = 4096 };
 static void try_all(struct search *s)
 {
     int64_t gpus = machine_gpus(s->machine);
-    struct plan_layout l = {.axes = {.expert = 1, .chunks = 1}};
+    struct plan_layout l = {.axes = {.expert = 1, .chunks = 1}, .modes = s->wanted->modes};
     for (int tensor = 1; tensor <= gpus && tensor <= s->model->heads && tensor <= 16 * s->machine->gpus_per_node; tensor++)
         for (int context = 1; gpus % tensor == 0 && context <= gpus / tensor; context *= 2) {
             if (context > 1 && s->wanted->axes.context == 0 && s->model->context / context < CONTEXT_LEAST)

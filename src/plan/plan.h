@@ -21,6 +21,7 @@ struct plan_constraints {
     int64_t samples;
     int zero, sequence, recompute, schedule; /* -1: free */
     int zero_most;                           /* where zero is free */
+    struct plan_modes modes;
 };
 
 extern const struct plan_constraints plan_unconstrained;

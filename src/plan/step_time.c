@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "plan/exchange.h"
 #include "plan/kernel_time.h"
 #include "plan/link_time.h"
 #include "plan/memory.h"
@@ -137,10 +138,15 @@ static cairn_err simulate_makespan(const struct step *s, double *makespan)
 
 /* ---- the data group ---- */
 
-static double scatter(const struct step *s, double bytes)
+static struct link_group replicas_of(const struct step *s)
 {
     const struct layout *a = &s->layout->axes;
-    struct link_group group = link_group_of(s->machine, a->data * a->context, a->tensor);
+    return link_group_of(s->machine, a->data * a->context, a->tensor);
+}
+
+static double scatter(const struct step *s, double bytes)
+{
+    const struct link_group group = replicas_of(s);
     return s->machine->software->direct_reduce ? link_direct_seconds(s->machine, &group, bytes)
                                                : link_scatter_seconds(s->machine, &group, bytes);
 }
@@ -154,6 +160,19 @@ static double shown(const struct step *s, double seconds, double window)
     return seconds - (1 - overlap_price) * fmin(seconds * s->machine->software->data_overlap, window);
 }
 
+/* What compression reads and writes of a gradient and of what was not sent, bytes an element: both read and written, and a message. */
+static const double compression_bytes = 20;
+
+/* After the backward pass, bucket by bucket; a rank sends as much as a ring that scatters R / (R - 1) times that. */
+static double compressed_seconds(const struct step *s)
+{
+    const struct link_group group = replicas_of(s);
+    const struct exchange_size e = exchange_compressed(s->model, s->layout, s->machine->software, 0);
+    double ring = (double)e.sent * group.ranks / (group.ranks - 1);
+    return link_scatter_seconds(s->machine, &group, ring) +
+           kernel_stream_seconds(s->machine->gpu, compression_bytes * (double)e.elements, 10);
+}
+
 static void add_data(const struct step *s, const struct piece_time *busiest, struct step_time *out)
 {
     const struct plan_layout *l = s->layout;
@@ -161,6 +180,15 @@ static void add_data(const struct step *s, const struct piece_time *busiest, str
         return;
     double elements = (double)memory_stage_parameters(s->model, l, s->machine->software, 0), size = plan_type_size(s->machine->type);
     double gradients = scatter(s, 4 * elements), weights = scatter(s, size * elements), times = s->microbatches;
+    if (l->modes.local_steps > 0) { /* weights are summed once in so many steps, and nothing hides it */
+        const struct link_group group = replicas_of(s);
+        out->data = link_reduce_seconds(s->machine, &group, 4 * elements) / (double)l->modes.local_steps;
+        return;
+    }
+    if (l->modes.compress != CONFIG_COMPRESS_NONE) {
+        out->data = compressed_seconds(s) + (l->zero > 0 ? shown(s, weights, busiest->forward) : 0);
+        return;
+    }
     switch (l->zero) {
     case 0: out->data = shown(s, 2 * gradients, busiest->backward_input + busiest->backward_weight); break;
     case 1: out->data = shown(s, gradients, busiest->backward_input + busiest->backward_weight) + shown(s, weights, busiest->forward); break;

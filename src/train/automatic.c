@@ -25,9 +25,8 @@ static cairn_err count_machine(const struct trainer *t, struct cpu_ranks *out)
 /* What the planner cannot judge. */
 static cairn_err check_modes(const struct config *c)
 {
-    if (c->parallel.sync != SYNC_BULK)
-        return FAIL(CAIRN_ECONFIG, "parallel: auto plans for replicas that take each step together; with parallel.sync %s give the layout",
-                    c->parallel.sync == SYNC_LOCAL ? "local" : "server");
+    if (c->parallel.sync == SYNC_SERVER)
+        return FAIL(CAIRN_ECONFIG, "parallel: auto does not plan parameter servers; with parallel.sync server give the layout");
     if (c->model.experts > 0)
         return FAIL(CAIRN_ECONFIG, "parallel: auto does not plan models with experts (model.experts is %lld); give the layout",
                     (long long)c->model.experts);

@@ -125,4 +125,16 @@ run 4 $P.pipeline=2 $P.tensor=2 model.tied=true
 group pipeline '2*2*A + 2*S'
 group tensor '(4*L+2)*2*A' '2*1*3*4*V*b*c'
 no_other
+run 4 $P.compress=bf16
+group replicas '3*G'
+no_other
+run 4 $P.compress=topk $P.compress_ratio=0.01
+group replicas '24*G/100'
+no_other
+run 4 $P.compress=powersgd $P.compress_rank=4
+group replicas '2*3*4*(L*77*w + 2*4*(v + w) + 4*(c + w) + 2*w)'
+no_other
+run 4 $P.sync=local $P.local_steps=3
+group replicas '2*3*G'
+no_other
 exit $failed

@@ -66,9 +66,13 @@ train_auto 3 run_dir=odd steps=6
 told 'where that does not fit, it says so' 'warning: parallel: auto finds no layout of 3 ranks with the checkpoint.s tensor 2 and context 1'
 told 'and goes on' '^done: 6 steps'
 
+train_auto 2 run_dir=local parallel.sync=local parallel.local_steps=2
+told 'local steps, too' '^done: 4 steps'
+check 'which share no state' test "$(chosen local zero)" = 0
+
 # What it cannot plan.
-train_auto 2 run_dir=none parallel.sync=local
-told 'local steps' 'error: parallel: auto plans for replicas that take each step together; with parallel.sync local give the layout'
+train_auto 2 run_dir=none parallel.sync=server
+told 'parameter servers' 'error: parallel: auto does not plan parameter servers; with parallel.sync server give the layout'
 train_auto 2 run_dir=none precision=float64 device=reference
 told 'float64' 'error: parallel: auto: precision float64 is for tests; no plan is made for it'
 CAIRN_MPIEXEC=$MPIEXEC

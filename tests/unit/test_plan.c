@@ -318,3 +318,26 @@ Test(plan, less_memory_takes_other_layouts)
     }
     cr_expect_geq(layouts, 3, "only %d layouts from 2 GiB down", layouts);
 }
+
+Test(plan, modes_that_send_less)
+{
+    const struct plan_model m = {.layers = 12, .width = 768, .heads = 12, .context = 1024, .vocabulary = 50304, .tied = true};
+    const struct machine machine = machine_of("A100-80", "cairn", 4, 1);
+    struct plan_layout l = {.axes = {4, 1, 1, 1, 1, 1, 0}, .schedule = CONFIG_1F1B, .microbatches = 4, .samples = 1};
+    struct plan p;
+    double seconds[5];
+    l.modes = (struct plan_modes){.compress_ratio = 0.01, .compress_rank = 4};
+    for (int kind = CONFIG_COMPRESS_NONE; kind <= CONFIG_COMPRESS_POWERSGD; kind++) {
+        l.modes.compress = (enum config_compress)kind;
+        cr_assert_eq(plan_of(&m, &l, &machine, &p), CAIRN_OK);
+        seconds[kind] = p.time.data;
+    }
+    l.modes = (struct plan_modes){.local_steps = 10};
+    cr_assert_eq(plan_of(&m, &l, &machine, &p), CAIRN_OK);
+    seconds[4] = p.time.data;
+    cr_expect_lt(seconds[CONFIG_COMPRESS_TOPK], seconds[CONFIG_COMPRESS_BF16]);
+    cr_expect_lt(seconds[CONFIG_COMPRESS_POWERSGD], seconds[CONFIG_COMPRESS_BF16]);
+    l.modes.local_steps = 20;
+    cr_assert_eq(plan_of(&m, &l, &machine, &p), CAIRN_OK);
+    cr_expect_float_eq(p.time.data, seconds[4] / 2, 1e-12, "half as often");
+}

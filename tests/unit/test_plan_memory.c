@@ -4,7 +4,8 @@
 #include <stdlib.h>
 
 #include "model/gpt.h"
-#include "plan/memory.h"
+#include "plan/exchange.h"
+#include "train/compressed.h"
 
 static const struct hardware_software cairn = {.name = "cairn", .flash = 3, .keeps_copy = true, .recomputes_qkv = true};
 static const struct hardware_software megatron = {.name = "megatron", .keeps_copy = true, .keeps_masks = true, .keeps_logits = true, .gradient_vectors = 1,
@@ -129,4 +130,74 @@ Test(plan_memory, activations_are_the_graphs)
                     for (int half = 0; half < 2; half++)
                         for (int split = 0; split < (pieces > 1 ? 2 : 1); split++)
                             compare(&(struct shape){pieces, piece, recompute, split, dropout, half ? DTYPE_BF16 : DTYPE_F32});
+}
+
+/* ---- other exchanges ---- */
+
+/* What compression keeps of the whole model over four replicas, as the run time opens it. */
+static int64_t compressed_bytes(const struct plan_model *m, const struct plan_modes *modes)
+{
+    const struct gpt gpt = {.layers = m->layers, .width = m->width, .heads = m->heads, .vocabulary = m->vocabulary, .tied = m->tied};
+    const struct backend_options options = {.act = DTYPE_F32, .threads = 1, .instruction_set = "auto"};
+    const struct graph_options wanted = {.samples = 1, .context = m->context, .training = true};
+    const struct gpt_piece piece = gpt_piece_of(&gpt, m->context, 1, 0);
+    const struct compress_options how = {.kind = (enum compress_kind)modes->compress, .ratio = modes->compress_ratio, .rank = modes->compress_rank};
+    struct mesh mesh = {.layout = {4, 1, 1, 1, 1, 1, 0}, .replicas = {.size = 4}};
+    struct backend *backend;
+    struct compressed *c;
+    cr_assert_eq(backend_open("cpu", &options, &backend), CAIRN_OK, "%s", cairn_err_message());
+    struct graph *g = graph_new(backend, &wanted);
+    gpt_declare(g, &gpt, &piece, m->context, true, NULL, NULL);
+    cr_assert_eq(graph_finish(g), CAIRN_OK, "%s", cairn_err_message());
+    cr_assert_eq(compressed_open(&mesh, &how, 1, &g, &c), CAIRN_OK, "%s", cairn_err_message());
+    int64_t bytes = compressed_memory(c);
+    compressed_close(c);
+    graph_free(g);
+    backend->table->close(backend);
+    return bytes;
+}
+
+Test(plan_memory, compression_is_the_run_times)
+{
+    for (int kind = CONFIG_COMPRESS_BF16; kind <= CONFIG_COMPRESS_POWERSGD; kind++)
+        for (int tied = 0; tied < 2; tied++) {
+            const struct plan_model m = {.layers = 3, .width = 64, .heads = 4, .context = 32, .vocabulary = 301, .tied = tied};
+            struct plan_layout l = layout_of(4, 1, 1, 4, 1);
+            l.modes = (struct plan_modes){.compress = (enum config_compress)kind, .compress_ratio = 0.01, .compress_rank = 4};
+            const struct exchange_size e = exchange_compressed(&m, &l, &cairn, 0);
+            cr_expect_eq(e.elements, plan_parameters(&m));
+            /* of topk a share is kept too, which has no state */
+            cr_expect_eq(e.state + e.most, compressed_bytes(&m, &l.modes), "kind %d, tied %d: planned %lld, allocated %lld", kind, tied,
+                         (long long)(e.state + e.most), (long long)compressed_bytes(&m, &l.modes));
+        }
+}
+
+/* The closed formulas of tests/bench/bytes.sh, which a run is measured by. */
+Test(plan_memory, bytes_of_compression)
+{
+    const struct plan_model m = {.layers = 4, .width = 128, .heads = 4, .context = 64, .vocabulary = 512};
+    struct plan_layout l = layout_of(4, 1, 1, 8, 4);
+    int64_t n = plan_parameters(&m), w = m.width, factors = 4 * 77 * w + 8 * (512 + w) + 4 * (64 + w) + 2 * w;
+    l.modes = (struct plan_modes){.compress = CONFIG_COMPRESS_BF16, .compress_ratio = 0.01, .compress_rank = 4};
+    cr_expect_eq(4 * exchange_compressed(&m, &l, &cairn, 0).sent, 2 * 3 * 2 * n);
+    l.modes.compress = CONFIG_COMPRESS_TOPK;
+    cr_expect_float_eq((double)exchange_compressed(&m, &l, &cairn, 0).sent, 3 * 8 * 0.01 * (double)n, 3 * 8 * 6, "an element more a bucket");
+    l.modes.compress = CONFIG_COMPRESS_POWERSGD;
+    cr_expect_eq(4 * exchange_compressed(&m, &l, &cairn, 0).sent, 2 * 3 * 4 * factors);
+}
+
+Test(plan_memory, local_steps)
+{
+    struct plan_layout l = layout_of(4, 1, 1, 12, 1);
+    const struct memory_rules rules = {PLAN_FLOAT32, &cairn, 0, 0};
+    const struct plan_memory bulk = memory_of_stage(&tiny, &l, &rules, 0);
+    l.modes.local_steps = 10;
+    const struct plan_memory average = memory_of_stage(&tiny, &l, &rules, 0);
+    l.modes.outer_momentum = true;
+    const struct plan_memory nesterov = memory_of_stage(&tiny, &l, &rules, 0);
+    int64_t n = 4 * plan_parameters(&tiny);
+    cr_expect_eq(average.optimizer, bulk.optimizer + n, "the weights joined last");
+    cr_expect_eq(nesterov.optimizer, bulk.optimizer + 2 * n, "and momentum");
+    cr_expect_eq(memory_gradient_slots(&l, &cairn), 2, "three microbatches in a tree of their own");
+    cr_expect_lt(average.buffers, bulk.buffers, "no other ranks' sums");
 }
