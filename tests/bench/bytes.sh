@@ -134,7 +134,7 @@ no_other
 run 4 $P.compress=powersgd $P.compress_rank=4
 group replicas '2*3*4*(L*77*w + 2*4*(v + w) + 4*(c + w) + 2*w)'
 no_other
-run 4 $P.sync=local $P.local_steps=3
+run 4 $P.sync=local $P.local_steps=2 # what joins the weights after a step is told with the next
 group replicas '2*3*G'
 no_other
 exit $failed
