@@ -11,6 +11,8 @@ cairn_err plan_model_of(const struct config *c, struct plan_model *m)
 {
     if (c->model.vocabulary == 0)
         return FAIL(CAIRN_ECONFIG, "a plan reads no dataset: give model.vocabulary");
+    if (c->model.experts > 0)
+        return FAIL(CAIRN_ECONFIG, "no plan is made for models with experts (model.experts is %lld)", (long long)c->model.experts);
     *m = (struct plan_model){.layers = c->model.layers, .width = c->model.width, .heads = c->model.heads, .context = c->model.context,
                              .vocabulary = c->model.vocabulary, .tied = c->model.tied, .dropout = c->model.dropout > 0};
     return CAIRN_OK;

@@ -47,7 +47,7 @@ struct plan_layout {
 /* The modes that CONFIG asks for. */
 struct plan_modes plan_modes_of(const struct config *config);
 
-/* The model that CONFIG describes. CAIRN_ECONFIG if it leaves the vocabulary to the dataset. */
+/* The model that CONFIG describes. CAIRN_ECONFIG if it leaves the vocabulary to the dataset, or has experts. */
 cairn_err plan_model_of(const struct config *config, struct plan_model *model);
 
 /* The type that CONFIG's precision stands for. CAIRN_ECONFIG for float64, which no plan is made for. */

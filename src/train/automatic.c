@@ -27,9 +27,6 @@ static cairn_err check_modes(const struct config *c)
 {
     if (c->parallel.sync == SYNC_SERVER)
         return FAIL(CAIRN_ECONFIG, "parallel: auto does not plan parameter servers; with parallel.sync server give the layout");
-    if (c->model.experts > 0)
-        return FAIL(CAIRN_ECONFIG, "parallel: auto does not plan models with experts (model.experts is %lld); give the layout",
-                    (long long)c->model.experts);
     return CAIRN_OK;
 }
 
@@ -112,7 +109,7 @@ static cairn_err choose(const struct trainer *t, struct cpu_ranks *ranks, struct
     struct hardware *hardware;
     const char *site = getenv("CAIRN_HARDWARE");
     named.model.vocabulary = trainer_vocabulary(t);
-    TRY(plan_model_of(&named, &model));
+    TRY_CONTEXT(plan_model_of(&named, &model), "parallel: auto");
     TRY_CONTEXT(plan_type_of(t->config, &ranks->type), "parallel: auto");
     TRY(hardware_open(site && *site ? site : NULL, &hardware));
     cairn_err err = cpu_machine_of(hardware, t->config, ranks, &machine);

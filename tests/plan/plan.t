@@ -60,6 +60,7 @@ refuse() {
 }
 refuse 'no GPU' 'plan needs --gpu, --nodes and --gpus-per-node, of one at least; see cairn plan --help' plan --nodes 1
 refuse 'no vocabulary' 'a plan reads no dataset: give model.vocabulary' plan --nodes 1 --gpu H100 model.vocabulary=0
+refuse 'experts' 'no plan is made for models with experts (model.experts is 8)' plan --nodes 1 --gpu H100 model.experts=8
 refuse 'float64' 'precision float64 is for tests; no plan is made for it' plan --nodes 1 --gpu H100 precision=float64
 refuse 'bfloat16 on a V100' 'a V100-32 has no products of bfloat16' plan --nodes 1 --gpu V100-32
 refuse 'a layout that is no list' "--layout: expected NAME=VALUE, found 'tensor'" plan --nodes 1 --gpu H100 --layout tensor

@@ -73,6 +73,8 @@ check 'which share no state' test "$(chosen local zero)" = 0
 # What it cannot plan.
 train_auto 2 run_dir=none parallel.sync=server
 told 'parameter servers' 'error: parallel: auto does not plan parameter servers; with parallel.sync server give the layout'
+train_auto 2 run_dir=none model.experts=2
+told 'experts' 'error: parallel: auto: no plan is made for models with experts .model.experts is 2.'
 train_auto 2 run_dir=none precision=float64 device=reference
 told 'float64' 'error: parallel: auto: precision float64 is for tests; no plan is made for it'
 CAIRN_MPIEXEC=$MPIEXEC
