@@ -13,8 +13,9 @@
 
 /* In seconds. A silent rank on a healthy node is given up after SILENT_TIMES
  * supervise.silent_seconds. From a rank's word that it ends the step, the launcher has ABORT_LIMIT, and from the first that leaves in order
- * LEAVE_LIMIT (closing MPI may take 10 s). Workers have FAREWELL_LIMIT from the servers' end. */
-static const double probe_pause = 5, abort_limit = 4, leave_limit = 20, farewell_limit = 6;
+ * LEAVE_LIMIT (closing MPI may take 10 s). Workers have FAREWELL_LIMIT from the servers' end. A turn of the
+ * watch that takes longer than SLOW_TURN was held up. */
+static const double probe_pause = 5, abort_limit = 4, leave_limit = 20, farewell_limit = 6, slow_turn = 1;
 enum { SILENT_TIMES = 3 };
 
 struct watch {
@@ -267,7 +268,10 @@ static enum ending watch_ranks(struct watch *w, enum stop_cause (*stop)(void *, 
             return ending_of(l, *status);
         }
         l->workers.ending = l->ending_since > 0;
+        double tended = clock_seconds();
         workers_tend(&l->workers);
+        if (clock_seconds() - tended > slow_turn)
+            continue; /* it asked slurmctld, which is away: what ranks said meanwhile is to be read before their silence is judged */
         note_step(w, workers_step(&l->workers)); /* servers train nothing */
         if (stop(w->o->context, &at_once) != STOP_NONE)
             ask_to_stop(w);

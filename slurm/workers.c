@@ -98,9 +98,16 @@ static void count_life(struct worker *k)
 }
 
 /* An srun fails after ten seconds while slurmctld is away, which says nothing of the worker. */
-static bool lacked_controller(const struct workers *w, const struct worker *k)
+static bool lacked_controller(struct workers *w, const struct worker *k)
 {
-    return k->seen <= 0 && w->allocation->slurm && !allocation_has_controller(w->allocation);
+    if (k->seen > 0 || !w->allocation->slurm)
+        return false;
+    if (clock_seconds() < w->controller_away) /* an answer that does not come takes seconds: not for each worker */
+        return true;
+    if (allocation_has_controller(w->allocation))
+        return false;
+    w->controller_away = clock_seconds() + controller_pause;
+    return true;
 }
 
 static void has_ended(struct workers *w, struct worker *k, int status)
@@ -118,7 +125,7 @@ static void has_ended(struct workers *w, struct worker *k, int status)
     if (lacked_controller(w, k)) {
         log_warning("worker %d could not be started, slurmctld does not answer: it is tried again", k->number);
         k->state = WORKER_DUE;
-        k->due = clock_seconds() + controller_pause;
+        k->due = w->controller_away;
         return;
     }
     if (k->reason[0])

@@ -58,6 +58,7 @@ struct workers {
     struct worker *worker;
     char *servers;            /* that they are to find; NULL: these do not listen yet */
     bool ending;              /* the servers leave: none is started again */
+    double controller_away;   /* slurmctld did not answer, and is not asked again before; 0: it did */
     struct workers_observer observer;
     struct pollfd *poll;      /* for workers_wait */
 };
