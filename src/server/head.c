@@ -99,11 +99,11 @@ static void let_leave(struct server *s, struct peer *peer)
 
 cairn_err head_welcome(struct server *s, struct peer *peer)
 {
-    size_t room = (size_t)s->mesh->size * INVITATION_SIZE;
+    size_t room = (size_t)s->mesh->size * SERVER_INVITATION_SIZE;
     char *text = calloc(room, 1);
     size_t used = 0;
     for (int i = 0; text && i < s->mesh->size; i++)
-        used += (size_t)snprintf(text + used, room - used, "%s\n", s->addresses + (size_t)i * INVITATION_SIZE);
+        used += (size_t)snprintf(text + used, room - used, "%s\n", s->addresses + (size_t)i * SERVER_INVITATION_SIZE);
     struct wire_block *block = text ? wire_block_new(used) : NULL;
     if (block)
         memcpy(block->data, text, used);

@@ -1,13 +1,11 @@
 #include "server/roles.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
-#include "base/log.h"
 #include "server/server.h"
 #include "server/worker.h"
 #include "train/parallel.h"
-
-enum { INVITATION_ROOM = 512 };
 
 static int count_of(const char *variable)
 {
@@ -53,7 +51,7 @@ static cairn_err split(struct trainer *t, struct job *job, struct mesh *mesh, co
     struct layout layout;
     struct mesh *own;
     struct server *server = NULL;
-    char invitation[INVITATION_ROOM] = "";
+    char invitation[SERVER_INVITATION_SIZE] = "";
     TRY(mesh_agree(mesh, parallel_layout(config, config->model.vocabulary, mesh->size, &layout)));
     bool serves = mesh->rank < layout.servers;
     TRY(mesh_split(mesh, serves ? 0 : mesh->rank, &own));

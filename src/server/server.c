@@ -354,18 +354,18 @@ static cairn_err open_state(struct server *s)
 static cairn_err open_listener(struct server *s)
 {
     int port;
-    char own[INVITATION_SIZE - MESSAGE_TOKEN_SIZE - 1] = "", line[INVITATION_SIZE] = "";
-    s->addresses = calloc((size_t)s->mesh->size, INVITATION_SIZE);
+    char own[SERVER_INVITATION_SIZE - MESSAGE_TOKEN_SIZE - 1] = "", line[SERVER_INVITATION_SIZE] = "";
+    s->addresses = calloc((size_t)s->mesh->size, SERVER_INVITATION_SIZE);
     cairn_err err = s->addresses ? wire_listen(&s->listener, &port) : FAIL(CAIRN_ENOMEM, "no memory for %d addresses", s->mesh->size);
     if (!err && server_is_head(s))
         err = greeting_token(s->token);
     TRY(mesh_agree(s->mesh, err));
     wire_addresses(s->mesh->host, port, own, sizeof own);
     snprintf(line, sizeof line, "%s", own);
-    TRY(mpi_check(MPI_Allgather(line, INVITATION_SIZE, MPI_CHAR, s->addresses, INVITATION_SIZE, MPI_CHAR, s->mesh->world),
+    TRY(mpi_check(MPI_Allgather(line, SERVER_INVITATION_SIZE, MPI_CHAR, s->addresses, SERVER_INVITATION_SIZE, MPI_CHAR, s->mesh->world),
                   "exchanging the servers' addresses"));
     TRY(mesh_broadcast(s->mesh, s->token, sizeof s->token, 0));
-    snprintf(s->invitation, sizeof s->invitation, "%s@%.*s", s->token, INVITATION_SIZE - MESSAGE_TOKEN_SIZE - 2, s->addresses);
+    snprintf(s->invitation, sizeof s->invitation, "%s@%.*s", s->token, SERVER_INVITATION_SIZE - MESSAGE_TOKEN_SIZE - 2, s->addresses);
     return CAIRN_OK;
 }
 

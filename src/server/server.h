@@ -16,7 +16,9 @@ void server_close(struct server *server); /* NULL is fine */
 /* After an error of server_run: whether all servers met it. */
 bool server_failed_together(const struct server *server);
 
-/* What workers need to know, "TOKEN@ADDRESSES". The same on all servers. */
+/* What workers need to know, "TOKEN@ADDRESSES", in fewer bytes than this: it goes to the supervisor in a control line (job/heartbeat.h).
+ * The same on all servers. The addresses are the head's; it tells workers the others'. */
+enum { SERVER_INVITATION_SIZE = 512 };
 const char *server_invitation(const struct server *server);
 
 /* Serves until the last step's checkpoint is written, or that of a stop (*STOPPED). WORKERS are expected to come: the first step waits a

@@ -10,8 +10,6 @@
 #include "server/wire.h"
 #include "server/work.h"
 
-enum { INVITATION_SIZE = 512 };
-
 enum peer_kind { PEER_STRANGER, PEER_WORKER, PEER_SERVER };
 
 /* Whoever has connected. */
@@ -47,8 +45,8 @@ struct server {
     struct graph *graph;
     bool synchronous;         /* staleness 0 */
     char token[MESSAGE_TOKEN_SIZE + 1];
-    char invitation[INVITATION_SIZE];
-    char *addresses;          /* of all servers, INVITATION_SIZE each */
+    char invitation[SERVER_INVITATION_SIZE];
+    char *addresses;          /* of all servers, SERVER_INVITATION_SIZE each */
     int listener;
     struct peer **peers;
     int peer_count, peer_room;
