@@ -9,7 +9,7 @@
 #include "mesh/tree.h"
 
 /* MPI keeps the order of messages between two ranks, so one tag does for all calls but those that others may overtake. */
-enum { TAG, SHIFT_TAG };
+enum { TAG, SHIFT_TAG, EXCHANGE_TAG };
 
 /* Elements of a message, whose count is an int to MPI: larger ones go in rounds. */
 enum { MESSAGE = 1 << 28 };
@@ -23,6 +23,7 @@ struct messages {
     MPI_Request *requests;
     int count;
     enum dtype dtype;
+    int tag;
 };
 
 static cairn_err post_receive(struct messages *m, int from, void *data, int64_t n)
@@ -30,7 +31,7 @@ static cairn_err post_receive(struct messages *m, int from, void *data, int64_t 
     if (n <= 0)
         return CAIRN_OK;
     m->group->bytes_received += n * (int64_t)dtype_size(m->dtype);
-    TRY_MPI(MPI_Irecv(data, (int)n, group_mpi_type(m->dtype), from, TAG, m->group->comm, &m->requests[m->count++]));
+    TRY_MPI(MPI_Irecv(data, (int)n, group_mpi_type(m->dtype), from, m->tag, m->group->comm, &m->requests[m->count++]));
     return CAIRN_OK;
 }
 
@@ -39,7 +40,7 @@ static cairn_err post_send(struct messages *m, int to, const void *data, int64_t
     if (n <= 0)
         return CAIRN_OK;
     m->group->bytes_sent += n * (int64_t)dtype_size(m->dtype);
-    TRY_MPI(MPI_Isend(data, (int)n, group_mpi_type(m->dtype), to, TAG, m->group->comm, &m->requests[m->count++]));
+    TRY_MPI(MPI_Isend(data, (int)n, group_mpi_type(m->dtype), to, m->tag, m->group->comm, &m->requests[m->count++]));
     return CAIRN_OK;
 }
 
@@ -153,7 +154,7 @@ static void sum_round(const struct group *g, const struct halves *h, int64_t rou
 static cairn_err start_round(struct group *g, const struct halves *h, int64_t round, const char *in, const int64_t *begins,
                              const int64_t *counts, enum dtype dtype, int *count)
 {
-    struct messages m = {g, g->requests + round % 2 * 2 * g->size, 0, dtype};
+    struct messages m = {g, g->requests + round % 2 * 2 * g->size, 0, dtype, TAG};
     for (int step = 1; step < g->size; step++) {
         int from = other(g, g->size - step);
         TRY(post_receive(&m, from, received_from(g, h, round, from), in_round(counts[g->rank], round, h->piece)));
@@ -198,7 +199,7 @@ cairn_err group_all_gather(struct group *g, void *whole, const int64_t *begins, 
     size_t size = dtype_size(dtype);
     uint64_t begun = span_begin(g);
     for (int64_t round = 0, most = g->size > 1 ? largest(counts, g->size) : 0; round * MESSAGE < most; round++) {
-        struct messages m = {g, g->requests, 0, dtype};
+        struct messages m = {g, g->requests, 0, dtype, TAG};
         for (int step = 1; step < g->size; step++) {
             int from = other(g, g->size - step);
             TRY(post_receive(&m, from, (char *)whole + (size_t)(begins[from] + round * MESSAGE) * size,
@@ -235,7 +236,7 @@ cairn_err group_all_to_all(struct group *g, const void *in, const int64_t *in_be
     memcpy((char *)out + (size_t)out_begins[g->rank] * size, (const char *)in + (size_t)in_begins[g->rank] * size,
            (size_t)in_counts[g->rank] * size);
     for (int64_t round = 0; g->size > 1 && round * MESSAGE < most; round++) {
-        struct messages m = {g, g->requests, 0, dtype};
+        struct messages m = {g, g->requests, 0, dtype, TAG};
         for (int step = 1; step < g->size; step++) {
             int from = other(g, g->size - step);
             TRY(post_receive(&m, from, (char *)out + (size_t)(out_begins[from] + round * MESSAGE) * size,
@@ -249,6 +250,29 @@ cairn_err group_all_to_all(struct group *g, const void *in, const int64_t *in_be
         TRY(group_wait(g, m.requests, m.count, "exchanging between ranks"));
     }
     trace_end(begun, TRACE_COMMUNICATION, "all-to-all", -1);
+    return CAIRN_OK;
+}
+
+cairn_err group_exchange_start(struct group *g, struct group_exchange *x, const void *in, const int64_t *in_begins,
+                               const int64_t *in_counts, void *out, const int64_t *out_begins, const int64_t *out_counts, enum dtype dtype)
+{
+    size_t size = dtype_size(dtype);
+    struct messages m = {.group = g, .requests = x->requests, .dtype = dtype, .tag = EXCHANGE_TAG};
+    x->count = x->done = 0;
+    if (largest(in_counts, g->size) > INT_MAX || largest(out_counts, g->size) > INT_MAX)
+        return FAIL(CAIRN_EINVAL, "an exchange of more than %d elements with a rank", INT_MAX);
+    if (in != out)
+        memcpy((char *)out + (size_t)out_begins[g->rank] * size, (const char *)in + (size_t)in_begins[g->rank] * size,
+               (size_t)in_counts[g->rank] * size);
+    for (int step = 1; step < g->size; step++) {
+        int from = other(g, g->size - step);
+        TRY(post_receive(&m, from, (char *)out + (size_t)out_begins[from] * size, out_counts[from]));
+    }
+    for (int step = 1; step < g->size; step++) {
+        int to = other(g, step);
+        TRY(post_send(&m, to, (const char *)in + (size_t)in_begins[to] * size, in_counts[to]));
+    }
+    x->count = m.count;
     return CAIRN_OK;
 }
 
@@ -314,7 +338,7 @@ static cairn_err combine_all(struct group *g, double *values, int count, combine
         return CAIRN_OK;
     uint64_t begun = trace_begin();
     double *received = (double *)g->scratch; /* has at least GROUP_SMALL for each other rank */
-    struct messages m = {g, g->requests, 0, DTYPE_F64};
+    struct messages m = {g, g->requests, 0, DTYPE_F64, TAG};
     for (int r = 0, at = 0; r < g->size; r++)
         if (r != g->rank)
             TRY(post_receive(&m, r, received + at++ * count, count));

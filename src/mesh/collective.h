@@ -25,6 +25,16 @@ cairn_err group_all_gather(struct group *group, void *whole, const int64_t *begi
 cairn_err group_all_to_all(struct group *group, const void *in, const int64_t *in_begins, const int64_t *in_counts, void *out,
                            const int64_t *out_begins, const int64_t *out_counts, enum dtype dtype);
 
+/* The same without waiting: group_test tells when the requests, of which REQUESTS has room for 2 * size, are complete. One at a time of a
+ * group; others of its collectives may go on meanwhile. At most 2^31 - 1 elements to each rank. Where IN is OUT, this rank's own part
+ * stays where it is: begins and counts that are alike for all to whom it goes make a gather of it. */
+struct group_exchange {
+    MPI_Request *requests;
+    int count, done;
+};
+cairn_err group_exchange_start(struct group *group, struct group_exchange *exchange, const void *in, const int64_t *in_begins,
+                               const int64_t *in_counts, void *out, const int64_t *out_begins, const int64_t *out_counts, enum dtype dtype);
+
 /* A ring: OUT goes to the next rank (the last one's to rank 0), IN comes from the one before. At most 2^31 - 1 elements each. */
 cairn_err group_shift(struct group *group, const void *out, int64_t out_count, void *in, int64_t in_count, enum dtype dtype);
 

@@ -33,6 +33,13 @@ struct compressor {
     int64_t *begins, *counts, *more_begins, *more_counts; /* by rank */
     size_t room;   /* bytes of each of these, for the largest bucket */
     char *sent, *received;
+    size_t parts_room;
+    char *parts;   /* all ranks' values of this rank's share, where they are summed as they are */
+    /* The bucket that is being summed. */
+    struct bucket *now;
+    float *gradient;
+    int phase;
+    struct group_exchange exchange;
 };
 
 cairn_err compressor_create(struct group *group, const struct compress_options *options, struct compressor **out)
@@ -43,14 +50,16 @@ cairn_err compressor_create(struct group *group, const struct compress_options *
         return FAIL(CAIRN_EINVAL, "powersgd's rank is %d: at least 1", options->rank);
     struct compressor *c = calloc(1, sizeof *c);
     int64_t *begins = calloc(4 * (size_t)group->size, sizeof *begins);
-    if (!c || !begins) {
+    MPI_Request *requests = calloc(2 * (size_t)group->size, sizeof *requests);
+    if (!c || !begins || !requests) {
         free(c);
         free(begins);
+        free(requests);
         return FAIL(CAIRN_ENOMEM, "no memory for compression");
     }
     int size = group->size;
     *c = (struct compressor){.group = group, .options = *options, .begins = begins, .counts = begins + size,
-                             .more_begins = begins + 2 * size, .more_counts = begins + 3 * size};
+                             .more_begins = begins + 2 * size, .more_counts = begins + 3 * size, .exchange = {.requests = requests}};
     *out = c;
     return CAIRN_OK;
 }
@@ -73,6 +82,8 @@ void compressor_destroy(struct compressor *c)
     free(c->begins);
     free(c->sent);
     free(c->received);
+    free(c->parts);
+    free(c->exchange.requests);
     free(c);
 }
 
@@ -114,8 +125,21 @@ static cairn_err grow(char **memory, size_t bytes)
     return CAIRN_OK;
 }
 
+/* Elements that are summed over the ranks as they are, at once. */
+static int64_t summed_elements(const struct compressor *c, const struct bucket *b)
+{
+    if (c->options.kind == COMPRESS_POWERSGD)
+        return b->lefts > b->rights ? b->lefts : b->rights;
+    return c->options.kind == COMPRESS_NONE ? b->elements : 0;
+}
+
 static cairn_err take_room(struct compressor *c, const struct bucket *b)
 {
+    size_t parts = (size_t)(summed_elements(c, b) + c->group->size) * sizeof(float); /* shares of as many elements or one less */
+    if (parts > c->parts_room) {
+        TRY(grow(&c->parts, parts));
+        c->parts_room = parts;
+    }
     size_t received, sent = message_bytes(c, b, &received), most = sent > received ? sent : received;
     if (most <= c->room)
         return CAIRN_OK;
@@ -207,26 +231,75 @@ static void sum_share(const struct compressor *c, struct bucket *b, const uint16
     }
 }
 
-static cairn_err sum_bf16(struct compressor *c, struct bucket *b, float *gradient)
+/* WHOLE's own share to all others, with begins and counts of all shares. */
+static cairn_err start_gather(struct compressor *c, void *whole, enum dtype dtype)
+{
+    int rank = c->group->rank;
+    for (int r = 0; r < c->group->size; r++) {
+        c->more_begins[r] = c->begins[rank];
+        c->more_counts[r] = c->counts[rank];
+    }
+    return group_exchange_start(c->group, &c->exchange, whole, c->more_begins, c->more_counts, whole, c->begins, c->counts, dtype);
+}
+
+/* Of SENT, N elements, all ranks' values of this rank's share into RECEIVED. */
+static cairn_err start_shares(struct compressor *c, const void *sent, int64_t n, void *received, enum dtype dtype)
+{
+    int size = c->group->size, rank = c->group->rank;
+    for (int r = 0; r < size; r++)
+        tree_share(n, size, r, &c->begins[r], &c->counts[r]);
+    for (int r = 0; r < size; r++) {
+        c->more_begins[r] = r * c->counts[rank];
+        c->more_counts[r] = c->counts[rank];
+    }
+    return group_exchange_start(c->group, &c->exchange, sent, c->begins, c->counts, received, c->more_begins, c->more_counts, dtype);
+}
+
+/* What start_shares brought, added up in the order of the ranks, to all. */
+static cairn_err add_shares(struct compressor *c, float *whole)
+{
+    int64_t count = c->counts[c->group->rank];
+    float *own = whole + c->begins[c->group->rank];
+    const float *parts = (const float *)c->parts;
+    for (int64_t i = 0; i < count; i++) {
+        float sum = parts[i];
+        for (int r = 1; r < c->group->size; r++)
+            sum += parts[r * count + i];
+        own[i] = sum;
+    }
+    return start_gather(c, whole, DTYPE_F32);
+}
+
+/* Each of the following does the phase that C is in, after the exchanges before it, and starts the next exchange; *LAST: there is none. */
+
+static cairn_err sum_plain(struct compressor *c, const struct bucket *b, float *gradient, bool *last)
+{
+    if (c->phase == 0)
+        return start_shares(c, gradient, b->elements, c->parts, DTYPE_F32);
+    *last = c->phase == 2;
+    return *last ? CAIRN_OK : add_shares(c, gradient);
+}
+
+static cairn_err sum_bf16(struct compressor *c, struct bucket *b, float *gradient, bool *last)
 {
     uint16_t *sent = (uint16_t *)c->sent, *received = (uint16_t *)c->received;
-    for (int64_t i = 0; i < b->elements; i++)
-        b->residual[i] = compress_round(gradient[i] + b->residual[i], &sent[i]);
-    for (int r = 0; r < c->group->size; r++) {
-        tree_share(b->elements, c->group->size, r, &c->begins[r], &c->counts[r]);
-        c->more_begins[r] = r * b->kept;
-        c->more_counts[r] = b->kept;
+    if (c->phase == 0) {
+        for (int64_t i = 0; i < b->elements; i++)
+            b->residual[i] = compress_round(gradient[i] + b->residual[i], &sent[i]);
+        return start_shares(c, sent, b->elements, received, DTYPE_BF16);
     }
-    TRY(group_all_to_all(c->group, sent, c->begins, c->counts, received, c->more_begins, c->more_counts, DTYPE_BF16));
-    sum_share(c, b, received, sent + c->begins[c->group->rank]);
-    TRY(group_all_gather(c->group, sent, c->begins, c->counts, DTYPE_BF16));
+    if (c->phase == 1) {
+        sum_share(c, b, received, sent + c->begins[c->group->rank]);
+        return start_gather(c, sent, DTYPE_BF16);
+    }
     for (int64_t i = 0; i < b->elements; i++)
         gradient[i] = bf16_to_float(sent[i]);
+    *last = true;
     return CAIRN_OK;
 }
 
 /* Each rank sends its indices, then the values' bits. */
-static cairn_err sum_topk(struct compressor *c, struct bucket *b, float *gradient)
+static cairn_err select_largest(struct compressor *c, struct bucket *b, const float *gradient)
 {
     int64_t k = b->kept;
     int32_t *sent = (int32_t *)c->sent, *own = sent + c->group->rank * 2 * k;
@@ -241,7 +314,15 @@ static cairn_err sum_topk(struct compressor *c, struct bucket *b, float *gradien
         c->begins[r] = r * 2 * k;
         c->counts[r] = 2 * k;
     }
-    TRY(group_all_gather(c->group, sent, c->begins, c->counts, DTYPE_I32));
+    return start_gather(c, sent, DTYPE_I32);
+}
+
+static cairn_err sum_topk(struct compressor *c, struct bucket *b, float *gradient, bool *last)
+{
+    int64_t k = b->kept;
+    const int32_t *sent = (const int32_t *)c->sent;
+    if (c->phase == 0)
+        return select_largest(c, b, gradient);
     memset(gradient, 0, (size_t)b->elements * sizeof *gradient);
     for (int r = 0; r < c->group->size; r++)
         for (int64_t i = 0; i < k; i++) {
@@ -249,6 +330,7 @@ static cairn_err sum_topk(struct compressor *c, struct bucket *b, float *gradien
             memcpy(&value, &sent[r * 2 * k + k + i], sizeof value);
             gradient[sent[r * 2 * k + i]] += value;
         }
+    *last = true;
     return CAIRN_OK;
 }
 
@@ -296,10 +378,8 @@ static void keep_factor(const struct tensor *t, const float *q, float *factor)
     }
 }
 
-/* Residuals are those of this rank's own Q: their sum over the ranks is what the sum of all lacks. */
-static cairn_err sum_powersgd(struct compressor *c, struct bucket *b, float *gradient)
+static void make_lefts(const struct bucket *b, const float *gradient, float *left)
 {
-    float *left = (float *)c->sent, *right = (float *)c->received;
     for (int i = 0; i < b->tensor_count; i++) {
         const struct tensor *t = &b->tensors[i];
         float *m = b->residual + t->offset;
@@ -309,14 +389,21 @@ static cairn_err sum_powersgd(struct compressor *c, struct bucket *b, float *gra
             m[k] += gradient[t->offset + k];
         times(t, m, b->factor + t->right, left + t->left);
     }
-    TRY(group_all_reduce(c->group, left, b->lefts, DTYPE_F32));
+}
+
+/* Residuals are those of this rank's own Q: their sum over the ranks is what the sum of all lacks. */
+static void make_rights(const struct bucket *b, float *left, float *right)
+{
     for (int i = 0; i < b->tensor_count; i++) {
         const struct tensor *t = &b->tensors[i];
         compress_orthonormalize(left + t->left, t->rows, t->rank);
         transposed_times(t, b->residual + t->offset, left + t->left, right + t->right);
         add_product(t, b->residual + t->offset, left + t->left, right + t->right, -1);
     }
-    TRY(group_all_reduce(c->group, right, b->rights, DTYPE_F32));
+}
+
+static void multiply_factors(const struct bucket *b, const float *left, const float *right, float *gradient)
+{
     for (int i = 0; i < b->tensor_count; i++) {
         const struct tensor *t = &b->tensors[i];
         float *m = gradient + t->offset;
@@ -327,17 +414,69 @@ static cairn_err sum_powersgd(struct compressor *c, struct bucket *b, float *gra
             memcpy(m, left + t->left, (size_t)(t->rows * t->columns) * sizeof *m);
         keep_factor(t, right + t->right, b->factor + t->right);
     }
+}
+
+static cairn_err sum_powersgd(struct compressor *c, struct bucket *b, float *gradient, bool *last)
+{
+    float *left = (float *)c->sent, *right = (float *)c->received;
+    switch (c->phase) {
+    case 0:
+        make_lefts(b, gradient, left);
+        return start_shares(c, left, b->lefts, c->parts, DTYPE_F32);
+    case 1: return add_shares(c, left);
+    case 2:
+        make_rights(b, left, right);
+        return start_shares(c, right, b->rights, c->parts, DTYPE_F32);
+    case 3: return add_shares(c, right);
+    default:
+        multiply_factors(b, left, right, gradient);
+        *last = true;
+        return CAIRN_OK;
+    }
+}
+
+static cairn_err do_phase(struct compressor *c, bool *last)
+{
+    *last = false;
+    switch (c->options.kind) {
+    case COMPRESS_NONE: break;
+    case COMPRESS_BF16: return sum_bf16(c, c->now, c->gradient, last);
+    case COMPRESS_TOPK: return sum_topk(c, c->now, c->gradient, last);
+    case COMPRESS_POWERSGD: return sum_powersgd(c, c->now, c->gradient, last);
+    }
+    return sum_plain(c, c->now, c->gradient, last);
+}
+
+cairn_err compress_start(struct compressor *c, int bucket, float *gradient)
+{
+    bool last;
+    c->now = &c->buckets[bucket];
+    c->gradient = gradient;
+    c->phase = 0;
+    return do_phase(c, &last);
+}
+
+cairn_err compress_progress(struct compressor *c, bool *done)
+{
+    *done = false;
+    while (!*done) {
+        TRY(group_test(c->exchange.requests, c->exchange.count, &c->exchange.done, "summing compressed gradients"));
+        if (c->exchange.done < c->exchange.count)
+            return CAIRN_OK;
+        c->phase++;
+        TRY(do_phase(c, done));
+    }
     return CAIRN_OK;
 }
 
 cairn_err compress_sum(struct compressor *c, int bucket, float *gradient)
 {
-    struct bucket *b = &c->buckets[bucket];
-    switch (c->options.kind) {
-    case COMPRESS_NONE: break;
-    case COMPRESS_BF16: return sum_bf16(c, b, gradient);
-    case COMPRESS_TOPK: return sum_topk(c, b, gradient);
-    case COMPRESS_POWERSGD: return sum_powersgd(c, b, gradient);
+    bool done = false;
+    TRY(compress_start(c, bucket, gradient));
+    while (!done) {
+        TRY(compress_progress(c, &done));
+        if (!done)
+            TRY(group_idle(c->group));
     }
-    return group_all_reduce(c->group, gradient, b->elements, DTYPE_F32);
+    return CAIRN_OK;
 }

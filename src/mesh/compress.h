@@ -42,6 +42,11 @@ cairn_err compressor_add_bucket(struct compressor *compressor, const struct comp
 /* Collective. GRADIENT, this rank's, becomes the sum over the ranks of what they sent of theirs and of what they kept before. */
 cairn_err compress_sum(struct compressor *compressor, int bucket, float *gradient);
 
+/* The same while the caller goes on, one bucket at a time, in the same order on all ranks: what can be done without waiting is done by
+ * each compress_progress. *DONE: the sum is there. */
+cairn_err compress_start(struct compressor *compressor, int bucket, float *gradient);
+cairn_err compress_progress(struct compressor *compressor, bool *done);
+
 /* All buckets are as when they were added. */
 void compressor_forget(struct compressor *compressor);
 

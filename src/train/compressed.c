@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/trace.h"
 #include "mesh/tree.h"
 
 /* What a pack's name may take of an array's. */
@@ -16,6 +17,7 @@ struct pack {
     bool whole;            /* those that every tensor rank has; else those that they share */
     int64_t elements;
     char name[PACK_NAME_SIZE];
+    float *gradient; /* of its bucket, since it was asked for last */
 };
 
 struct compressed {
@@ -25,6 +27,10 @@ struct compressed {
     int count;
     int64_t most; /* elements of the largest */
     float *values;
+    int *queue;   /* packs that were asked for, in that order */
+    int queued, summed;
+    bool busy;    /* the first that is not summed is on its way */
+    uint64_t begun;
 };
 
 static bool holds(const struct pack *k, const struct parameter *p)
@@ -84,7 +90,8 @@ static cairn_err add_packs(struct compressed *c, int count, struct graph *const 
             for (int whole = 0; whole < 2 && graph_bucket_at(graphs[p], b)->lookup_of < 0; whole++)
                 TRY(add_pack(c, graphs[p], p, b, whole));
     c->values = malloc(((size_t)c->most + 1) * sizeof *c->values);
-    return c->values ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for compression");
+    c->queue = calloc((size_t)c->count + 1, sizeof *c->queue);
+    return c->values && c->queue ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for compression");
 }
 
 cairn_err compressed_open(struct mesh *mesh, const struct compress_options *options, int count, struct graph *const *graphs,
@@ -111,6 +118,7 @@ void compressed_close(struct compressed *c)
     compressor_destroy(c->compressor);
     free(c->packs);
     free(c->values);
+    free(c->queue);
     free(c);
 }
 
@@ -129,16 +137,52 @@ static void copy(const struct compressed *c, const struct pack *k, float *bucket
     }
 }
 
-cairn_err compressed_sum(struct compressed *c, int piece, int bucket, float *gradient)
+cairn_err compressed_start(struct compressed *c, int piece, int bucket, float *gradient)
 {
     for (int i = 0; i < c->count; i++) {
-        const struct pack *k = &c->packs[i];
+        struct pack *k = &c->packs[i];
         if (k->piece != piece || k->bucket != bucket)
             continue;
-        copy(c, k, gradient, false);
-        TRY(compress_sum(c->compressor, k->id, c->values));
-        copy(c, k, gradient, true);
+        k->gradient = gradient;
+        c->queue[c->queued++] = i;
     }
+    return compressed_progress(c);
+}
+
+static cairn_err start_next(struct compressed *c)
+{
+    const struct pack *k = &c->packs[c->queue[c->summed]];
+    c->begun = trace_begin();
+    c->busy = true;
+    copy(c, k, k->gradient, false);
+    return compress_start(c->compressor, k->id, c->values);
+}
+
+cairn_err compressed_progress(struct compressed *c)
+{
+    while (c->summed < c->queued) {
+        bool done;
+        if (!c->busy)
+            TRY(start_next(c));
+        TRY(compress_progress(c->compressor, &done));
+        if (!done)
+            return CAIRN_OK;
+        const struct pack *k = &c->packs[c->queue[c->summed++]];
+        copy(c, k, k->gradient, true);
+        trace_end(c->begun, TRACE_COMMUNICATION, "compressed sum", k->bucket);
+        c->busy = false;
+    }
+    return CAIRN_OK;
+}
+
+cairn_err compressed_wait(struct compressed *c)
+{
+    TRY(compressed_progress(c));
+    while (c->summed < c->queued) {
+        TRY(group_idle(&c->mesh->replicas));
+        TRY(compressed_progress(c));
+    }
+    c->queued = c->summed = 0;
     return CAIRN_OK;
 }
 

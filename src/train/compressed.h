@@ -17,8 +17,10 @@ cairn_err compressed_open(struct mesh *mesh, const struct compress_options *opti
 void compressed_close(struct compressed *compressed); /* NULL is fine */
 
 /* Collective over the replicas, in the same order on all. GRADIENT, of a bucket that is no lookup's, from the bucket's begin, becomes the
- * sum over the replicas. */
-cairn_err compressed_sum(struct compressed *compressed, int piece, int bucket, float *gradient);
+ * sum over the replicas: one bucket after the other, each moved on by compressed_progress, until compressed_wait returns. */
+cairn_err compressed_start(struct compressed *compressed, int piece, int bucket, float *gradient);
+cairn_err compressed_progress(struct compressed *compressed);
+cairn_err compressed_wait(struct compressed *compressed);
 
 /* Bytes of this rank's buffers. */
 int64_t compressed_memory(const struct compressed *compressed);

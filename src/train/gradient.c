@@ -243,6 +243,8 @@ cairn_err gradient_progress(void *gradient)
 {
     const struct gradient *g = gradient;
     TRY(reduce_progress(g->dense.reducer));
+    if (g->compressed)
+        TRY(compressed_progress(g->compressed));
     return g->expert.reducer ? reduce_progress(g->expert.reducer) : CAIRN_OK;
 }
 
@@ -305,10 +307,38 @@ static bool is_joined_later(const struct gradient *g, const struct sum *s)
     return false;
 }
 
+/* Adds up what this rank holds of a sum; the order does not matter, as long as it is always the same. */
+static void *join_own(struct gradient *g, const struct sum *s)
+{
+    void *own = at(g, g->slots[0], s->offset);
+    for (int k = 1; k < s->stack.count; k++)
+        add(g->backend, own, own, at(g, g->slots[k], s->offset), s->elements);
+    return own;
+}
+
+/* This rank's partial sums and, of a tied parameter, its uses become one before they are compressed: error feedback is for what is
+ * sent. Of two uses the one that is complete first waits for the other. */
+static cairn_err start_compressed(struct gradient *g, struct sum *s)
+{
+    struct sum *main = s->of_lookup ? sum_of(&g->pieces[s->piece], graph_bucket_at(g->pieces[s->piece].graph, s->bucket)->lookup_of) : s;
+    struct sum *lookup = main->lookup >= 0 ? &g->sums[main->lookup] : NULL;
+    if (main->started || main->added < main->holders->count || (lookup && lookup->added < lookup->holders->count))
+        return CAIRN_OK;
+    void *own = join_own(g, main);
+    if (lookup) {
+        add(g->backend, own, own, join_own(g, lookup), main->elements);
+        lookup->started = true;
+    }
+    main->started = true;
+    return compressed_start(g->compressed, main->piece, main->bucket, own);
+}
+
 /* The last exchange of a step. */
 static cairn_err start(struct gradient *g, struct sum *s)
 {
     void *partials[TREE_MAX_NODES];
+    if (g->compressed)
+        return start_compressed(g, s);
     int count = g->options.fast ? 1 : s->stack.count;
     for (int i = 0; i < count; i++)
         partials[i] = at(g, g->slots[i], s->offset);
@@ -344,7 +374,7 @@ static cairn_err gradient_ready(void *context, int bucket)
     if (s->added < s->holders->count)
         join(g, s);
     s->added++;
-    if (s->added == s->holders->count && g->options.overlap && !g->compressed)
+    if (s->added == s->holders->count && g->options.overlap)
         TRY(start(g, s));
     return gradient_progress(g);
 }
@@ -439,47 +469,17 @@ static cairn_err wait_all(struct gradient *g)
     return g->expert.reducer ? reduce_wait_all(g->expert.reducer) : CAIRN_OK;
 }
 
-/* This rank's partial sums and, of a tied parameter, its uses become one before they are compressed: error feedback is for what is
- * sent. The order does not matter, as long as it is always the same. */
-static void join_own(struct gradient *g)
-{
-    for (int i = 0; i < g->sum_count; i++) {
-        struct sum *s = &g->sums[i];
-        for (int k = 1; k < s->stack.count; k++)
-            add(g->backend, at(g, g->slots[0], s->offset), at(g, g->slots[0], s->offset), at(g, g->slots[k], s->offset), s->elements);
-    }
-    for (int i = 0; i < g->sum_count; i++) {
-        struct sum *s = &g->sums[i];
-        if (s->lookup >= 0)
-            add(g->backend, at(g, g->slots[0], s->offset), at(g, g->slots[0], s->offset),
-                at(g, g->slots[0], g->sums[s->lookup].offset), s->elements);
-    }
-}
-
-static cairn_err sum_compressed(struct gradient *g)
-{
-    join_own(g);
-    for (int i = 0; i < g->sum_count; i++) {
-        struct sum *s = &g->sums[i];
-        uint64_t begun = trace_begin();
-        if (!s->of_lookup)
-            TRY(compressed_sum(g->compressed, s->piece, s->bucket, at(g, g->slots[0], s->offset)));
-        trace_end(begun, TRACE_COMMUNICATION, "compressed sum", i);
-    }
-    return CAIRN_OK;
-}
-
 static cairn_err start_rest(struct gradient *g)
 {
     for (int i = 0; i < g->sum_count && !g->rounds; i++)
         if (!g->sums[i].started)
             TRY(start(g, &g->sums[i]));
-    return CAIRN_OK;
+    return g->compressed ? compressed_wait(g->compressed) : CAIRN_OK;
 }
 
 cairn_err gradient_finish(struct gradient *g, double *norm)
 {
-    TRY(g->compressed ? sum_compressed(g) : start_rest(g));
+    TRY(start_rest(g));
     TRY(wait_all(g));
     TRY(join_uses(g));
     TRY(find_norm(g, norm));

@@ -23,7 +23,7 @@ struct gradient_options {
     int zero;
     bool fast;    /* in MPI's order, not the tree's */
     bool overlap; /* exchange under the backward pass; else after it */
-    struct compress_options compress; /* then after the backward pass */
+    struct compress_options compress;
     const struct gradient_alone *alone; /* must live longer; NULL: over all replicas */
 };
 

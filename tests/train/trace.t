@@ -54,6 +54,9 @@ short='steps=2 validation.every=0 checkpoint.every=0'
 check "a trace without overlap" traced 4 $short parallel.overlap=false
 check "no exchange begins under the backward pass then" grep -q '^steps 8, .* 0$' facts.log
 
+check "a trace of compressed gradients" traced 2 $short parallel.compress=powersgd
+check "their exchange begins under the backward pass too" grep -q '^steps 4, .* 4$' facts.log
+
 check "a trace of two stages of two tensor ranks" traced 4 $short parallel.pipeline=2 parallel.tensor=2 parallel.schedule=zero-bubble
 check "messages of stages are in it" stage_names
 check "collectives of tensor ranks are in it" each 4 communication all-gather

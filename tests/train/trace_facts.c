@@ -83,7 +83,8 @@ static void count_overlaps(const struct facts *f, int rank, int *steps, int *ove
         const struct span *s = &f->spans[i];
         if (s->rank != rank)
             continue;
-        if (is_named(s, "sum of a bucket") && (first_sum < 0 || s->begin < first_sum))
+        bool is_sum = is_named(s, "sum of a bucket") || is_named(s, "compressed sum");
+        if (is_sum && (first_sum < 0 || s->begin < first_sum))
             first_sum = s->begin;
         if (is_named(s, "backward"))
             last_backward = s->end;
