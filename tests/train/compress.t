@@ -94,5 +94,5 @@ refused() {
 }
 refused "at most zero 1" 2 $P.compress=topk $P.zero=2
 refused "parallel.reduce fast" 2 $P.compress=bf16 $P.reduce=fast
-refused "precision float64" 2 $P.compress=powersgd precision=float64
+refused "precision float64" 2 $P.compress=powersgd precision=float64 device=reference
 finish
