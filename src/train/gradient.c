@@ -122,18 +122,26 @@ static cairn_err add_buckets(struct gradient *g)
     return err;
 }
 
+/* How many gradients of all its passes HOLDERS' rank keeps apart at once. */
+static int slots_of(const struct gradient *g, const struct holders *h)
+{
+    struct tree_node nodes[TREE_MAX_NODES];
+    int held = 0;
+    if (g->options.fast)
+        return h->count > 1 ? 2 : 1; /* the sum, and what is added to it */
+    tree_partials(h->leaves, h->first, h->count, nodes, &held);
+    return held;
+}
+
 static cairn_err allocate(struct gradient *g)
 {
     const struct backend_table *table = g->backend->table;
     int64_t elements = g->rounds ? g->buffer_elements : g->elements;
-    g->slot_count = g->rounds ? BUFFERS : g->options.fast ? 1 + (g->dense.count > 1) : 0;
     const struct holders *all[] = {&g->dense, &g->expert};
-    for (int i = 0; i < 2 && !g->rounds && !g->options.fast; i++) {
-        struct tree_node nodes[TREE_MAX_NODES];
-        int held = 0;
-        if (all[i]->group)
-            tree_partials(all[i]->leaves, all[i]->first, all[i]->count, nodes, &held);
-        g->slot_count = held > g->slot_count ? held : g->slot_count;
+    g->slot_count = g->rounds ? BUFFERS : 0;
+    for (int i = 0; i < 2 && !g->rounds; i++) {
+        int slots = all[i]->group ? slots_of(g, all[i]) : 0;
+        g->slot_count = slots > g->slot_count ? slots : g->slot_count;
     }
     g->slots = calloc((size_t)g->slot_count, sizeof *g->slots);
     g->buffer_of = calloc((size_t)g->slot_count, sizeof *g->buffer_of);
