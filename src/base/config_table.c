@@ -101,7 +101,7 @@ const struct config_key config_keys[] = {
     {FIELD(parallel, recompute), .chosen = true, CHOICE("none", recomputes), .help = "activations computed again in the backward pass instead of kept"},
     {FIELD(parallel, reduce), CHOICE("canonical", reduces), .help = "gradients summed in one order, for the same bits on any number of ranks; fast: in MPI's"},
     {FIELD(parallel, overlap), .kind = CONFIG_BOOL, .standard = "true", .help = "exchange gradients while the backward pass goes on"},
-    {FIELD(parallel, compress), CHOICE("none", compressions), .help = "gradients sent in fewer bytes, what is left out added to the next step's; after the backward pass, whatever parallel.overlap"},
+    {FIELD(parallel, compress), CHOICE("none", compressions), .help = "gradients sent in fewer bytes, what is left out added to the next step's"},
     {FIELD(parallel, compress_ratio), REAL("0.01", 0, 1), .open_low = true, .help = "topk: share of a gradient's elements that each replica sends, the largest ones"},
     {FIELD(parallel, compress_rank), INT("4", 1, 1024), .help = "powersgd: rank of the product of two matrices that is sent in place of each"},
     {FIELD(parallel, sync), CHOICE("bulk", syncs), .help = "bulk: all replicas take each step together; local: each trains alone on its own microbatches for some steps, then their weights are joined; server: workers send gradients to servers that hold the parameters"},

@@ -31,10 +31,11 @@ struct compressor {
     struct bucket *buckets;
     int bucket_count;
     int64_t *begins, *counts, *more_begins, *more_counts; /* by rank */
-    size_t room;   /* bytes of each of these, for the largest bucket */
+    /* For the largest bucket, and how many bytes. */
     char *sent, *received;
-    size_t parts_room;
+    size_t sent_room, received_room;
     char *parts;   /* all ranks' values of this rank's share, where they are summed as they are */
+    size_t parts_room;
     /* The bucket that is being summed. */
     struct bucket *now;
     float *gradient;
@@ -140,13 +141,21 @@ static cairn_err take_room(struct compressor *c, const struct bucket *b)
         TRY(grow(&c->parts, parts));
         c->parts_room = parts;
     }
-    size_t received, sent = message_bytes(c, b, &received), most = sent > received ? sent : received;
-    if (most <= c->room)
-        return CAIRN_OK;
-    TRY(grow(&c->sent, most));
-    TRY(grow(&c->received, most));
-    c->room = most;
+    size_t received, sent = message_bytes(c, b, &received);
+    if (sent > c->sent_room) {
+        TRY(grow(&c->sent, sent));
+        c->sent_room = sent;
+    }
+    if (received > c->received_room) {
+        TRY(grow(&c->received, received));
+        c->received_room = received;
+    }
     return CAIRN_OK;
+}
+
+int64_t compressor_room(const struct compressor *c)
+{
+    return (int64_t)(c->parts_room + c->sent_room + c->received_room);
 }
 
 /* The first Q, of bucket NUMBER: the same on all ranks. */

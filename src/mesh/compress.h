@@ -39,6 +39,9 @@ struct compress_tensor {
  * from 0. */
 cairn_err compressor_add_bucket(struct compressor *compressor, const struct compress_tensor *tensors, int count, int *bucket);
 
+/* Bytes for messages, which all buckets share. */
+int64_t compressor_room(const struct compressor *compressor);
+
 /* Collective. GRADIENT, this rank's, becomes the sum over the ranks of what they sent of theirs and of what they kept before. */
 cairn_err compress_sum(struct compressor *compressor, int bucket, float *gradient);
 

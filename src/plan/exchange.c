@@ -26,9 +26,14 @@ static int64_t share(int64_t n, int64_t parts)
     return (n + parts - 1) / parts;
 }
 
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
 static void count(struct exchange_size *out, const struct pack *p, const struct plan_layout *l)
 {
-    int64_t ranks = l->axes.data * l->axes.context, kept = 0, sent = 0, received = 0, all = 0;
+    int64_t ranks = l->axes.data * l->axes.context, kept = 0, sent = 0, received = 0, summed = 0, all = 0;
     if (p->elements == 0)
         return;
     switch (l->modes.compress) {
@@ -46,14 +51,17 @@ static void count(struct exchange_size *out, const struct pack *p, const struct 
     case CONFIG_COMPRESS_POWERSGD: /* both factors summed */
         sent = p->lefts * ACC_SIZE;
         received = p->rights * ACC_SIZE;
+        summed = most(p->lefts, p->rights);
         all = 2 * (ranks - 1) * (p->lefts + p->rights) * ACC_SIZE;
         break;
     }
     out->elements += p->elements;
     out->state += (p->elements + kept + p->rights) * ACC_SIZE;
     out->sent += all / ranks;
-    out->most = p->elements * ACC_SIZE > out->most ? p->elements * ACC_SIZE : out->most;
-    out->room = sent + received > out->room ? sent + received : out->room;
+    out->most = most(out->most, p->elements * ACC_SIZE);
+    out->sending = most(out->sending, sent);
+    out->receiving = most(out->receiving, received);
+    out->parts = most(out->parts, (summed + ranks) * ACC_SIZE);
 }
 
 /* A block's tensors (model/gpt.c): those that tensor ranks divide, and those that they repeat, are packed apart. */

@@ -5,12 +5,12 @@
 
 #include "plan/memory.h"
 
-/* Of the buckets of a stage, as train/compressed.c packs them. Bytes; sums over all buckets but for MOST and ROOM. */
+/* Of the buckets of a stage, as train/compressed.c packs them. Bytes; sums over all buckets but for MOST and what follows it, SENT aside. */
 struct exchange_size {
     int64_t elements; /* of all buckets; numbers, not bytes */
     int64_t state;    /* what is kept from step to step: not sent yet, of the own share, factors */
     int64_t most;     /* the largest pack, in which a bucket has no gaps */
-    int64_t room;     /* of the largest bucket's messages, sent and received */
+    int64_t sending, receiving, parts; /* room for messages, each as the bucket that needs the most of it */
     int64_t sent;     /* by a rank in a step, on average */
 };
 struct exchange_size exchange_compressed(const struct plan_model *model, const struct plan_layout *layout,

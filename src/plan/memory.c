@@ -255,7 +255,7 @@ static int64_t exchange_bytes(const struct plan_model *m, const struct plan_layo
     int64_t block = memory_block_parameters(m, l->axes.tensor), bytes = 0;
     int64_t table = stage == 0 || is_last(l, stage) ? table_parameters(m, l) : 0;
     const struct exchange_size compressed = exchange_compressed(m, l, r->software, stage);
-    bytes += compressed.most + compressed.room;
+    bytes += compressed.most + compressed.sending + compressed.receiving + compressed.parts;
     if (replicas(l) > 1 && l->modes.local_steps == 0) /* other ranks' partial sums, two pieces on their way */
         bytes += least((int64_t)2 * REDUCE_PIECE * ACC_SIZE * (replicas(l) - 1), REDUCE_SCRATCH);
     if (l->zero >= 2) /* a bucket's gradients being made, and on their way */

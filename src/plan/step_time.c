@@ -163,13 +163,13 @@ static double shown(const struct step *s, double seconds, double window)
 /* What compression reads and writes of a gradient and of what was not sent, bytes an element: both read and written, and a message. */
 static const double compression_bytes = 20;
 
-/* After the backward pass, bucket by bucket; a rank sends as much as a ring that scatters R / (R - 1) times that. */
-static double compressed_seconds(const struct step *s)
+/* Bucket by bucket, WINDOW seconds of it under the backward pass; a rank sends as much as a ring that scatters R / (R - 1) times that. */
+static double compressed_seconds(const struct step *s, double window)
 {
     const struct link_group group = replicas_of(s);
     const struct exchange_size e = exchange_compressed(s->model, s->layout, s->machine->software, 0);
     double ring = (double)e.sent * group.ranks / (group.ranks - 1);
-    return link_scatter_seconds(s->machine, &group, ring) +
+    return shown(s, link_scatter_seconds(s->machine, &group, ring), window) +
            kernel_stream_seconds(s->machine->gpu, compression_bytes * (double)e.elements, 10);
 }
 
@@ -186,7 +186,7 @@ static void add_data(const struct step *s, const struct piece_time *busiest, str
         return;
     }
     if (l->modes.compress != CONFIG_COMPRESS_NONE) {
-        out->data = compressed_seconds(s) + (l->zero > 0 ? shown(s, weights, busiest->forward) : 0);
+        out->data = compressed_seconds(s, busiest->backward_input + busiest->backward_weight) + (l->zero > 0 ? shown(s, weights, busiest->forward) : 0);
         return;
     }
     switch (l->zero) {

@@ -197,7 +197,7 @@ int64_t compressed_memory(const struct compressed *c)
     for (int i = 0; i < c->count; i++)
         for (int n = 0; n < COMPRESS_STATES; n++)
             elements += compressor_state(c->compressor, c->packs[i].id, n).count;
-    return elements * (int64_t)sizeof(float);
+    return elements * (int64_t)sizeof(float) + compressor_room(c->compressor);
 }
 
 /* ---- checkpoints ---- */
