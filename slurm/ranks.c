@@ -26,8 +26,7 @@ static void tell_idle(struct ranks *r, const struct layout *asked, long long mic
     if (asked->data)
         snprintf(r->idle, sizeof r->idle, "parallel.data is %d", asked->data);
     else if (asked->expert > 1)
-        snprintf(r->idle, sizeof r->idle, "%d ranks that share experts need equal shares of %lld microbatches", asked->expert,
-                 microbatches);
+        snprintf(r->idle, sizeof r->idle, "groups of %d ranks share experts", asked->expert);
     else if ((r->used - asked->servers) / model >= microbatches)
         snprintf(r->idle, sizeof r->idle, "there are only %lld microbatches to share (batch.microbatches)", microbatches);
     else
