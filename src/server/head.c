@@ -13,6 +13,10 @@
  * same speed. */
 static const double gather_limit = 10;
 
+/* Seconds that the last workers are kept when all would leave: if the whole job is asked to end, the servers hear of it meanwhile, and need
+ * them for what has begun before their checkpoint. */
+static const double last_limit = 5;
+
 /* So many shares must be done before their time says how long one may take. */
 enum { TIMED_SHARES = 3 };
 
@@ -30,7 +34,7 @@ struct head {
     int64_t told;         /* steps before are in the metrics */
     int64_t base;         /* the other servers know of */
     int next_id, expected, ready;
-    bool gathered;
+    bool gathered, stopping;
     double first_ready, alone_since; /* alone: no worker lives */
     double last_told;     /* when the step before was done */
     int64_t last_sent;    /* bytes until then */
@@ -91,9 +95,9 @@ void head_expect(struct server *s, int workers)
 
 /* ---- workers ---- */
 
-static void let_leave(struct server *s, struct peer *peer)
+static void let_leave(const struct server *s, struct peer *peer)
 {
-    const int64_t code[WIRE_FIELDS] = {s->stopped ? EXIT_CODE_RESTART : EXIT_CODE_DONE};
+    const int64_t code[WIRE_FIELDS] = {s->stopped || !s->ended ? EXIT_CODE_RESTART : EXIT_CODE_DONE};
     peer_send(peer, MESSAGE_LEAVE, code, NULL);
 }
 
@@ -148,6 +152,33 @@ void head_drop_worker(struct server *s, struct peer *peer)
         h->alone_since = clock_seconds();
     log_warning("%s is lost (%s): %d worker%s left%s", wire_name(peer->wire), peer->why, left, left == 1 ? "" : "s",
                 peer->has_item ? "; what it had not done is given out again" : "");
+}
+
+void head_farewell(struct server *s, struct peer *peer)
+{
+    (void)s;
+    peer->farewell = clock_seconds();
+}
+
+/* A worker that would leave may do so at once while others stay; what a stop still needs is done first. */
+static bool may_leave(const struct server *s, const struct peer *peer)
+{
+    bool others = false;
+    for (int i = 0; i < s->peer_count; i++)
+        others = others || (s->peers[i]->ready && !s->peers[i]->lost && s->peers[i]->farewell == 0);
+    return !s->head->stopping && (others || clock_seconds() - peer->farewell > last_limit);
+}
+
+static void grant_leave(struct server *s, struct peer *peer)
+{
+    struct head *h = s->head;
+    peer->ready = peer->asks = false;
+    work_leave(h->work, peer->id);
+    int left = work_living(h->work);
+    if (left == 0)
+        h->alone_since = clock_seconds();
+    log_info("%s leaves: %d worker%s left", wire_name(peer->wire), left, left == 1 ? "" : "s");
+    let_leave(s, peer);
 }
 
 /* ---- what a step came to ---- */
@@ -353,6 +384,7 @@ static cairn_err meet(struct server *s)
 
 void head_stop(struct server *s)
 {
+    s->head->stopping = true;
     work_stop(s->head->work);
 }
 
@@ -372,6 +404,10 @@ static cairn_err give_out(struct server *s)
         struct peer *p = s->peers[i];
         if (p->kind != PEER_WORKER || p->lost || !p->asks)
             continue;
+        if (p->farewell > 0 && may_leave(s, p)) {
+            grant_leave(s, p);
+            continue;
+        }
         TRY(work_ask(h->work, p->id, &p->item));
         if (p->item.kind != WORK_TRAIN && p->item.kind != WORK_VALIDATE)
             continue;

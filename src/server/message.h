@@ -2,7 +2,7 @@
 #ifndef SERVER_MESSAGE_H
 #define SERVER_MESSAGE_H
 
-enum { MESSAGE_VERSION = 1, MESSAGE_TOKEN_SIZE = 32 }; /* hexadecimal digits */
+enum { MESSAGE_VERSION = 2, MESSAGE_TOKEN_SIZE = 32 }; /* hexadecimal digits */
 
 /* Who says hello. */
 enum message_role {
@@ -22,7 +22,7 @@ enum message_type {
     /* Worker to head. */
     MESSAGE_READY, /* asks for its first work. Payload: its numerics signature */
     MESSAGE_DONE,  /* 0..3: the work_item, 4: what it waited for data, a double. Payload: the losses, doubles. Asks for more */
-    MESSAGE_STOP,  /* it was asked to stop. From other servers too */
+    MESSAGE_STOP,  /* it was asked to stop. From other servers too. 0: 1 if maybe it alone: it waits for LEAVE */
     /* Head to worker. */
     MESSAGE_WORK,  /* 0..3: the work_item */
     MESSAGE_LEAVE, /* 0: the exit code */

@@ -154,7 +154,9 @@ static cairn_err from_worker(struct server *s, struct peer *p, const struct wire
     case MESSAGE_READY: return s->head ? head_ready(s, p, payload) : CAIRN_OK;
     case MESSAGE_DONE: return s->head ? head_done(s, p, head, payload) : CAIRN_OK;
     case MESSAGE_STOP:
-        if (s->head)
+        if (s->head && head->field[0])
+            head_farewell(s, p);
+        else if (s->head)
             head_stop(s);
         return CAIRN_OK;
     default:

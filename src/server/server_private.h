@@ -23,6 +23,7 @@ struct peer {
     int64_t wants;       /* parameters after so many steps; -1: none */
     /* the head, of workers */
     bool ready, asks;
+    double farewell;     /* when it was asked to leave; 0: it was not */
     struct work_item item;
     bool has_item;
     double given;        /* when it got the item */
@@ -98,6 +99,7 @@ cairn_err head_done(struct server *s, struct peer *peer, const struct wire_head 
 cairn_err head_squares(struct server *s, int64_t step, const int64_t words[EXACT_SUM_WORDS]);
 cairn_err head_norm_of_share(struct server *s, int64_t step, int64_t count, double norm); /* asynchronous */
 void head_stop(struct server *s);
+void head_farewell(struct server *s, struct peer *peer); /* a worker would leave */
 void head_drop_worker(struct server *s, struct peer *peer);
 int64_t head_step(const struct server *s); /* steps that are done */
 /* After any change: gives out work, tells steps that are done, meets. */

@@ -13,6 +13,7 @@ struct share {
     struct work_item item;
     int owner; /* NOBODY: whoever asks first */
     bool out;  /* its owner works on it */
+    bool given; /* ever: servers may have some of it */
 };
 
 enum phase { PHASE_TRAINS, PHASE_VALIDATES, PHASE_VALIDATED, PHASE_ENDED };
@@ -65,9 +66,27 @@ void work_met(struct work *w)
     w->point = point_after(&w->options, w->point);
 }
 
+/* The last step that has begun, if nobody ever got a share of it, is not begun: whoever would do it may be gone soon. */
+static bool take_back(struct work *w)
+{
+    int64_t count = 0, first = w->share_count;
+    bool given = false;
+    for (; first > 0 && w->shares[first - 1].item.step == w->begun - 1; first--) {
+        count += w->shares[first - 1].item.count;
+        given = given || w->shares[first - 1].given;
+    }
+    if (given || count < w->options.microbatches)
+        return false;
+    w->share_count = first;
+    w->begun--;
+    return true;
+}
+
 void work_stop(struct work *w)
 {
     w->stopping = true;
+    while (w->phase == PHASE_TRAINS && take_back(w))
+        ;
     if (w->phase == PHASE_TRAINS)
         w->point = w->begun;
 }
@@ -248,7 +267,7 @@ cairn_err work_ask(struct work *w, int id, struct work_item *item)
                     (long long)w->options.staleness);
     w->lead = lead > w->lead ? lead : w->lead;
     s->owner = id;
-    s->out = true;
+    s->out = s->given = true;
     *item = s->item;
     return CAIRN_OK;
 }

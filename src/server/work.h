@@ -64,7 +64,7 @@ void work_met(struct work *work);
 /* Validates first, where the point asks for that: to be called when work_base has reached the point; true when a validation has begun. */
 bool work_validates(struct work *work);
 
-/* Meet as soon as what has begun is done, and end there. */
+/* Meet as soon as what somebody has begun is done, and end there. */
 void work_stop(struct work *work);
 bool work_ended(const struct work *work);
 

@@ -110,13 +110,15 @@ static bool leaves_alone(const struct worker *w)
     return w->place->own && job_asked_to_end(w->job);
 }
 
-/* A signal to one is a wish to stop all: the head finds the step for it. */
+/* A signal to one is a wish to stop all: the head finds the step for it. SIGTERM to a worker of its own may be for it alone or for all, which
+ * the head knows: it says when to leave. */
 static cairn_err tell_stop(struct worker *w)
 {
-    if (w->stop_told || !job_stop_requested(w->job) || leaves_alone(w))
+    if (w->stop_told || !job_stop_requested(w->job))
         return CAIRN_OK;
+    const int64_t field[WIRE_FIELDS] = {leaves_alone(w)};
     w->stop_told = true;
-    return wire_send(w->wires[0], MESSAGE_STOP, NULL, NULL);
+    return wire_send(w->wires[0], MESSAGE_STOP, field, NULL);
 }
 
 static cairn_err check_servers(const struct worker *w, int servers)
@@ -141,7 +143,7 @@ static bool has_all(const struct worker *w)
 
 static bool has_work(const struct worker *w)
 {
-    return w->has_item || leaves_alone(w);
+    return w->has_item;
 }
 
 /* Until DONE, or the head says to leave. SERVERS are connected. */
@@ -344,11 +346,6 @@ static cairn_err work(struct worker *w)
     while (!w->leaves) {
         job_phase(w->job, "wait", w->version < 0 ? 0 : w->version, no_limit);
         TRY(wait_until(w, w->count, has_work));
-        if (leaves_alone(w)) {
-            log_info("leaves: %s", job_stop_reason(w->job));
-            w->exit_code = EXIT_CODE_RESTART;
-            break;
-        }
         if (!w->leaves)
             TRY(do_item(w));
         if (!w->leaves && w->place->number == 0 && !told) {
@@ -356,6 +353,8 @@ static cairn_err work(struct worker *w)
             told = true;
         }
     }
+    if (leaves_alone(w))
+        log_info("leaves: %s", job_stop_reason(w->job));
     return CAIRN_OK;
 }
 

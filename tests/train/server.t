@@ -137,6 +137,27 @@ wait $worker
 [ $? -eq 75 ] && grep -q 'cairn\[worker 1@.*leaves: SIGTERM' ended.worker1 && pass "SIGTERM ends one worker" || fail "SIGTERM ends one worker" ended.worker1
 ends "and the others go on, the bits of bulk" ended
 
+# The whole job is asked to end, the workers first: what has begun is done, a checkpoint is written, and the run goes on from it.
+for staleness in 0 3 inf; do
+    serve ended-all$staleness 2 3 $long $P.staleness=$staleness
+    pids=
+    for n in 0 1 2; do worker $n $long $P.staleness=$staleness; pids="$pids $worker"; done
+    await_step ended-all$staleness 5
+    kill -TERM $pids
+    pkill -TERM -f "^$CAIRN train tiny.yaml run_dir=ended-all$staleness" # the servers
+    wait $launcher
+    status=$?
+    for pid in $pids; do wait $pid; status="$status $?"; done
+    cat "$run.log" "$run".worker* >train.log
+    echo "exit statuses $status" >>train.log
+    [ "$status" = "75 75 75 75" ] && grep -q "checkpoint of step" "$run.log" && pass "staleness $staleness: SIGTERM to all ends with a checkpoint" ||
+        fail "staleness $staleness: SIGTERM to all ends with a checkpoint" train.log
+    train 4 "run_dir=$run" $long $P.sync=server $P.staleness=$staleness
+    status=$?
+    [ $status -eq 0 ] && grep -q "goes on from the checkpoint" train.log && { [ $staleness != 0 ] || [ "$(hash_of "$run")" = "$expected" ]; } &&
+        pass "staleness $staleness: and goes on from there to its end" || fail "staleness $staleness: and goes on from there to its end" train.log
+done
+
 serve again 2 2 $long
 for n in 0 1; do worker $n $long; done
 await_step again 5

@@ -275,6 +275,41 @@ Test(work, a_stop_meets_where_the_work_stands)
     work_close(w);
 }
 
+Test(work, a_stop_takes_back_what_nobody_has_begun)
+{
+    const struct work_options options = {.steps = STEPS, .microbatches = 2, .staleness = 3};
+    struct work *w;
+    bool checkpoint;
+    cr_assert_eq(work_open(&options, &w), CAIRN_OK);
+    for (int id = 0; id < 3; id++)
+        cr_assert_eq(work_join(w, id), CAIRN_OK);
+    struct work_item a = given(w, 0), b = given(w, 1);
+    cr_assert_eq(given(w, 2).kind, WORK_WAIT, "two microbatches for three, but it looked a step ahead");
+    cr_assert_eq(work_begun(w), 2);
+    cr_assert_eq(work_done(w, 0, &a), CAIRN_OK);
+    work_leave(w, 0);
+    work_stop(w);
+    cr_assert_not(work_meets(w, &checkpoint));
+    cr_assert_eq(work_done(w, 1, &b), CAIRN_OK);
+    cr_assert_eq(work_begun(w), 1);
+    cr_assert(work_meets(w, &checkpoint) && checkpoint);
+    work_close(w);
+}
+
+Test(work, a_stop_keeps_what_was_ever_given_out)
+{
+    struct work *w = begin(3, 1);
+    struct work_item a = given(w, 0);
+    bool checkpoint;
+    work_leave(w, 0); /* its gradient may have come to some of the servers */
+    work_stop(w);
+    cr_assert_not(work_meets(w, &checkpoint));
+    cr_assert_eq(work_join(w, 1), CAIRN_OK);
+    struct work_item b = given(w, 1);
+    cr_assert(b.step == a.step && b.first == a.first && b.count == a.count);
+    work_close(w);
+}
+
 Test(work, nothing_is_left_of_a_training_that_is_done)
 {
     const struct work_options options = {.first_step = STEPS, .steps = STEPS, .microbatches = 8};
