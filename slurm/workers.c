@@ -35,8 +35,10 @@ cairn_err workers_open(struct workers *w, const struct config *config, struct al
 
 void workers_call(struct workers *w, const char *servers)
 {
-    if (!w->servers && w->count > 0)
-        w->servers = strdup(servers);
+    if (w->count == 0 || (w->servers && strcmp(w->servers, servers) == 0))
+        return;
+    free(w->servers); /* what differs was damaged on its way, or this is: the next one puts it right */
+    w->servers = strdup(servers);
 }
 
 void workers_wait(struct workers *w, int output, int milliseconds)

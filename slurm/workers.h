@@ -67,7 +67,7 @@ struct workers {
 cairn_err workers_open(struct workers *out, const struct config *config, struct allocation *allocation, int count, const char *mark,
                        bool calm, char *const *program);
 
-/* The servers listen, and told SERVERS. */
+/* The servers listen, and told SERVERS; the newest word counts. */
 void workers_call(struct workers *workers, const char *servers);
 
 /* Waits until OUTPUT or a worker's output has something, MILLISECONDS at most. Works without workers too. */

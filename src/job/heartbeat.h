@@ -9,7 +9,8 @@
  *     commit  checkpoint STEP is committed (from rank 0)
  *     abort   the rank ends the step; TEXT says why
  *     leave   the rank leaves in order; TEXT is the exit code and, maybe, a space and why
- *     servers parameter servers listen for workers; TEXT is what these need in their environment as CAIRN_SERVERS (from rank 0)
+ *     servers parameter servers listen for workers; TEXT is what these need in their environment as CAIRN_SERVERS (from rank 0,
+ *             with each alive: one that is lost or damaged is made good by the next)
  * Without CAIRN_SUPERVISED nothing is written. */
 #ifndef JOB_HEARTBEAT_H
 #define JOB_HEARTBEAT_H

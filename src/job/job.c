@@ -310,6 +310,7 @@ void job_report_committed(struct job *job, int64_t step)
 void job_report_servers(struct job *job, const char *servers)
 {
     heartbeat_send(HEARTBEAT_SERVERS, job->number, job->host, 0, "serve", servers);
+    watchdog_servers(&job->watchdog, servers);
 }
 
 int job_number(const struct job *job)

@@ -68,7 +68,7 @@ void job_phase(struct job *job, const char *name, int64_t step, double limit);
 /* The number that the supervisor knows this process by: its rank, or that of a worker of its own (server/roles.h). */
 int job_number(const struct job *job);
 
-/* Tells the supervisor what workers need to reach the servers; see job/heartbeat.h. */
+/* Tells the supervisor, now and with each heartbeat, what workers need to reach the servers; see job/heartbeat.h. */
 void job_report_servers(struct job *job, const char *servers);
 
 /* Say on the supervisor's channel that the run goes on from checkpoint STEP (0: from the start), and that checkpoint STEP is committed;

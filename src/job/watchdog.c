@@ -100,7 +100,11 @@ static void send_alive(struct watchdog *w)
 {
     const char *name = w->watch.name;
     int64_t step = w->watch.step;
+    char servers[sizeof w->servers];
+    memcpy(servers, w->servers, sizeof servers);
     pthread_mutex_unlock(&w->lock);
+    if (servers[0]) /* again and again: without it no worker comes, and a line may be lost or damaged */
+        heartbeat_send(HEARTBEAT_SERVERS, w->job->number, w->job->host, step, "serve", servers);
     heartbeat_send(HEARTBEAT_ALIVE, w->job->number, w->job->host, step, name, getenv("SLURM_STEP_ID"));
     pthread_mutex_lock(&w->lock);
 }
@@ -151,6 +155,15 @@ void watchdog_phase(struct watchdog *w, const char *name, int64_t step, double l
         return;
     pthread_mutex_lock(&w->lock);
     phase_watch_enter(&w->watch, name, step, limit, clock_seconds());
+    pthread_mutex_unlock(&w->lock);
+}
+
+void watchdog_servers(struct watchdog *w, const char *servers)
+{
+    if (!w->running)
+        return;
+    pthread_mutex_lock(&w->lock);
+    snprintf(w->servers, sizeof w->servers, "%s", servers);
     pthread_mutex_unlock(&w->lock);
 }
 

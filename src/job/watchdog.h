@@ -63,6 +63,7 @@ struct watchdog {
     struct job *job;
     struct hang_rule rule;
     double heartbeat_seconds;
+    char servers[512]; /* told with each heartbeat; empty: none */
     bool running, stopping;
     pthread_t thread;
 };
@@ -71,6 +72,9 @@ cairn_err watchdog_start(struct watchdog *w, struct job *job, double heartbeat_s
 
 /* Does nothing unless it runs. */
 void watchdog_phase(struct watchdog *w, const char *name, int64_t step, double limit);
+
+/* Tells SERVERS (job/heartbeat.h) with each heartbeat from now on, if it runs. */
+void watchdog_servers(struct watchdog *w, const char *servers);
 
 /* No hang is declared after this; returns when the thread has ended. */
 void watchdog_stop(struct watchdog *w);

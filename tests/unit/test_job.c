@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "job/heartbeat.h"
+#include "job/job_private.h"
 #include "job/launch.h"
 #include "job/time_left.h"
 #include "job/watchdog.h"
@@ -172,6 +173,44 @@ Test(heartbeat, full_pipe_does_not_block, .timeout = 60)
     close(fds[0]);
     close(fds[1]);
     close(out);
+}
+
+/* How many lines with WORD there are in what FD gives within SECONDS or until there are ENOUGH. */
+static int lines_with(int fd, const char *word, int enough, double seconds)
+{
+    char text[1 << 16] = "";
+    size_t length = 0;
+    int found = 0;
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    for (double end = clock_seconds() + seconds; found < enough && clock_seconds() < end; usleep(1000)) {
+        ssize_t n = read(fd, text + length, sizeof text - 1 - length);
+        length += n > 0 ? (size_t)n : 0;
+        text[length] = '\0';
+        found = 0;
+        for (const char *at = text; (at = strstr(at, word)); at++)
+            found++;
+    }
+    return found;
+}
+
+Test(heartbeat, servers_are_told_again_and_again, .timeout = 60)
+{
+    setenv("CAIRN_SUPERVISED", "1", 1);
+    int fds[2];
+    cr_assert_eq(pipe(fds), 0);
+    int out = dup(STDOUT_FILENO);
+    dup2(fds[1], STDOUT_FILENO);
+    struct job job = {.host = "n"};
+    cairn_err err = job_watchdog_start(&job, 0.01, 10, 60);
+    job_report_servers(&job, "0123abcd@n7:41");
+    int found = lines_with(fds[0], "\001cairn servers 0 n 0 serve 0123abcd@n7:41\n", 3, 30);
+    watchdog_stop(&job.watchdog);
+    dup2(out, STDOUT_FILENO);
+    close(fds[0]);
+    close(fds[1]);
+    close(out);
+    cr_assert_eq(err, CAIRN_OK);
+    cr_assert_geq(found, 3);
 }
 
 /* ---- the hang rule, on a clock of our own ---- */
