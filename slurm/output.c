@@ -23,18 +23,35 @@ static void pass_on(const char *text, size_t length)
     }
 }
 
+static char *find_mark(const char *text, size_t length)
+{
+    return memmem(text, length, HEARTBEAT_MARK, sizeof HEARTBEAT_MARK - 1);
+}
+
+/* A control line, or several that a launcher has mixed. One that is damaged is not shown: it may have the servers' secret in it. */
+static void take_control(const struct reader *r, char *control, char *end, bool whole)
+{
+    static const char damaged[] = "[a damaged control line]\n";
+    struct heartbeat h;
+    char *last = control;
+    for (char *next; (next = find_mark(last + 1, (size_t)(end - last - 1)));)
+        last = next;
+    *end = 0;
+    bool heard = whole && heartbeat_parse(last, &h);
+    if (!heard || last != control)
+        pass_on(damaged, sizeof damaged - 1);
+    if (heard)
+        r->heard(r->context, &h);
+}
+
 /* A whole line, or what there is of one that is too long. A control line may stand behind the live line of a terminal. */
 static void take_line(const struct reader *r, char *line, size_t length, bool whole)
 {
-    struct heartbeat h;
-    char *control = memchr(line, '\001', length);
-    if (control && whole) {
-        line[length] = 0;
-        if (heartbeat_parse(control, &h)) {
-            r->heard(r->context, &h);
-            length = (size_t)(control - line);
-            whole = false;
-        }
+    char *control = find_mark(line, length);
+    if (control) {
+        pass_on(line, (size_t)(control - line));
+        take_control(r, control, line + length, whole);
+        return;
     }
     if (whole)
         line[length++] = '\n';
@@ -52,8 +69,13 @@ static void take_lines(const struct reader *r)
         left -= length + 1;
         begin = end + 1;
     }
-    if (left == sizeof o->line - 1 || (left > 0 && !memchr(begin, '\001', left))) {
-        take_line(r, begin, left, false); /* part of a line that is no control line: a live progress line, say */
+    char *control = memchr(begin, '\001', left);
+    size_t plain = control ? (size_t)(control - begin) : left;
+    pass_on(begin, plain); /* part of a line that is no control line: a live progress line, say */
+    begin += plain;
+    left -= plain;
+    if (left == sizeof o->line - 1) {
+        take_line(r, begin, left, false);
         left = 0;
     }
     memmove(o->line, begin, left);

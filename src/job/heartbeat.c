@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char mark[] = "\001cairn ";
+static const char mark[] = HEARTBEAT_MARK " ";
 static const char *const kind_names[] = {"alive", "restore", "commit", "abort", "leave", "servers"};
 enum { KINDS = sizeof kind_names / sizeof kind_names[0] };
 
@@ -118,6 +118,8 @@ bool heartbeat_parse(const char *line, struct heartbeat *out)
     out->rank = (int)rank;
     if (strcmp(out->phase, "-") == 0)
         out->phase[0] = '\0';
+    if (strchr(at, '\001')) /* another line within this one: neither's text is to be trusted */
+        return false;
     snprintf(out->text, sizeof out->text, "%s", at);
     for (int i = 0; i < KINDS; i++) {
         out->kind = (enum heartbeat_kind)i;

@@ -18,6 +18,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define HEARTBEAT_MARK "\001cairn"
+
 enum heartbeat_kind { HEARTBEAT_ALIVE, HEARTBEAT_RESTORE, HEARTBEAT_COMMIT, HEARTBEAT_ABORT, HEARTBEAT_LEAVE, HEARTBEAT_SERVERS };
 
 struct heartbeat {
@@ -34,7 +36,7 @@ bool heartbeat_enabled(void);
 /* Writes one control line if enabled. Safe from any thread. */
 void heartbeat_send(enum heartbeat_kind kind, int rank, const char *host, int64_t step, const char *phase, const char *text);
 
-/* Reads one line (without its newline) into *OUT; false when it is not a control line. */
+/* Reads one line (without its newline) into *OUT; false when it is not a control line, or a damaged one. */
 bool heartbeat_parse(const char *line, struct heartbeat *out);
 
 #endif

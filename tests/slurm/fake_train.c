@@ -7,6 +7,7 @@
  *               exitN segv stop hang abort flood full (the disk is: no more commits)
  *               deaf (no more heed of signals; from before its first word of that step)
  *               leaveN
+ *               torn (its call for workers is told twice, the first time damaged)
  *               RANK wN is worker N of a parameter server; STEP -1 is any
  *
  * With CAIRN_WORKERS the ranks are a parameter server's: rank 0 calls for workers and waits for the first one before it trains. With
@@ -24,7 +25,7 @@
 
 static volatile sig_atomic_t asked;
 static int rank;
-static bool disk_full, is_worker;
+static bool disk_full, is_worker, is_torn;
 static char host[64];
 static const char *folder;
 
@@ -171,10 +172,13 @@ static void misbehave(long step, bool before_its_sign)
             (at != step && at != -1) || who != rank)
             continue;
         bool deaf = strcmp(action, "deaf") == 0; /* whoever hears of the step may signal at once */
-        if (deaf != before_its_sign || (!strchr(fault, '!') && !is_first(fault)))
+        bool torn = strcmp(action, "torn") == 0;
+        if ((deaf || torn) != before_its_sign || (!strchr(fault, '!') && !is_first(fault)))
             continue;
         if (deaf)
             signal(SIGUSR1, SIG_IGN);
+        else if (torn)
+            is_torn = true;
         else
             act(action, step);
     }
@@ -199,11 +203,20 @@ static void meet(long step)
     }
 }
 
+/* As a launcher may mix the lines of two ranks: once neither can be read, once the second can. */
+static void call_torn(const char *text)
+{
+    printf("live \001cairn servers 0 n \001cairn serve %s\n\001cairn servers 0 n 0 serve %s\001cairn alive 0 n 0 listen \n", text, text);
+    fflush(stdout);
+}
+
 /* Until the first worker has come. */
 static void call_workers(void)
 {
     char text[128];
     snprintf(text, sizeof text, "secret-%ld@%s:1", launch_number(), host);
+    if (is_torn)
+        call_torn(text);
     if (rank == 0)
         heartbeat_send(HEARTBEAT_SERVERS, rank, host, 0, "listen", text);
     snprintf(text, sizeof text, "hello.%ld", launch_number());

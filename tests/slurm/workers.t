@@ -26,6 +26,12 @@ check "which is told" said ': 1 server and 3 workers on 1 node$'
 check "the secret is in no output and no event" eval '! grep -r secret- "$dir/out" "$dir/err" "$dir/run"'
 check "no process is left" none_left
 
+fresh torn
+FAKE_MS=100 FAKE_PLAN=torn@0/0 run
+check "damaged control lines are not taken for the servers' call" eval 'ended 0 1 && workers 3 0'
+check "nor shown" eval '! grep -r secret- "$dir/out" "$dir/err"'
+check "but told" [ "$(grep -c '\[a damaged control line\]$' "$dir/out")" = 2 ]
+
 fresh dies
 FAKE_MS=150 FAKE_PLAN=exit3@5/w1 run
 check "a worker that exits is started again, the servers go on" eval 'ended 0 1 && workers 4 1'

@@ -144,7 +144,8 @@ Test(heartbeat, other_lines_are_not_taken)
                            "\001cairn alive x n 0 - ",
                            "\001cairn alive -1 n 0 - ",
                            "\001cairn alive 0 n 99999999999999999999 - ",
-                           "\001cairn dance 0 n 0 - "};
+                           "\001cairn dance 0 n 0 - ",
+                           "\001cairn abort 0 n 0 step why\001cairn alive 1 n 0 step "};
     struct heartbeat got;
     for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++)
         cr_assert_not(heartbeat_parse(lines[i], &got), "%s", lines[i]);
