@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/least.h"
+
 const struct plan_constraints plan_unconstrained = {.zero = -1, .sequence = -1, .recompute = -1, .schedule = -1, .zero_most = 3};
 
 int64_t plan_memory_limit(const struct machine *m)
@@ -127,6 +129,20 @@ static void try_zero(struct search *s, struct plan_layout *l, const struct block
             judge(s, l, block, head);
 }
 
+/* What is looked at of an axis. */
+struct range {
+    int64_t first, last;
+};
+
+/* What is given, whatever it is; else from FIRST to LAST. */
+static struct range range_of(int64_t wanted, int64_t first, int64_t last)
+{
+    return wanted ? (struct range){wanted, wanted} : (struct range){first, last};
+}
+
+/* More chunks than these shorten the wait of no pipeline by much. */
+enum { CHUNKS_MOST = 16 };
+
 /* One chunk a stage: 1F1B and zero bubble (GPipe takes as long as 1F1B and more memory); several: interleaved. */
 static void try_schedules(struct search *s, struct plan_layout *l, const struct block_time *block, const struct block_time *head)
 {
@@ -141,11 +157,12 @@ static void try_schedules(struct search *s, struct plan_layout *l, const struct 
                 try_zero(s, l, block, head);
             }
     }
-    if (pipelined == 1 || !may(s->wanted->schedule, CONFIG_INTERLEAVED))
+    if (pipelined == 1 || s->wanted->axes.chunks == 1 || !may(s->wanted->schedule, CONFIG_INTERLEAVED))
         return;
     l->schedule = CONFIG_INTERLEAVED;
-    for (l->axes.chunks = 2; l->axes.chunks <= stage_layers && l->axes.chunks <= 16; l->axes.chunks++)
-        if (stage_layers % l->axes.chunks == 0 && (s->wanted->axes.chunks == 0 || s->wanted->axes.chunks == l->axes.chunks))
+    const struct range chunks = range_of(s->wanted->axes.chunks, 2, CHUNKS_MOST);
+    for (l->axes.chunks = (int)chunks.first; l->axes.chunks <= stage_layers && l->axes.chunks <= chunks.last; l->axes.chunks++)
+        if (stage_layers % l->axes.chunks == 0 || s->wanted->axes.chunks != 0)
             try_zero(s, l, block, head);
     l->axes.chunks = 1;
 }
@@ -160,7 +177,7 @@ static void try_variants(struct search *s, struct plan_layout *l)
     s->rules.sharded_slots = memory_gradient_slots(l, s->machine->software);
     for (int sequence = 0; sequence <= (l->axes.tensor > 1); sequence++)
         for (int recompute = RECOMPUTE_NONE; recompute <= RECOMPUTE_BLOCK; recompute++) {
-            if (!may(s->wanted->sequence, sequence) || !may(s->wanted->recompute, recompute))
+            if (!(may(s->wanted->sequence, sequence) || l->axes.tensor == 1) || !may(s->wanted->recompute, recompute))
                 continue;
             l->sequence = sequence;
             l->recompute = (enum config_recompute)recompute;
@@ -176,8 +193,9 @@ enum { SAMPLES_MOST = 512 };
 
 static void try_batches(struct search *s, struct plan_layout *l)
 {
-    for (l->samples = 1; l->samples <= s->batch && l->samples <= SAMPLES_MOST; l->samples++) {
-        if (s->batch % l->samples != 0 || (s->wanted->samples && s->wanted->samples != l->samples))
+    const struct range samples = range_of(s->wanted->samples, 1, SAMPLES_MOST);
+    for (l->samples = samples.first; l->samples <= s->batch && l->samples <= samples.last; l->samples++) {
+        if (s->batch % l->samples != 0)
             continue;
         l->microbatches = s->batch / l->samples;
         if (l->microbatches < l->axes.data)
@@ -204,7 +222,7 @@ static void try_pipelines(struct search *s, struct plan_layout *l)
         bool crosses = l->axes.tensor > s->machine->gpus_per_node || s->machine->gpus_per_node % l->axes.tensor != 0;
         if (crosses && s->wanted->axes.tensor == 0)
             reason(s, REFUSED_NODE, l->axes.tensor)->count++;
-        else if (s->model->heads % l->axes.tensor != 0)
+        else if (s->model->heads % l->axes.tensor != 0 && s->wanted->axes.tensor == 0)
             reason(s, REFUSED_HEADS, l->axes.tensor)->count++;
         else
             try_batches(s, l);
@@ -216,16 +234,17 @@ enum { CONTEXT_LEAST = 4096 };
 
 static void try_all(struct search *s)
 {
-    int64_t gpus = machine_gpus(s->machine);
+    int64_t gpus = machine_gpus(s->machine), pieces = s->model->context / CONTEXT_LEAST;
+    const struct layout *wanted = &s->wanted->axes;
+    const struct range tensor = range_of(wanted->tensor, 1, least(s->model->heads, 16 * s->machine->gpus_per_node));
+    const struct range context = range_of(wanted->context, 1, pieces > 1 ? pieces : 1);
     struct plan_layout l = {.axes = {.expert = 1, .chunks = 1}, .modes = s->wanted->modes};
-    for (int tensor = 1; tensor <= gpus && tensor <= s->model->heads && tensor <= 16 * s->machine->gpus_per_node; tensor++)
-        for (int context = 1; gpus % tensor == 0 && context <= gpus / tensor; context *= 2) {
-            if (context > 1 && s->wanted->axes.context == 0 && s->model->context / context < CONTEXT_LEAST)
-                break;
-            if (gpus / tensor % context != 0 || !fits_axis(s->wanted->axes.tensor, tensor) || !fits_axis(s->wanted->axes.context, context))
+    for (int64_t t = tensor.first; t <= tensor.last && t <= gpus; t++)
+        for (int64_t c = context.first; c <= context.last && c <= gpus / t; c *= 2) {
+            if (gpus % (t * c) != 0)
                 continue;
-            l.axes.tensor = tensor;
-            l.axes.context = context;
+            l.axes.tensor = (int)t;
+            l.axes.context = (int)c;
             try_pipelines(s, &l);
         }
 }

@@ -294,6 +294,42 @@ Test(plan, ranks_on_processors)
     cr_expect(one.software.data_overlap == 0 && one.software.gradient_vectors == 2 && !one.software.direct_reduce);
 }
 
+/* The one that is best of RANKS ranks of a node within WANTED, for BATCH samples; data 0: there is none. */
+static struct plan_layout best_of(const struct plan_model *m, int64_t batch, int ranks, const struct plan_constraints *wanted)
+{
+    const struct machine machine = machine_of("H100", "cairn", 1, ranks);
+    struct plan_result r;
+    cr_assert_eq(plan_best(m, batch, &machine, wanted, 1, &r), CAIRN_OK, "%s", cairn_err_message());
+    const struct plan_layout best = r.count ? r.best[0].layout : (struct plan_layout){0};
+    plan_result_free(&r);
+    return best;
+}
+
+/* Limits of what is worth a look hold for what is free alone. */
+Test(plan, what_is_given_is_looked_at)
+{
+    const struct plan_model m = {.layers = 40, .width = 192, .heads = 3, .context = 60, .vocabulary = 256, .tied = true};
+    struct plan_constraints large = plan_unconstrained, context = large, tensor = large, chunks = large, many = large, rows = large;
+    large.samples = 600;
+    cr_expect_eq(best_of(&m, 1200, 2, &large).samples, 600);
+    context.axes.context = 3;
+    cr_expect_eq(best_of(&m, 12, 6, &context).axes.context, 3);
+    tensor.axes.tensor = 2;
+    cr_expect_eq(best_of(&m, 12, 4, &tensor).axes.tensor, 2, "three heads on two ranks");
+    chunks.axes.chunks = 3;
+    chunks.axes.pipeline = 2;
+    cr_expect_eq(best_of(&m, 12, 2, &chunks).axes.chunks, 3, "twenty blocks of a stage in three chunks");
+    chunks.axes.chunks = 1;
+    cr_expect_neq(best_of(&m, 12, 2, &chunks).schedule, CONFIG_INTERLEAVED);
+    many.axes.chunks = 20;
+    cr_expect_eq(best_of(&m, 12, 2, &many).axes.chunks, 20);
+    rows.sequence = 1;
+    rows.axes.tensor = 1;
+    cr_expect_eq(best_of(&m, 12, 2, &rows).axes.tensor, 1, "rows that nobody shares");
+    rows.axes.tensor = 3;
+    cr_expect(best_of(&m, 12, 3, &rows).sequence);
+}
+
 /* With less and less memory what is chosen takes less, at last nothing fits. */
 Test(plan, less_memory_takes_other_layouts)
 {
