@@ -21,6 +21,14 @@ static int64_t number_in(const char *path)
     return found == 1 && number > 0 ? number : INT64_MAX;
 }
 
+/* The whole number that VARIABLE of the environment gives, INT64_MAX if it gives none, or 0, which stands for all there is. */
+static int64_t number_given(const char *variable)
+{
+    const char *text = getenv(variable);
+    long long number = text ? strtoll(text, NULL, 10) : 0;
+    return number > 0 ? number : INT64_MAX;
+}
+
 /* The least of file NAME in folder PATH and those above it, as far as ROOT_LENGTH. PATH is cut. */
 static int64_t least_above(char *path, size_t root_length, const char *name)
 {
@@ -60,13 +68,24 @@ static int64_t group_limit(void)
     return bytes;
 }
 
+static int64_t bytes_of(int64_t megabytes)
+{
+    return megabytes < INT64_MAX >> 20 ? megabytes << 20 : INT64_MAX;
+}
+
+/* What Slurm grants on this node, to all (--mem) or to each CPU (--mem-per-cpu, DefMemPerCPU), in MB of 2^20. */
+static int64_t slurm_limit(void)
+{
+    int64_t cpu = number_given("SLURM_MEM_PER_CPU"), cpus = number_given("SLURM_CPUS_ON_NODE"), all;
+    if (__builtin_mul_overflow(cpu, cpus, &all))
+        all = INT64_MAX;
+    return bytes_of(least(number_given("SLURM_MEM_PER_NODE"), all));
+}
+
 int64_t memory_of_node(void)
 {
     int64_t pages = sysconf(_SC_PHYS_PAGES), bytes = pages > 0 ? pages * sysconf(_SC_PAGESIZE) : INT64_MAX;
-    const char *granted = getenv("SLURM_MEM_PER_NODE"); /* MB of 2^20; 0: all */
-    long long megabytes = granted ? strtoll(granted, NULL, 10) : 0;
-    if (megabytes > 0 && megabytes < INT64_MAX >> 20)
-        bytes = least(bytes, megabytes << 20);
+    bytes = least(bytes, slurm_limit());
     bytes = least(bytes, group_limit());
     return bytes == INT64_MAX ? 0 : bytes;
 }

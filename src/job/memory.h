@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 /* Bytes that all ranks of this node may take together: what the machine has, or less if its control group or Slurm
- * (SLURM_MEM_PER_NODE) grants less. 0: not known. */
+ * (SLURM_MEM_PER_NODE, or SLURM_MEM_PER_CPU x SLURM_CPUS_ON_NODE) grants less. 0: not known. */
 int64_t memory_of_node(void);
 
 #endif

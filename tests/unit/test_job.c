@@ -10,6 +10,7 @@
 #include "job/heartbeat.h"
 #include "job/job_private.h"
 #include "job/launch.h"
+#include "job/memory.h"
 #include "job/time_left.h"
 #include "job/watchdog.h"
 
@@ -307,4 +308,26 @@ Test(hang_rule, more_kinds_than_places)
     }
     cr_assert_eq(phase_watch_median(&w, "p0"), 1);
     cr_assert_eq(phase_watch_median(&w, names[2 * PHASE_KINDS - 1]), 0);
+}
+
+/* ---- memory ---- */
+
+Test(memory, is_what_slurm_grants)
+{
+    setenv("SLURM_CPUS_ON_NODE", "3", 1);
+    unsetenv("SLURM_MEM_PER_CPU");
+    unsetenv("SLURM_MEM_PER_NODE");
+    int64_t all = memory_of_node();
+    cr_expect_gt(all, 16 << 20);
+    setenv("SLURM_MEM_PER_CPU", "5", 1);
+    cr_expect_eq(memory_of_node(), 15 << 20, "%lld bytes", (long long)memory_of_node());
+    setenv("SLURM_MEM_PER_CPU", "9223372036854775807", 1);
+    cr_expect_eq(memory_of_node(), all, "more than can be counted");
+    setenv("SLURM_MEM_PER_CPU", "5", 1);
+    unsetenv("SLURM_CPUS_ON_NODE");
+    cr_expect_eq(memory_of_node(), all, "nobody knows for how many");
+    setenv("SLURM_MEM_PER_NODE", "7", 1);
+    cr_expect_eq(memory_of_node(), 7 << 20);
+    setenv("SLURM_MEM_PER_NODE", "0", 1);
+    cr_expect_eq(memory_of_node(), all);
 }
