@@ -331,11 +331,15 @@ bool config_chooses(const struct config *config, const char *key)
 /* Every word of the list is a key that the planner may choose. */
 static cairn_err check_list(const struct reader *reader, const char *list)
 {
+    const char *text = list;
     char word[CONFIG_NAME_SIZE], shown[CONFIG_NAME_SIZE];
     for (size_t length; *(list += strspn(list, " ,")); list += length) {
         length = strcspn(list, " ,");
         snprintf(word, sizeof word, "%.*s", (int)length, list);
         const struct config_key *key = find_key("parallel", word);
+        if (strcmp(word, "all") == 0 || strcmp(word, "none") == 0)
+            return fail_at(reader, origin_of(reader, &reader->config->parallel.automatic), "parallel.auto: %s stands alone, found '%s'", word,
+                           yaml_shown(text, shown));
         if (!key || !key->chosen)
             return fail_at(reader, origin_of(reader, &reader->config->parallel.automatic),
                            "parallel.auto: expected all, none or keys that a planner chooses, found '%s'", yaml_shown(word, shown));

@@ -315,6 +315,8 @@ Test(config, auto_chooses_what_is_not_given)
     expect_auto(PATH "parallel: {auto: tensor zero, tensor: 4, zero: 1}\n", 1, tensor, "zero");
     expect_auto(PATH "parallel: {zero: 1}\n", 2, by_name, "tensor");
     expect_error(PATH "parallel: off\n", "dir/gpt.yaml:2:11: parallel: expected auto or a section of keys, found 'off'");
+    expect_error(PATH "parallel: {auto: all data}\n", "dir/gpt.yaml:2:18: parallel.auto: all stands alone, found 'all data'");
+    expect_error(PATH "parallel: {auto: data none}\n", "dir/gpt.yaml:2:18: parallel.auto: none stands alone, found 'data none'");
     expect_error(PATH "parallel: {auto: data overlap}\n",
                  "dir/gpt.yaml:2:18: parallel.auto: expected all, none or keys that a planner chooses, found 'overlap'");
 }
