@@ -1,5 +1,6 @@
 #include "slurm/supervisor.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -198,12 +199,35 @@ static void tell_launch(struct supervisor *s, const struct ranks *r)
                  r->layout, r->idle);
 }
 
+/* The axes that the run's ranks wrote down when they last began, NULL if they never did. */
+static const struct layout *last_layout(const struct supervisor *s, struct layout *out)
+{
+    char file[4096];
+    struct config last;
+    snprintf(file, sizeof file, "%s/config.yaml", s->config->run_dir);
+    if (!config_chooses(s->config, NULL) || (access(file, F_OK) != 0 && errno == ENOENT))
+        return NULL;
+    if (config_load(&last, file, NULL, 0, NULL) != CAIRN_OK) {
+        log_warning("the layout before is not known, another one may change the last bits: %s", cairn_err_message());
+        return NULL;
+    }
+    *out = (struct layout){.tensor = (int)last.parallel.tensor, .context = (int)last.parallel.context};
+    config_free(&last);
+    return out;
+}
+
+static struct ranks choose_ranks(const struct supervisor *s)
+{
+    struct layout last;
+    return ranks_choose(s->config, last_layout(s, &last), &s->allocation);
+}
+
 static enum ending launch_once(struct supervisor *s, char *const *rank_program, char *failure, size_t size)
 {
     static const int no_status;
     struct launch_observer observer = {s, on_first_step, on_restored, on_committed, on_silent, on_node_lost,
                                        {s, on_worker_started, on_worker_lost}};
-    const struct ranks ranks = ranks_choose(s->config, &s->allocation);
+    const struct ranks ranks = choose_ranks(s);
     struct launch l;
     int status = no_status;
     if (ranks.used == 0)
@@ -381,7 +405,7 @@ static int act(struct supervisor *s, enum ending ending, const char *failure, bo
         left = allocation_seconds_left(&s->allocation);
     if (!stop_asked && !s->controller_lost && (is_failure(ending) || ending == ENDING_STOPPED))
         look_around(s, &ending);
-    const struct ranks ranks = ranks_choose(s->config, &s->allocation);
+    const struct ranks ranks = choose_ranks(s);
     bool whole = allocation_healthy(&s->allocation) == s->allocation.count && !s->allocation.given_back;
     struct situation now = {.ending = ending, .stop = (enum stop_cause)stop_asked, .without_progress = s->history.without_progress,
                             .max_restarts = s->config->supervise.max_restarts, .same_failure = s->history.same_failure,

@@ -73,10 +73,15 @@ static bool has_stages(const struct config *c, const struct layout *l, int ranks
     return false;
 }
 
-int layout_automatic_ranks(const struct config *c, int ranks, int node_ranks)
+int layout_automatic_ranks(const struct config *c, const struct layout *kept, int ranks, int node_ranks)
 {
     struct layout l = layout_asked(c);
-    int first = l.tensor, last = config_chooses(c, "tensor") ? (int)least(node_ranks, c->model.heads) : first;
+    bool open = config_chooses(c, "tensor");
+    if (kept && open)
+        l.tensor = kept->tensor;
+    if (kept && config_chooses(c, "context"))
+        l.context = kept->context;
+    int first = l.tensor, last = open && !kept ? (int)least(node_ranks, c->model.heads) : first;
     for (; ranks > 0; ranks--)
         for (l.tensor = first; l.tensor <= last; l.tensor++)
             if ((first == last || (node_ranks % l.tensor == 0 && c->model.heads % l.tensor == 0)) && has_stages(c, &l, ranks))

@@ -92,6 +92,14 @@ run parallel.pipeline=2 parallel.data=2
 check "too few ranks for the layout end with 2 before any is started" ended 2 0
 check "and the reason is told" said '2 ranks fit on the healthy nodes, but data 2 x pipeline 2 needs 4 and cannot shrink (with parallel.data: auto it could)'
 
+fresh layout_kept
+mkdir "$dir/run"
+echo 'data: {path: none.h5}
+parallel: {auto: context, context: 2}' >"$dir/run/config.yaml"
+run supervise.ranks=3 parallel=auto
+check "auto takes as many ranks as the axes before can use" eval 'ended 0 1 && launched 2'
+check "and tells it" said '2 of the 3 ranks that fit are used (auto), the rest is left idle: no layout of more keeps tensor 1 and context 2, and so the bits'
+
 fresh flood
 FAKE_PLAN=flood@5/1 run
 check "a flood of output arrives whole" [ "$(awk '/^x+$/ && length == 65535' "$dir/out" | wc -l)" = 64 ]

@@ -22,7 +22,7 @@ static struct config asking(int data, int tensor, int pipeline)
 
 static struct ranks of(struct config config, struct allocation a)
 {
-    return ranks_choose(&config, &a);
+    return ranks_choose(&config, NULL, &a);
 }
 
 static void expect(struct ranks r, int fit, int used, int on_nodes, bool enough, const char *layout)
@@ -122,7 +122,7 @@ Test(ranks, auto_takes_what_some_layout_can_use)
     config.batch.microbatches = 2; /* two copies of four stages */
     expect(of(config, on(4, 2)), 8, 8, 4, true, "auto");
     struct ranks r = of(config, on(4, 5)); /* of 4 stages at most, and no two tensor ranks on 5 of a node */
-    expect(r, 20, 8, 4, true, "auto");
+    expect(r, 20, 8, 2, true, "auto");
     cr_expect_str_eq(r.idle, "no layout of more fits 2 microbatches and 4 blocks");
     expect(of(config, on(4, 4)), 16, 16, 4, true, "auto");
     config.parallel.automatic = only_data;
@@ -131,4 +131,37 @@ Test(ranks, auto_takes_what_some_layout_can_use)
     expect(of(config, on(4, 1)), 4, 3, 3, true, "auto");
     config.supervise.min_ranks = 4;
     expect(of(config, on(3, 1)), 3, 3, 3, false, "auto");
+}
+
+Test(ranks, auto_keeps_what_changes_the_bits)
+{
+    char all[] = "data tensor context pipeline", others[] = "data pipeline";
+    struct config config = asking(0, 1, 1);
+    const struct layout last = {.tensor = 1, .context = 2}, wide = {.tensor = 16, .context = 1};
+    const struct allocation seven = on(1, 7);
+    config.parallel.automatic = all;
+    config.model.layers = 4;
+    config.model.heads = 2;
+    struct ranks r = ranks_choose(&config, &last, &seven);
+    expect(r, 7, 6, 1, true, "auto");
+    cr_expect_str_eq(r.idle, "no layout of more keeps tensor 1 and context 2, and so the bits");
+    expect(ranks_choose(&config, &wide, &seven), 7, 7, 1, true, "auto");
+    expect(ranks_choose(&config, NULL, &seven), 7, 7, 1, true, "auto");
+    config.supervise.min_ranks = 7;
+    expect(ranks_choose(&config, &last, &seven), 7, 7, 1, true, "auto");
+    config.supervise.min_ranks = 1;
+    config.parallel.automatic = others;
+    expect(ranks_choose(&config, &last, &seven), 7, 7, 1, true, "auto");
+}
+
+Test(ranks, auto_tells_what_it_was_given)
+{
+    char some[] = "data pipeline";
+    struct config config = asking(3, 8, 7);
+    config.parallel.automatic = some;
+    config.model.layers = 4;
+    config.model.heads = 8;
+    struct ranks r = of(config, on(1, 1));
+    expect(r, 1, 0, 0, false, "auto");
+    cr_expect_str_eq(r.short_of, "1 rank fits on the healthy nodes, but a copy of the model takes 8 (tensor 8)");
 }
