@@ -30,21 +30,41 @@ static cairn_err check_modes(const struct config *c)
     return CAIRN_OK;
 }
 
+/* The config of the newest checkpoint's run. False: there is none, or it cannot be read, which is told. */
+static bool config_before(const struct trainer *t, struct config *before)
+{
+    struct checkpoint_facts facts = {0};
+    cairn_err err = trainer_newest_facts(t, &facts);
+    if (err == CAIRN_ENOTFOUND)
+        return false;
+    if (!err && !facts.config)
+        err = FAIL(CAIRN_ECORRUPT, "it holds no config");
+    if (!err)
+        err = config_load(before, "the checkpoint's config", facts.config, 0, NULL);
+    checkpoint_facts_free(&facts);
+    if (err)
+        log_warning("parallel: auto does not know the checkpoint's layout, another one may change the last bits: %s", cairn_err_message());
+    return err == CAIRN_OK;
+}
+
+/* Whether as many copies as before are part of the result, as the tensor and context axes always are. */
+static bool copies_change_sums(const struct config *c)
+{
+    return c->parallel.sync == SYNC_LOCAL || c->parallel.compress != CONFIG_COMPRESS_NONE || c->parallel.reduce == REDUCE_FAST;
+}
+
 /* The axes of the checkpoint's run that change sums, where they are to be chosen. Whether there are any. */
 static bool keep_sums(const struct trainer *t, struct plan_constraints *w)
 {
-    struct checkpoint_facts facts = {0};
     struct config before;
-    if (trainer_newest_facts(t, &facts) != CAIRN_OK)
-        return false;
-    bool known = facts.config && config_load(&before, "the checkpoint's config", facts.config, 0, NULL) == CAIRN_OK;
-    checkpoint_facts_free(&facts);
-    if (!known)
+    if (!config_before(t, &before))
         return false;
     w->axes.tensor = w->axes.tensor ? w->axes.tensor : (int)before.parallel.tensor;
     w->axes.context = w->axes.context ? w->axes.context : (int)before.parallel.context;
     if (w->sequence < 0 && before.parallel.tensor > 1)
         w->sequence = before.parallel.sequence;
+    if (w->axes.data == 0 && copies_change_sums(t->config))
+        w->axes.data = (int)before.parallel.data;
     config_free(&before);
     return true;
 }
@@ -90,6 +110,13 @@ static cairn_err search(const struct trainer *t, const struct plan_model *model,
     int64_t batch = c->batch.microbatches * c->batch.samples;
     if (keep_sums(t, &kept)) {
         TRY(plan_best(model, batch, m, &kept, 2, result));
+        if (result->count == 0 && kept.axes.data != free.axes.data) {
+            log_warning("parallel: auto finds no layout of %d ranks with the checkpoint's data %d: other numbers of copies change the result",
+                        machine_gpus(m), kept.axes.data);
+            kept.axes.data = free.axes.data;
+            plan_result_free(result);
+            TRY(plan_best(model, batch, m, &kept, 2, result));
+        }
         if (result->count > 0)
             return CAIRN_OK;
         log_warning("parallel: auto finds no layout of %d ranks with the checkpoint's tensor %d and context %d: others change the last bits",

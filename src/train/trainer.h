@@ -84,8 +84,8 @@ void trainer_close(struct trainer *trainer);
 /* trainer_save.c: Collective. Commits a checkpoint of the current step; a full disk is passed over with a warning if the config says
  * so, other failures are errors. */
 cairn_err trainer_save(struct trainer *trainer);
-/* Serial. Facts of the newest complete checkpoint that can be read, as the restore will find; CAIRN_ENOTFOUND: there is none. The caller
- * frees (checkpoint_facts_free). */
+/* Serial. Facts of the newest complete checkpoint that can be read, as the restore will find; CAIRN_ENOTFOUND: there is no complete one;
+ * other errors: none of them can be read. The caller frees (checkpoint_facts_free). */
 struct checkpoint_facts;
 cairn_err trainer_newest_facts(const struct trainer *trainer, struct checkpoint_facts *facts);
 /* Collective. Fills weights, moments and step from the newest valid checkpoint; a fresh start when there is none. */

@@ -155,13 +155,16 @@ cairn_err trainer_newest_facts(const struct trainer *t, struct checkpoint_facts 
 {
     struct checkpoint_entry *entries = NULL;
     int count = 0;
-    bool found = false;
+    bool any = false;
+    cairn_err err = CAIRN_OK;
     TRY(checkpoint_list(t->checkpoints, &entries, &count));
-    while (count-- > 0 && !found)
-        if (entries[count].state == CHECKPOINT_COMPLETE)
-            found = checkpoint_read_facts(entries[count].path, facts) == CAIRN_OK;
+    while (count-- > 0 && (!any || err))
+        if (entries[count].state == CHECKPOINT_COMPLETE) {
+            any = true;
+            err = checkpoint_read_facts(entries[count].path, facts);
+        }
     free(entries);
-    return found ? CAIRN_OK : FAIL(CAIRN_ENOTFOUND, "no checkpoint that can be read in %s", t->checkpoints);
+    return any ? err : FAIL(CAIRN_ENOTFOUND, "no checkpoint in %s", t->checkpoints);
 }
 
 cairn_err trainer_restore(struct trainer *t)

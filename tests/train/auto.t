@@ -66,6 +66,23 @@ train_auto 3 run_dir=odd steps=6
 told 'where that does not fit, it says so' 'warning: parallel: auto finds no layout of 3 ranks with the checkpoint.s tensor 2 and context 1'
 told 'and goes on' '^done: 6 steps'
 
+# Numbers of copies change some sums, too.
+train_auto 4 run_dir=fast steps=2 parallel.reduce=fast parallel.data=2 parallel.tensor=1
+train_auto 4 run_dir=fast parallel.reduce=fast
+check 'a restart keeps the copies where they change sums' test "$(chosen fast data) $(chosen fast pipeline)" = '2 2'
+train_auto 3 run_dir=fast steps=6 parallel.reduce=fast
+told 'where as many do not fit, it says so' 'warning: parallel: auto finds no layout of 3 ranks with the checkpoint.s data 2: other numbers of copies change the result'
+train_auto 1 run_dir=broken steps=2
+for file in broken/checkpoints/step-*/state.h5; do : >"$file"; done
+train_auto 1 run_dir=broken
+told 'a checkpoint of which the layout cannot be read is told' 'warning: parallel: auto does not know the checkpoint.s layout, another one may change the last bits: '
+
+# What is given need not be what it would look at.
+train_auto 3 run_dir=thirds parallel.context=3
+told 'sequences shared by three' '^done: 4 steps'
+train_auto 2 run_dir=uneven model.heads=3 model.width=48 parallel.tensor=2
+told 'three heads on two ranks' '^done: 4 steps'
+
 train_auto 2 run_dir=local parallel.sync=local parallel.local_steps=2
 told 'local steps, too' '^done: 4 steps'
 check 'which share no state' test "$(chosen local zero)" = 0
