@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/exit_code.h"
 #include "base/log.h"
+#include "job/memory.h"
 #include "slurm/child.h"
 #include "slurm/decide.h"
 #include "slurm/history.h"
@@ -460,6 +461,7 @@ int supervisor_run(const struct config *config, const char *file, char *const *r
         return err == CAIRN_ECONFIG ? EXIT_CODE_USAGE : EXIT_CODE_FAILED;
     }
     s.committed_before = s.history.committed;
+    memory_pass_on();
     forget_options();
     setenv("CAIRN_SUPERVISED", "1", 1);
     setenv("CAIRN_TERMINAL", isatty(STDOUT_FILENO) ? "1" : "0", 1); /* to draw a live line on, through our pipe */

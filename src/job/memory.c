@@ -73,13 +73,29 @@ static int64_t bytes_of(int64_t megabytes)
     return megabytes < INT64_MAX >> 20 ? megabytes << 20 : INT64_MAX;
 }
 
+static const struct {
+    const char *slurm, *own;
+} kept[] = {{"SLURM_MEM_PER_NODE", "CAIRN_MEM_PER_NODE"}, {"SLURM_MEM_PER_CPU", "CAIRN_MEM_PER_CPU"}};
+
 /* What Slurm grants on this node, to all (--mem) or to each CPU (--mem-per-cpu, DefMemPerCPU), in MB of 2^20. */
 static int64_t slurm_limit(void)
 {
-    int64_t cpu = number_given("SLURM_MEM_PER_CPU"), cpus = number_given("SLURM_CPUS_ON_NODE"), all;
+    int64_t node = least(number_given(kept[0].slurm), number_given(kept[0].own));
+    int64_t cpu = least(number_given(kept[1].slurm), number_given(kept[1].own)), cpus = number_given("SLURM_CPUS_ON_NODE"), all;
     if (__builtin_mul_overflow(cpu, cpus, &all))
         all = INT64_MAX;
-    return bytes_of(least(number_given("SLURM_MEM_PER_NODE"), all));
+    return bytes_of(least(node, all));
+}
+
+void memory_pass_on(void)
+{
+    for (size_t i = 0; i < sizeof kept / sizeof kept[0]; i++) {
+        const char *value = getenv(kept[i].slurm);
+        if (value)
+            setenv(kept[i].own, value, 1);
+        else
+            unsetenv(kept[i].own);
+    }
 }
 
 int64_t memory_of_node(void)

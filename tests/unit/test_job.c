@@ -328,6 +328,10 @@ Test(memory, is_what_slurm_grants)
     cr_expect_eq(memory_of_node(), all, "nobody knows for how many");
     setenv("SLURM_MEM_PER_NODE", "7", 1);
     cr_expect_eq(memory_of_node(), 7 << 20);
+    memory_pass_on();
+    unsetenv("SLURM_MEM_PER_NODE");
+    cr_expect_eq(memory_of_node(), 7 << 20, "as the supervisor leaves it");
+    memory_pass_on();
     setenv("SLURM_MEM_PER_NODE", "0", 1);
     cr_expect_eq(memory_of_node(), all);
 }
