@@ -18,6 +18,8 @@
  * for servers that write a checkpoint, which the watchdog is not to take for a hang. */
 static const double connect_limit = 10, look_every = 0.5, no_limit = 1e9;
 
+enum { MOST_SERVERS = 1 << 16 }; /* that a welcome may tell of */
+
 struct worker {
     struct job *job;
     const struct config *config;
@@ -26,7 +28,8 @@ struct worker {
     struct backend *backend;
     struct replica *replica;
     struct wire **wires; /* to the servers, the head first */
-    int count;           /* of servers */
+    int count;           /* of servers that it has a place for in WIRES */
+    int64_t told;        /* servers that the head tells of */
     int id;
     bool stop_told;
     /* what has come */
@@ -69,7 +72,7 @@ static cairn_err handle(struct worker *w, int server, const struct wire_head *he
         if (server == 0) {
             w->id = (int)f[0];
             w->threads = (int)f[1];
-            w->count = (int)f[2];
+            w->told = f[2];
         }
         return CAIRN_OK;
     case MESSAGE_REFUSED:
@@ -282,17 +285,19 @@ static cairn_err connect_head(struct worker *w, const char *addresses, const cha
 /* The addresses of all servers stand in the head's welcome, a line each. */
 static cairn_err connect_others(struct worker *w, const char *token)
 {
-    int servers = w->count;
-    struct wire **wires = calloc((size_t)servers + 1, sizeof(struct wire *));
-    char *text = w->welcome ? strndup((const char *)w->welcome->data, w->welcome->bytes) : NULL, *left = text, *line;
+    if (w->told < 1 || w->told > MOST_SERVERS || !w->welcome)
+        return FAIL(CAIRN_EFORMAT, "the head tells of %lld servers", (long long)w->told);
+    const int servers = (int)w->told;
+    struct wire **wires = realloc(w->wires, (size_t)servers * sizeof(struct wire *));
+    char *text = strndup((const char *)w->welcome->data, w->welcome->bytes), *left = text, *line;
     cairn_err err = wires && text ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for connections to %d servers", servers);
     if (wires) {
-        wires[0] = w->wires[0];
-        free(w->wires);
         w->wires = wires;
-    } else
-        w->count = 1;
-    for (int s = 0; s < servers && !err; s++) {
+        w->count = servers;
+        for (int s = 1; s < servers; s++)
+            wires[s] = NULL;
+    }
+    for (int s = 0; s < servers && !err && !w->leaves; s++) {
         line = strsep(&left, "\n");
         if (!line || !*line)
             err = FAIL(CAIRN_EFORMAT, "the head tells %d addresses of %d servers", s, servers);
@@ -305,6 +310,18 @@ static cairn_err connect_others(struct worker *w, const char *token)
     return err;
 }
 
+/* Bytes of the largest share of a bucket that SERVER sends. */
+static size_t most_parameters(const struct worker *w, int server)
+{
+    const struct graph *g = replica_graph(w->replica);
+    int64_t most = 0, begin, length;
+    for (int b = 0; b < graph_bucket_count(g); b++) {
+        share_of_bucket(g, b, w->count, server, &begin, &length);
+        most = length > most ? length : most;
+    }
+    return (size_t)most * dtype_size(w->backend->act);
+}
+
 static cairn_err open_replica(struct worker *w)
 {
     const struct replica_options options = {.joined = w->config->parallel.staleness > 0,
@@ -312,7 +329,7 @@ static cairn_err open_replica(struct worker *w)
     TRY(trainer_backend(w->config, w->threads, &w->backend));
     TRY(replica_open(w->backend, w->config, w->train, w->validation, &options, &w->replica));
     for (int s = 0; s < w->count; s++)
-        wire_set_limit(w->wires[s], SIZE_MAX); /* servers are trusted: they have the token */
+        wire_set_limit(w->wires[s], most_parameters(w, s) + WIRE_FIRST_LIMIT);
     return CAIRN_OK;
 }
 
@@ -340,9 +357,12 @@ static cairn_err work(struct worker *w)
     if (w->config->validation.every)
         TRY(dataset_open(p->self, w->config->data.path, &w->validation));
     TRY(connect_head(w, addresses, token, p->number));
-    TRY(connect_others(w, token));
-    TRY(open_replica(w));
-    TRY(say_ready(w));
+    if (!w->leaves) /* it may have come too late */
+        TRY(connect_others(w, token));
+    if (!w->leaves)
+        TRY(open_replica(w));
+    if (!w->leaves)
+        TRY(say_ready(w));
     while (!w->leaves) {
         job_phase(w->job, "wait", w->version < 0 ? 0 : w->version, no_limit);
         TRY(wait_until(w, w->count, has_work));

@@ -208,4 +208,36 @@ CAIRN_SERVERS=$token@${invitation#*@} "$CAIRN" train tiny.yaml run_dir=stranger 
 [ $? -eq 2 ] && grep -q "does not have this run's token" wrong.stranger && pass "without the token nobody comes in" || fail "without the token nobody comes in" wrong.stranger
 worker 0 $long
 ends "and the run knows nothing of them" wrong
+
+# A head that greets and dies. deceiver SERVERS: it tells of so many; its address in $invitation
+deceiver() {
+    rm -f deceiver.port
+    /usr/bin/python3 - "$1" <<'END' &
+import socket, struct, sys, os
+listener = socket.create_server(("127.0.0.1", 0))
+with open("deceiver.new", "w") as f:
+    f.write(str(listener.getsockname()[1]))
+os.rename("deceiver.new", "deceiver.port")
+peer = listener.accept()[0]
+peer.recv(1 << 20)
+welcome = struct.pack("=IIQ6q", 0x43574952, 3, 4, 0, 1, int(sys.argv[1]), 0, 0, 0) + b"x:1\n"
+peer.sendall(welcome)
+peer.close()
+END
+    deceiver=$!
+    tries=0
+    until [ -s deceiver.port ] || [ $tries -ge 300 ]; do tries=$((tries + 1)); sleep 0.1; done
+    invitation=$token@127.0.0.1:$(cat deceiver.port)
+}
+run=deceived count=1
+for told in 0 -1 60000 1099511627776; do
+    deceiver $told
+    worker 0 $long
+    wait $worker
+    status=$?
+    wait $deceiver
+    echo "exit status $status" >>deceived.worker0
+    [ $status -eq 1 ] && grep -q "error:" deceived.worker0 && pass "a head that tells of $told servers and dies: a clear error" ||
+        fail "a head that tells of $told servers and dies: a clear error" deceived.worker0
+done
 finish
