@@ -446,6 +446,12 @@ cairn_err head_go_on(struct server *s)
     return check_alone(s);
 }
 
+size_t head_largest(const struct server *s)
+{
+    const int64_t microbatches = s->config->batch.microbatches, validated = s->head->validation_count;
+    return (size_t)(microbatches > validated ? microbatches : validated) * sizeof(double);
+}
+
 int64_t head_step(const struct server *s)
 {
     return base_of(s);

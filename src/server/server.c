@@ -136,7 +136,7 @@ static cairn_err take_hello(struct server *s, struct peer *p, const struct wire_
     p->id = (int)head->field[2];
     snprintf(name, sizeof name, "%s %lld on %s", role == ROLE_SERVER ? "server" : "worker", (long long)head->field[2], host);
     wire_set_name(p->wire, name);
-    wire_set_limit(p->wire, SIZE_MAX); /* it has the token */
+    wire_set_limit(p->wire, store_largest(s) + (s->head ? head_largest(s) : 0) + WIRE_FIRST_LIMIT);
     if (role == ROLE_WORKER)
         return head_welcome(s, p);
     peer_send(p, MESSAGE_WELCOME, NULL, NULL);
@@ -380,7 +380,6 @@ static cairn_err connect_head(struct server *s)
         return CAIRN_OK;
     TRY(wire_connect(s->addresses, connect_limit, &wire));
     wire_set_name(wire, "the head server");
-    wire_set_limit(wire, SIZE_MAX);
     TRY(add_peer(s, wire, &s->to_head));
     s->to_head->kind = PEER_SERVER;
     TRY(greeting_write(s->token, s->config, s->t->dataset, s->mesh->host, &greeting));

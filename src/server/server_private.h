@@ -77,6 +77,7 @@ cairn_err server_save(struct server *s, int64_t step);
 cairn_err store_open(struct server *s);
 void store_close(struct server *s);
 int64_t store_applied(const struct server *s); /* steps, where they are synchronous */
+size_t store_largest(const struct server *s); /* bytes of a gradient that a worker sends at once */
 int64_t store_updates(const struct server *s); /* of the weights, ever */
 /* Messages from workers: PULL, PUSH, PUSH_END. */
 cairn_err store_push(struct server *s, struct peer *peer, const struct wire_head *head, struct wire_block *payload);
@@ -101,6 +102,7 @@ cairn_err head_norm_of_share(struct server *s, int64_t step, int64_t count, doub
 void head_stop(struct server *s);
 void head_farewell(struct server *s, struct peer *peer); /* a worker would leave */
 void head_drop_worker(struct server *s, struct peer *peer);
+size_t head_largest(const struct server *s); /* bytes of the losses of the most work that is given at once */
 int64_t head_step(const struct server *s); /* steps that are done */
 /* After any change: gives out work, tells steps that are done, meets. */
 cairn_err head_go_on(struct server *s);

@@ -68,6 +68,14 @@ int64_t store_applied(const struct server *s)
     return s->store->applied;
 }
 
+size_t store_largest(const struct server *s)
+{
+    size_t most = 0;
+    for (int b = 0; b < graph_bucket_count(s->graph); b++)
+        most = sums_bytes(s->store->sums, b) > most ? sums_bytes(s->store->sums, b) : most;
+    return most;
+}
+
 int64_t store_updates(const struct server *s)
 {
     return s->store->updates;

@@ -49,6 +49,8 @@ struct wire {
 struct wire_block *wire_block_new(size_t bytes)
 {
     const size_t align = _Alignof(struct wire_block);
+    if (bytes > PTRDIFF_MAX - sizeof(struct wire_block) - align)
+        return NULL;
     struct wire_block *b = aligned_alloc(align, (sizeof *b + bytes + align - 1) / align * align);
     if (b) {
         b->holders = 1;

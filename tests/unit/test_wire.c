@@ -228,6 +228,26 @@ Test(wire, strangers_get_no_memory)
     close_pair(&q);
 }
 
+Test(wire, a_length_beyond_all_memory)
+{
+    struct wire_head head;
+    struct wire_block *payload;
+    char bytes[256];
+    frame(bytes, sizeof bytes, 50);
+    for (uint64_t less = 1; less <= 257; less += 64) {
+        struct pair p = {0};
+        int fd;
+        open_stranger(&p, &fd);
+        wire_set_limit(p.b, SIZE_MAX);
+        const uint64_t much = UINT64_MAX - less;
+        memcpy(bytes + 8, &much, sizeof much);
+        cr_assert_eq(send(fd, bytes, sizeof bytes, 0), (ssize_t)sizeof bytes);
+        cr_assert_eq(next(NULL, p.b, &head, &payload), CAIRN_ENOMEM, "%s", cairn_err_message());
+        close(fd);
+        close_pair(&p);
+    }
+}
+
 Test(wire, the_first_address_that_answers)
 {
     struct pair p = {0};
