@@ -17,9 +17,6 @@ static const double gather_limit = 10;
  * them for what has begun before their checkpoint. */
 static const double last_limit = 5;
 
-/* So many shares must be done before their time says how long one may take. */
-enum { TIMED_SHARES = 3 };
-
 /* What is known of a step that has begun. */
 struct record {
     struct record *next;
@@ -38,10 +35,6 @@ struct head {
     double first_ready, alone_since; /* alone: no worker lives */
     double last_told;     /* when the step before was done */
     int64_t last_sent;    /* bytes until then */
-    struct {
-        int64_t count;    /* of shares that are done */
-        double slowest;   /* seconds for a microbatch */
-    } pace[WORK_VALIDATE + 1]; /* by enum work_kind */
     /* the norm that is gathered */
     struct exact_sum total;
     int squared;
@@ -237,24 +230,36 @@ cairn_err head_squares(struct server *s, int64_t step, const int64_t words[EXACT
     return store_apply(s, step, norm);
 }
 
-static void time_share(struct head *h, const struct peer *p)
+static const char *kind_name(const struct peer *p)
 {
-    double pace = (clock_seconds() - p->given) / (double)p->item.count;
-    h->pace[p->item.kind].count++;
-    if (pace > h->pace[p->item.kind].slowest)
-        h->pace[p->item.kind].slowest = pace;
+    return p->item.kind == WORK_VALIDATE ? "validate" : "train";
 }
 
-/* A worker that was stopped, or hangs with its watchdog: its machine lives, so nothing else shows it. It has twice the time that the
- * watchdog gives, which ends it sooner if it can. */
-static void drop_hung(struct server *s)
+static void time_share(struct peer *p)
+{
+    phase_watch_enter(&p->pace, kind_name(p), p->item.step, 0, 0);
+    phase_watch_enter(&p->pace, NULL, p->item.step, 0, (clock_seconds() - p->given) / (double)p->item.count);
+}
+
+/* Twice the time that the worker's watchdog gives, which ends it sooner if it can. */
+static double limit_of_share(const struct server *s, struct peer *p)
 {
     const struct config *c = s->config;
+    const struct hang_rule rule = {.factor = c->supervise.hang_factor * (double)p->item.count, .seconds = c->supervise.hang_seconds};
+    phase_watch_enter(&p->pace, kind_name(p), p->item.step, 0, 0);
+    double limit = phase_watch_limit(&p->pace, rule);
+    p->pace.name = NULL; /* this was no share that ended */
+    return 2 * limit;
+}
+
+/* A worker that was stopped, or hangs with its watchdog: its machine lives, so nothing else shows it. */
+static void drop_hung(struct server *s)
+{
     for (int i = 0; i < s->peer_count; i++) {
         struct peer *p = s->peers[i];
-        if (p->lost || !p->has_item || s->head->pace[p->item.kind].count < TIMED_SHARES)
+        if (p->lost || !p->has_item)
             continue;
-        double limit = 2 * fmax(c->supervise.hang_seconds, c->supervise.hang_factor * s->head->pace[p->item.kind].slowest * (double)p->item.count);
+        double limit = limit_of_share(s, p);
         if (clock_seconds() - p->given > limit) {
             FAIL(CAIRN_ETIMEOUT, "its share of step %lld is not done after %.1f s", (long long)p->item.step, limit);
             peer_fault(p);
@@ -273,7 +278,7 @@ cairn_err head_done(struct server *s, struct peer *peer, const struct wire_head 
         peer_fault(peer);
         return CAIRN_OK;
     }
-    time_share(h, peer);
+    time_share(peer);
     peer->has_item = false;
     peer->asks = true;
     if (item.kind == WORK_VALIDATE) {

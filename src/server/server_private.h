@@ -3,6 +3,7 @@
 #define SERVER_SERVER_PRIVATE_H
 
 #include "base/exact_sum.h"
+#include "job/watchdog.h"
 #include "server/greeting.h"
 #include "server/message.h"
 #include "server/server.h"
@@ -27,6 +28,7 @@ struct peer {
     struct work_item item;
     bool has_item;
     double given;        /* when it got the item */
+    struct phase_watch pace; /* of each kind of work: seconds for a microbatch */
     /* where workers are asynchronous: what it has pushed of a share, by bucket */
     struct wire_block **pushed;
 };
