@@ -59,7 +59,7 @@ cairn_err head_open(struct server *s)
         return FAIL(CAIRN_ENOMEM, "no memory for validation losses");
     h->told = h->base = s->t->step;
     h->alone_since = h->last_told = clock_seconds();
-    const struct work_options options = {.first_step = s->t->step, .steps = c->steps, .microbatches = c->batch.microbatches,
+    const struct work_options options = {.first_step = s->t->step, .steps = c->steps, .saved = server_is_done(s), .microbatches = c->batch.microbatches,
                                          .validation_microbatches = h->validation_count, .staleness = c->parallel.staleness,
                                          .checkpoint_every = c->checkpoint.every, .validation_every = c->validation.every};
     return work_open(&options, &h->work);

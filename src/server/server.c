@@ -302,6 +302,12 @@ static bool has_workers(const struct server *s)
 
 cairn_err server_run(struct server *s, int workers, bool *stopped)
 {
+    *stopped = false;
+    if (server_is_done(s)) {
+        if (s->head)
+            log_info("nothing to do: the checkpoint is of step %lld of %lld", (long long)s->t->step, (long long)s->config->steps);
+        return CAIRN_OK;
+    }
     if (s->head)
         head_expect(s, workers);
     job_phase(s->t->job, "serve", s->t->step, no_limit);
@@ -367,7 +373,8 @@ static cairn_err open_listener(struct server *s)
     TRY(mpi_check(MPI_Allgather(line, SERVER_INVITATION_SIZE, MPI_CHAR, s->addresses, SERVER_INVITATION_SIZE, MPI_CHAR, s->mesh->world),
                   "exchanging the servers' addresses"));
     TRY(mesh_broadcast(s->mesh, s->token, sizeof s->token, 0));
-    snprintf(s->invitation, sizeof s->invitation, "%s@%.*s", s->token, SERVER_INVITATION_SIZE - MESSAGE_TOKEN_SIZE - 2, s->addresses);
+    if (!server_is_done(s))
+        snprintf(s->invitation, sizeof s->invitation, "%s@%.*s", s->token, SERVER_INVITATION_SIZE - MESSAGE_TOKEN_SIZE - 2, s->addresses);
     return CAIRN_OK;
 }
 

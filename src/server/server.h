@@ -17,7 +17,7 @@ void server_close(struct server *server); /* NULL is fine */
 bool server_failed_together(const struct server *server);
 
 /* What workers need to know, "TOKEN@ADDRESSES", in fewer bytes than this: it goes to the supervisor in a control line (job/heartbeat.h).
- * The same on all servers. The addresses are the head's; it tells workers the others'. */
+ * The same on all servers. The addresses are the head's; it tells workers the others'. Empty: the run is done already, nobody is needed. */
 enum { SERVER_INVITATION_SIZE = 512 };
 const char *server_invitation(const struct server *server);
 

@@ -65,6 +65,12 @@ static inline bool server_is_head(const struct server *s)
     return s->mesh->rank == 0;
 }
 
+/* The last step is done and its checkpoint written, by a run before this one. */
+static inline bool server_is_done(const struct server *s)
+{
+    return s->t->step >= s->config->steps && s->t->committed == s->t->step;
+}
+
 /* PEER is at fault: it is closed when all its messages are dealt with; the thread's message says why. */
 void peer_fault(struct peer *peer);
 /* Sends; an error is the peer's loss. */

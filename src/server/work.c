@@ -6,7 +6,10 @@
 #include "base/least.h"
 #include "mesh/tree.h"
 
-enum { NOBODY = -1 };
+enum {
+    NOBODY = -1,
+    ENDLESS_LEAD = 1024, /* what has begun is kept until all before is done: even where no lead is too far, it has to end somewhere */
+};
 
 /* A share that is not done yet. */
 struct share {
@@ -104,6 +107,8 @@ cairn_err work_open(const struct work_options *options, struct work **out)
     if (!w)
         return FAIL(CAIRN_ENOMEM, "no memory for the book of work");
     *w = (struct work){.options = *options, .begun = options->first_step, .point = point_after(options, options->first_step)};
+    if (options->saved && options->first_step >= options->steps)
+        w->phase = PHASE_ENDED;
     *out = w;
     return CAIRN_OK;
 }
@@ -224,7 +229,7 @@ bool work_validates(struct work *w)
 /* Begins the next step, if none is in the way. */
 static cairn_err begin(struct work *w, bool *begun)
 {
-    *begun = w->phase == PHASE_TRAINS && w->begun < w->point && (is_endless(w) || w->begun - work_base(w) <= w->options.staleness);
+    *begun = w->phase == PHASE_TRAINS && w->begun < w->point && w->begun - work_base(w) <= (is_endless(w) ? ENDLESS_LEAD : w->options.staleness);
     if (!*begun)
         return CAIRN_OK;
     TRY(reserve(w, w->living_count));

@@ -28,6 +28,7 @@ struct work_item {
 
 struct work_options {
     int64_t first_step, steps;       /* the first to be done; in all */
+    bool saved;                      /* the checkpoint of first_step is written: nothing is to be done when it is the last */
     int64_t microbatches;            /* of a step */
     int64_t validation_microbatches; /* of a validation */
     int64_t staleness;

@@ -395,6 +395,10 @@ static void close_worker(struct worker *w)
 
 cairn_err worker_run(struct job *job, const struct config *config, const struct worker_place *place, int *exit_code)
 {
+    if (!*place->servers) { /* the run is done */
+        *exit_code = EXIT_CODE_DONE;
+        return CAIRN_OK;
+    }
     struct worker w = {.job = job, .config = config, .place = place, .version = -1};
     cairn_err err = work(&w);
     *exit_code = w.exit_code;

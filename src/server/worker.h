@@ -10,9 +10,10 @@
 
 struct worker_place {
     MPI_Comm self;       /* this process alone */
-    const char *servers; /* "TOKEN@ADDRESSES" (server/wire.h) */
+    const char *servers; /* "TOKEN@ADDRESSES" (server/wire.h); empty: the run is done already */
     int number;          /* among all workers, for messages */
-    bool own;            /* whoever ends it means it alone: SIGTERM makes it leave after its share. Else the wish to stop is for all */
+    bool own;            /* whoever ends it may mean it alone: SIGTERM makes it ask the head, which lets it go after its share, or,
+                          * where all end, at the checkpoint. Else the wish to stop is for all */
 };
 
 /* *EXIT_CODE is what the servers say at the end. A lost server is CAIRN_EPEER. */

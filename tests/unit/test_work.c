@@ -310,6 +310,33 @@ Test(work, a_stop_keeps_what_was_ever_given_out)
     work_close(w);
 }
 
+Test(work, no_lead_is_without_end)
+{
+    const struct work_options options = {.steps = 5000, .microbatches = 2, .staleness = CONFIG_ENDLESS};
+    struct work *w;
+    cr_assert_eq(work_open(&options, &w), CAIRN_OK);
+    cr_assert(work_join(w, 0) == CAIRN_OK && work_join(w, 1) == CAIRN_OK);
+    struct work_item slow = given(w, 0), item;
+    while ((item = given(w, 1)).kind == WORK_TRAIN && item.step < 4000)
+        cr_assert_eq(work_done(w, 1, &item), CAIRN_OK);
+    cr_assert_eq(item.kind, WORK_WAIT);
+    cr_assert_eq(work_lead(w), 1024);
+    cr_assert_eq(work_done(w, 0, &slow), CAIRN_OK);
+    cr_assert_eq(given(w, 1).kind, WORK_TRAIN);
+    work_close(w);
+}
+
+Test(work, a_training_that_is_done_and_saved_is_over)
+{
+    const struct work_options options = {.first_step = STEPS, .saved = true, .steps = STEPS, .microbatches = 8, .validation_every = 4, .validation_microbatches = 3};
+    struct work *w;
+    cr_assert_eq(work_open(&options, &w), CAIRN_OK);
+    cr_assert(work_ended(w) && !work_validates(w));
+    cr_assert_eq(work_join(w, 0), CAIRN_OK);
+    cr_assert_eq(given(w, 0).kind, WORK_LEAVE);
+    work_close(w);
+}
+
 Test(work, nothing_is_left_of_a_training_that_is_done)
 {
     const struct work_options options = {.first_step = STEPS, .steps = STEPS, .microbatches = 8};
