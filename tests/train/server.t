@@ -27,6 +27,11 @@ train 3 run_dir=chain steps=6 $P.sync=server
 grep -q "goes on from the checkpoint of step 4" train.log && pass "servers go on from a bulk run's checkpoint" || fail "servers go on from a bulk run's checkpoint" train.log
 train 1 run_dir=chain
 same "bulk, servers, bulk and servers in turn end with the same weights" chain
+cp chain/metrics.jsonl chain.metrics
+train 4 run_dir=chain $P.sync=server $P.servers=2
+status=$?
+[ $status -eq 0 ] && grep -q "nothing to do: the checkpoint is of step 8 of 8" train.log && cmp -s chain.metrics chain/metrics.jsonl &&
+    pass "a run that is done is not validated again" || { echo "exit status $status" >>train.log; fail "a run that is done is not validated again" train.log; }
 
 for kind in precision=bfloat16 model.tied=false model.experts=4 batch.microbatches=1; do
     train 1 run_dir=b-$kind $kind
@@ -63,7 +68,8 @@ for staleness in 1 3 inf; do
     [ -n "$loss" ] && awk "BEGIN { exit !($loss < 1.08 * $bulk_loss) }" && pass "staleness $staleness trains" || fail "staleness $staleness trains" train.log
     lead=$(sed -n 's/.*"lead": *\([0-9]*\).*/\1/p' stale$staleness/metrics.jsonl | sort -n | tail -1)
     [ $staleness = inf ] && continue
-    [ -n "$lead" ] && [ "$lead" -le $staleness ] && pass "staleness $staleness: no worker was further ahead" || { echo "lead $lead" >>train.log; fail "staleness $staleness: no worker was further ahead" train.log; }
+    [ -n "$lead" ] && [ "$lead" -ge 1 ] && [ "$lead" -le $staleness ] && pass "staleness $staleness: workers ran ahead, none further" ||
+        { echo "lead $lead" >>train.log; fail "staleness $staleness: workers ran ahead, none further" train.log; }
 done
 rm -r stale3/checkpoints/step-00000060
 train 4 run_dir=stale3 $long $P.sync=server $P.staleness=3
@@ -97,6 +103,13 @@ worker() {
 await_step() {
     tries=0
     until grep -q "\"step\": *$2," "$1/metrics.jsonl" 2>/dev/null || [ $tries -ge 600 ]; do tries=$((tries + 1)); sleep 0.1; done
+    [ $tries -lt 600 ] || fail "step $2 of $1 is reached" "$1.log"
+}
+# await_log RUN COUNT WORDS: until the servers have told it so often
+await_log() {
+    tries=0
+    until [ "$(grep -c "$3" "$1.log")" -ge "$2" ] || [ $tries -ge 600 ]; do tries=$((tries + 1)); sleep 0.1; done
+    [ $tries -lt 600 ] && pass "$1: $3" || fail "$1: $3" "$1.log"
 }
 ends() { # NAME RUN: the servers end well, with the expected weights
     wait $launcher
@@ -119,7 +132,7 @@ kill -KILL $worker
 ends "a worker is killed: the bits of bulk" killed
 grep -q "warning: worker 2 on .* is lost" killed.log && pass "its loss is told" || fail "its loss is told" killed.log
 
-serve asleep 1 2 $long supervise.hang_seconds=0.5
+serve asleep 1 2 $long supervise.hang_seconds=2
 for n in 0 1; do worker $n $long; done
 await_step asleep 5
 kill -STOP $worker
@@ -158,19 +171,28 @@ for staleness in 0 3 inf; do
         pass "staleness $staleness: and goes on from there to its end" || fail "staleness $staleness: and goes on from there to its end" train.log
 done
 
-serve again 2 2 $long
-for n in 0 1; do worker $n $long; done
+held="$long supervise.hang_seconds=60"
+serve again 2 2 $held
+worker 0 $held
+first=$worker
+worker 1 $held
 await_step again 5
+kill -STOP $first # it holds the run, so that the other comes back before the end
 kill -KILL $worker
-worker 1 $long
+await_log again 1 "worker 1 on .* is lost"
+worker 1 $held
+await_log again 2 "worker 1 on .* is here"
+kill -CONT $first
 ends "a worker is killed and started again: the bits of bulk" again
 
 serve one 1 1 $long
 worker 0 $long
 await_step one 5
 kill -KILL $worker
+await_log one 1 "worker 0 on .* is lost"
 worker 0 $long
 ends "the only worker is killed and started again: the bits of bulk" one
+await_log one 2 "worker 0 on .* is here"
 
 serve server-lost 2 2 $long
 for n in 0 1; do worker $n $long; done
