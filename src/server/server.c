@@ -17,6 +17,8 @@
  * to say who it is; and waiting for workers is no hang, however long. */
 static const double look_every = 0.5, connect_limit = 10, farewell_limit = 5, stranger_limit = 10, no_limit = 1e9;
 
+enum { MOST_STRANGERS = 64 }; /* the oldest goes when more come: whoever belongs here says so at once */
+
 /* ---- peers ---- */
 
 void peer_fault(struct peer *p)
@@ -225,15 +227,37 @@ static cairn_err receive(struct server *s, struct peer *p)
 
 /* ---- the loop ---- */
 
+/* The oldest, if there are too many, or FULL. Peers are in the order in which they came. */
+static void drop_strangers(struct server *s, bool full)
+{
+    int count = 0;
+    for (int i = 0; i < s->peer_count; i++)
+        count += s->peers[i]->kind == PEER_STRANGER && !s->peers[i]->lost;
+    int over = count > MOST_STRANGERS ? count - MOST_STRANGERS : full && count > 0;
+    for (int i = 0; i < s->peer_count && over > 0; i++)
+        if (s->peers[i]->kind == PEER_STRANGER && !s->peers[i]->lost) {
+            FAIL(CAIRN_ENOMEM, "too many have come, and it does not say who it is");
+            peer_fault(s->peers[i]);
+            over--;
+        }
+}
+
+/* A flood of connections, or a low limit of open files, does not end the training: who finds no room is asked in later. */
 static cairn_err accept_all(struct server *s)
 {
-    struct wire *wire;
-    for (;;) {
-        TRY(wire_accept(s->listener, &wire));
-        if (!wire)
-            return CAIRN_OK;
+    struct wire *wire = NULL;
+    cairn_err err;
+    if (s->full_since > 0 && clock_seconds() - s->full_since < look_every)
+        return CAIRN_OK;
+    while ((err = wire_accept(s->listener, &wire)) == CAIRN_OK && wire)
         TRY(add_peer(s, wire, NULL));
-    }
+    if (err && err != CAIRN_ENOMEM)
+        return err;
+    if (err && s->full_since == 0)
+        log_warning("%s; it is tried again", cairn_err_message());
+    s->full_since = err ? clock_seconds() : 0;
+    drop_strangers(s, err != CAIRN_OK);
+    return CAIRN_OK;
 }
 
 static void check_silent(struct server *s)
@@ -268,7 +292,7 @@ static cairn_err wait_for_messages(struct server *s, double seconds)
         return FAIL(CAIRN_ENOMEM, "no memory to wait for messages");
     for (int i = 0; i < s->peer_count; i++)
         wires[i] = s->peers[i]->wire;
-    cairn_err err = wire_wait(wires, s->peer_count, s->listener, seconds);
+    cairn_err err = wire_wait(wires, s->peer_count, s->full_since > 0 ? -1 : s->listener, seconds);
     free(wires);
     return err;
 }

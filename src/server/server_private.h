@@ -57,6 +57,7 @@ struct server {
     int64_t sent_before;      /* bytes, to peers that are gone */
     struct store *store;
     struct head *head;        /* NULL: not here */
+    double full_since;        /* no room for newcomers since then; 0: there is */
     bool ended, stopped, stop_told, failed_together;
 };
 

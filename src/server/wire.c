@@ -210,7 +210,9 @@ cairn_err wire_accept(int fd, struct wire **out)
     int s = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (s >= 0)
         return open_wire(s, "a newcomer", out);
-    if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS || errno == EBADF || errno == EINVAL)
+    if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
+        return FAIL(CAIRN_ENOMEM, "accepting a worker: %s", strerror(errno));
+    if (errno == EBADF || errno == EINVAL)
         return failed("accepting a worker");
     return CAIRN_OK; /* whoever it was has gone again */
 }

@@ -43,7 +43,7 @@ void wire_addresses(const char *name, int port, char *out, size_t size);
 /* Connects to the first of ADDRESSES (as above) that answers within SECONDS. */
 cairn_err wire_connect(const char *addresses, double seconds, struct wire **out);
 
-/* The next that has connected to listener FD; *OUT is NULL if there is none. */
+/* The next that has connected to listener FD; *OUT is NULL if there is none. CAIRN_ENOMEM: there is no room for it now, it waits. */
 cairn_err wire_accept(int fd, struct wire **out);
 void wire_close(struct wire *wire); /* NULL is fine */
 

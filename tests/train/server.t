@@ -231,6 +231,22 @@ CAIRN_SERVERS=$token@${invitation#*@} "$CAIRN" train tiny.yaml run_dir=stranger 
 worker 0 $long
 ends "and the run knows nothing of them" wrong
 
+# Strangers that say nothing: the oldest are closed, and the worker comes in.
+serve flooded 1 1 $long
+/usr/bin/python3 - "${invitation##*:}" <<'END' &
+import signal, socket, sys
+flood = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for i in range(150)]
+open("flood.is", "w").close()
+signal.pause()
+END
+flood=$!
+tries=0
+until [ -e flood.is ] || [ $tries -ge 300 ]; do tries=$((tries + 1)); sleep 0.1; done
+worker 0 $long
+ends "a flood of strangers does not keep a worker out: the bits of bulk" flooded
+kill $flood
+grep -q "too many have come" flooded.log && pass "they are told" || fail "they are told" flooded.log
+
 # A head that greets and dies. deceiver SERVERS: it tells of so many; its address in $invitation
 deceiver() {
     rm -f deceiver.port

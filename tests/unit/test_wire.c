@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <netinet/in.h>
 #include <unistd.h>
@@ -246,6 +247,27 @@ Test(wire, a_length_beyond_all_memory)
         close(fd);
         close_pair(&p);
     }
+}
+
+Test(wire, no_room_for_a_newcomer_is_no_failure)
+{
+    struct pair p = {0};
+    struct rlimit old, low;
+    cr_assert_eq(wire_listen(&p.listener, &p.port), CAIRN_OK);
+    int fd = stranger(p.port);
+    cr_assert_eq(wire_wait(NULL, 0, p.listener, 5), CAIRN_OK);
+    cr_assert_eq(getrlimit(RLIMIT_NOFILE, &old), 0);
+    low = old;
+    low.rlim_cur = 3; /* fewer than are open */
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &low), 0);
+    cairn_err err = wire_accept(p.listener, &p.b);
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &old), 0);
+    cr_assert_eq(err, CAIRN_ENOMEM);
+    cr_assert_null(p.b);
+    cr_assert_eq(wire_accept(p.listener, &p.b), CAIRN_OK);
+    cr_assert_not_null(p.b, "it has waited");
+    close(fd);
+    close_pair(&p);
 }
 
 Test(wire, the_first_address_that_answers)
