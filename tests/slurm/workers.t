@@ -100,8 +100,10 @@ done
 check "a server that is there is found" has_rank 1
 check "a worker is not taken for a server" eval 'has_rank 0; [ $? = 3 ]'
 "$CAIRN" run --sweep "test$$"
-wait $worker $server
-check "both are swept away" [ $? = 137 ]
+wait $worker
+swept=$?
+wait $server
+check "both are swept away" [ "$swept $?" = "137 137" ]
 
 fresh few
 run supervise.ranks=1
