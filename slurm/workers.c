@@ -81,6 +81,49 @@ static const struct allocation_node *place(const struct workers *w, const struct
 
 /* ---- the end of a life ---- */
 
+static void cancel_those_that_go(const struct workers *w)
+{
+    struct command c = {0};
+    command_add_all(&c, (char *[]){"scancel", "--signal=KILL", NULL});
+    const int none = c.count;
+    for (int i = 0; i < w->count; i++)
+        if (w->worker[i].goes && w->worker[i].step_id[0])
+            command_add(&c, "%s", w->worker[i].step_id);
+    if (w->allocation->slurm && c.count > none && !c.failed)
+        child_run(c.word, cancel_seconds, NULL, 0);
+    command_free(&c);
+}
+
+/* An srun that has not told its step's number ends it when it gets SIGTERM. */
+static void end_unknown_steps(struct workers *w)
+{
+    int unknown = 0;
+    for (int i = 0; i < w->count; i++)
+        if (w->worker[i].goes && !w->worker[i].step_id[0])
+            unknown += kill(w->worker[i].pid, SIGTERM) == 0;
+    for (double end = clock_seconds() + term_seconds; unknown > 0 && clock_seconds() < end;) {
+        poll(NULL, 0, 5);
+        for (int i = 0; i < w->count; i++)
+            if (w->worker[i].goes && !w->worker[i].step_id[0] &&
+                waitpid(w->worker[i].pid, NULL, WNOHANG) == w->worker[i].pid) {
+                w->worker[i].goes = false;
+                unknown--;
+            }
+    }
+}
+
+/* Steps that are known have been cancelled. */
+static void kill_those_that_go(struct workers *w)
+{
+    if (w->count > 0 && w->allocation->slurm)
+        end_unknown_steps(w);
+    for (int i = 0; i < w->count; i++) {
+        if (w->worker[i].goes)
+            child_kill(w->worker[i].pid);
+        w->worker[i].goes = false;
+    }
+}
+
 static void lose(struct workers *w, struct worker *k, const char *why, bool hopeless)
 {
     output_close(&k->output);
@@ -120,6 +163,11 @@ static void has_ended(struct workers *w, struct worker *k, int status)
         code = k->leave_code;
     output_close(&k->output);
     k->pid = 0;
+    if (WIFSIGNALED(status)) { /* srun itself was killed, and has left its step behind */
+        k->goes = true;
+        cancel_those_that_go(w);
+        k->goes = false;
+    }
     if (w->ending || code == EXIT_CODE_DONE || code == EXIT_CODE_RESTART) {
         k->state = WORKER_LEFT;
         return;
@@ -142,23 +190,29 @@ static void has_ended(struct workers *w, struct worker *k, int status)
 
 void workers_end(struct workers *w, struct worker *k, const char *why)
 {
-    if (w->allocation->slurm && k->step_id[0])
-        child_run((char *[]){"scancel", "--signal=KILL", k->step_id, NULL}, cancel_seconds, NULL, 0);
-    child_kill(k->pid);
+    k->goes = true;
+    cancel_those_that_go(w);
+    kill_those_that_go(w);
     count_life(k);
     lose(w, k, why, false);
 }
 
+static bool is_on_lost_node(const struct workers *w, const struct worker *k)
+{
+    const struct allocation_node *node = k->state == WORKER_RUNS ? allocation_node(w->allocation, k->node) : NULL;
+    return node && !node->healthy;
+}
+
+/* A node that does not answer may still train. */
 void workers_leave_nodes(struct workers *w)
 {
-    for (int i = 0; i < w->count; i++) {
-        struct worker *k = &w->worker[i];
-        const struct allocation_node *node = k->state == WORKER_RUNS ? allocation_node(w->allocation, k->node) : NULL;
-        if (!node || node->healthy)
-            continue;
-        child_kill(k->pid);
-        lose(w, k, "is lost with its node", false);
-    }
+    for (int i = 0; i < w->count; i++)
+        w->worker[i].goes = is_on_lost_node(w, &w->worker[i]);
+    cancel_those_that_go(w);
+    kill_those_that_go(w);
+    for (int i = 0; i < w->count; i++)
+        if (is_on_lost_node(w, &w->worker[i]))
+            lose(w, &w->worker[i], "is lost with its node", false);
 }
 
 /* ---- its life ---- */
@@ -315,33 +369,13 @@ void workers_add_steps(const struct workers *w, struct command *c)
             command_add(c, "%s", w->worker[i].step_id);
 }
 
-/* An srun that has not told its step's number ends it when it gets SIGTERM. */
-static void end_unknown_steps(struct workers *w)
-{
-    int unknown = 0;
-    for (int i = 0; i < w->count; i++)
-        if (w->worker[i].state == WORKER_RUNS && !w->worker[i].step_id[0])
-            unknown += kill(w->worker[i].pid, SIGTERM) == 0;
-    for (double end = clock_seconds() + term_seconds; unknown > 0 && clock_seconds() < end;) {
-        poll(NULL, 0, 5);
-        for (int i = 0; i < w->count; i++)
-            if (w->worker[i].state == WORKER_RUNS && !w->worker[i].step_id[0] &&
-                waitpid(w->worker[i].pid, NULL, WNOHANG) == w->worker[i].pid) {
-                w->worker[i].state = WORKER_LEFT;
-                unknown--;
-            }
-    }
-}
-
 void workers_kill(struct workers *w)
 {
-    if (w->count > 0 && w->allocation->slurm)
-        end_unknown_steps(w);
-    for (int i = 0; i < w->count; i++) {
-        if (w->worker[i].state == WORKER_RUNS)
-            child_kill(w->worker[i].pid);
+    for (int i = 0; i < w->count; i++)
+        w->worker[i].goes = w->worker[i].state == WORKER_RUNS;
+    kill_those_that_go(w);
+    for (int i = 0; i < w->count; i++)
         w->worker[i].state = WORKER_LEFT;
-    }
 }
 
 void workers_free(struct workers *w)

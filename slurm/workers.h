@@ -34,6 +34,7 @@ struct worker {
     char step_id[32];         /* JOB.STEP, as it tells it; empty before */
     double begun, seen;       /* when it was started and heard last; 0: never */
     int64_t first_step, step; /* that it has said to train; -1: none */
+    bool goes;                /* is among those that are being ended */
     int leave_code;           /* that it said to leave with; -1: it did not */
     char reason[512];         /* why it ends, in its own words */
     int fruitless;            /* lives in a row, up to now, in which it did no step */

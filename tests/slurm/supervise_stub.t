@@ -23,6 +23,15 @@ cat >"$scratch/bin/srun" <<'STUB'
 [ ! -e "$FAKE_DIR/away" ] || { echo "srun: error: Unable to contact slurm controller" >&2; exit 1; }
 # "blinks": back again before anybody asks why the sweep failed.
 case "$*" in *--sweep*) if rm "$FAKE_DIR/blinks" 2>/dev/null; then exit 1; fi ;; esac
+case "$*" in *--nodelist=far\ * | *--nodelist\ far\ *) if [ -e "$FAKE_DIR/far_is_dead" ]; then exit 1; fi ;; esac
+# "dumb": a worker's step says nothing, and srun leaves it behind when it is killed, but not when it is asked to end.
+if [ -n "${CAIRN_WORKER:-}" ] && rm "$FAKE_DIR/dumb" 2>/dev/null; then
+    setsid sleep 60 &
+    trap 'kill $!; wait; exit 143' TERM
+    echo $! >"$FAKE_DIR/step"
+    wait
+    exit
+fi
 while :; do
     case $1 in
         --nodelist) shift 2 ;;
@@ -30,7 +39,8 @@ while :; do
         *) break ;;
     esac
 done
-SLURM_PROCID=0 SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=1 exec "$@"
+step=${CAIRN_WORKER:+7}
+SLURM_PROCID=0 SLURM_STEP_ID=${step:-0} SLURM_STEP_NUM_TASKS=1 exec "$@"
 STUB
 
 # A requeued job's batch script is killed. "refuses": no comment is taken; "mute": slurmctld lets a requeue wait.
@@ -49,7 +59,10 @@ cat >"$scratch/bin/squeue" <<'STUB'
 #!/bin/sh
 cat "$FAKE_DIR/left" 2>/dev/null || echo UNLIMITED
 STUB
-printf '#!/bin/sh\n' >"$scratch/bin/scancel"
+cat >"$scratch/bin/scancel" <<'STUB'
+#!/bin/sh
+echo "$*" >>"$FAKE_DIR/cancelled"
+STUB
 chmod +x "$scratch"/bin/*
 
 # begin NAME [VARIABLE=VALUE ...]: a run in the folder $FAKE_DIR, in the background. FILES are made there first; KEYS are of its config.
@@ -116,6 +129,27 @@ check "a worker that cannot be started while slurmctld is away is not given up" 
 rm "$FAKE_DIR/away"
 check "the servers do not need slurmctld" ended 0 1
 check "the worker comes when it is back" [ "$(grep -c '"event":"worker_started"' "$FAKE_DIR/run/events.jsonl")" -ge 3 ]
+
+# What is left of a worker's step trains on beside the worker that comes in its place. The sweep at the end would hide it.
+RESTARTS=2 KEYS='parallel.sync=server supervise.start_seconds=3' FILES=dumb begin dumb SLURM_NTASKS=2 FAKE_MS=300
+wait_for worker_lost
+check "a worker that never spoke is ended with its step" eval '! kill -0 "$(cat "$FAKE_DIR/step")"'
+check "and another one comes" ended 0 1
+
+cancelled() { grep -q "^--signal=KILL $SLURM_JOB_ID.7\$" "$FAKE_DIR/cancelled"; }
+RESTARTS=2 KEYS=parallel.sync=server FILES='' begin killed SLURM_NTASKS=2 FAKE_MS=300 FAKE_PLAN=segv@-1/w0
+wait_for worker_lost
+check "the step of a worker whose srun was killed is cancelled" cancelled
+check "and another one comes" ended 0 1
+
+KEYS='parallel.sync=server supervise.silent_seconds=2' FILES='' begin far SLURM_NTASKS=2 FAKE_MS=500 FAKE_PLAN=stop@-1/w0 \
+    SLURM_JOB_NODELIST='stub
+far'
+wait_for first_step
+: >"$FAKE_DIR/far_is_dead"
+wait_for worker_lost
+check "so is that of a worker whose node is lost" cancelled
+check "without whom nobody is left" ended 137 1
 
 FILES=away begin stopped
 wait_for controller_away
