@@ -178,7 +178,7 @@ static bool check_workers(struct watch *w, enum ending *ending)
     bool hangs = k && k->state == WORKER_RUNS &&
                  (k->seen > 0 ? silence >= SILENT_TIMES * limit : clock_seconds() - k->begun >= w->config->supervise.start_seconds);
     if (hangs) {
-        snprintf(why, sizeof why, "has said nothing for %.0f s, but its node answers", silence);
+        snprintf(why, sizeof why, "has said nothing for %.0f s, but its node answers", clock_seconds() - (k->seen > 0 ? k->seen : k->begun));
         workers_end(&l->workers, k, why);
     }
     const struct worker *last = l->ending_since > 0 ? NULL : workers_all_lost(&l->workers);
