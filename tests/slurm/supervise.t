@@ -105,14 +105,8 @@ FAKE_PLAN=flood@5/1 run
 check "a flood of output arrives whole" [ "$(awk '/^x+$/ && length == 65535' "$dir/out" | wc -l)" = 64 ]
 
 fresh term
-export FAKE_MS=300
-begin
-wait_for_event first_step
-kill -TERM $pid
-wait $pid
-code=$?
+break_off TERM
 check "SIGTERM stops at a checkpoint" ended 75 1
-unset FAKE_MS
 run
 check "and the next run goes on to the end" ended 0 2
 
@@ -129,12 +123,7 @@ check "a second SIGINT ends it though the ranks do not" ended 75 1
 check "and leaves no rank" none_left
 
 fresh killed
-export FAKE_MS=300
-unset FAKE_PLAN
-begin
-wait_for_event first_step
-kill -KILL $pid
-wait $pid 2>/dev/null
+break_off KILL
 check "no rank outlives a killed supervisor" none_left
 
 # What the ranks see of the policy, with THREADS each and two of them.

@@ -52,6 +52,16 @@ begin() {
     "$CAIRN" run "$scratch/gpt.yaml" run_dir="$dir/run" "$@" >"$dir/out" 2>"$dir/err" &
     pid=$!
 }
+# break_off SIGNAL: begins a run of slow steps, and sends it SIGNAL at the first one; $code when it has ended.
+break_off() {
+    export FAKE_MS=300
+    begin
+    wait_for_event first_step
+    kill -"$1" $pid
+    wait $pid 2>/dev/null
+    code=$?
+    unset FAKE_MS
+}
 clean_up() {
     for victim in $(pgrep -f "train $scratch/gpt.yaml run_dir="); do
         kill -KILL "$victim" 2>/dev/null

@@ -68,24 +68,14 @@ check "a server that dies is started again, with all workers" eval 'ended 0 2 &&
 check "and no worker of before is left" none_left
 
 fresh term
-export FAKE_MS=300
-begin
-wait_for_event first_step
-kill -TERM $pid
-wait $pid
-code=$?
+break_off TERM
 check "SIGTERM stops at a checkpoint" eval 'ended 75 1 && workers 3 0'
 check "and leaves no worker" none_left
-unset FAKE_MS
 run
 check "the next run goes on to the end" ended 0 2
 
 fresh killed
-export FAKE_MS=300
-begin
-wait_for_event first_step
-kill -KILL $pid
-wait $pid 2>/dev/null
+break_off KILL
 check "no worker outlives a killed supervisor" none_left
 
 # Each worker is task 0 of a step of its own, and must not be taken for the server of rank 0.
@@ -95,7 +85,7 @@ env CAIRN_LAUNCH="test$$.1" SLURM_PROCID=1 sleep 60 &
 server=$!
 has_rank() { "$CAIRN" run --sweep "test$$" --has-rank="$1"; }
 for process in $worker $server; do
-    until [ "$(cat "/proc/$process/comm")" = sleep ]; do sleep 0.1; done
+    for try in $(seq 100); do [ "$(cat "/proc/$process/comm")" = sleep ] && break; sleep 0.1; done
 done
 check "a server that is there is found" has_rank 1
 check "a worker is not taken for a server" eval 'has_rank 0; [ $? = 3 ]'
