@@ -8,7 +8,8 @@ usage: tests/bench/step.sh [--cairn FILE] [--cases LIST] [--precisions LIST] [--
                            [--warmup N] [--threads N] [--openblas DIR] [--dir DIR]
 
 Prints, for every case and precision, the median milliseconds of a training step of Cairn and of PyTorch, and their ratio.
-A round runs each program once; the medians are over the timed steps of all rounds.
+A round runs each program once, and takes the median of its timed steps. What is printed is the medians over the rounds, of the
+milliseconds and of the rounds' own ratios: a machine that is slower for a while is so for both programs of a round.
 
   --cairn FILE        the cairn command (default: cairn from PATH)
   --cases LIST        of 124m, small and tiny, which only tries this script out (default: '124m small')
@@ -69,7 +70,7 @@ model_keys() {
     esac
 }
 
-# Appends the milliseconds of each timed step to the file $3.
+# Appends the median milliseconds of the timed steps to the file $3.
 run_cairn() {
     rm -rf "$work/run"
     printf 'data:\n  path: %s\n' "$work/bench.h5" >"$work/bench.yaml"
@@ -79,14 +80,16 @@ run_cairn() {
         steps=$((warmup + steps)) batch.microbatches=1 optimizer.warmup_steps=1 \
         validation.every=0 checkpoint.every=0 log.every=1 $keys >"$work/cairn.log" 2>&1 || fail "$work/cairn.log"
     sed -n 's/.*"step_seconds": *\([0-9.eE+-]*\).*/\1/p' "$work/run/metrics.jsonl" |
-        awk -v skip="$warmup" 'NR > skip { print 1000 * $1 }' >>"$3"
+        awk -v skip="$warmup" 'NR > skip { print 1000 * $1 }' >"$work/steps"
+    median "$work/steps" >>"$3" || { echo "step.sh: no timed step in Cairn's metrics.jsonl" >&2; exit 1; }
     rm -rf "$work/run"
 }
 
 run_pytorch() {
     "$here/pytorch_gpt.py" --case "$1" --precision "$2" --mode "$4" --steps "$steps" --warmup "$warmup" --threads "$threads" \
         ${openblas:+--openblas "$openblas"} >"$work/pytorch.log" 2>&1 || fail "$work/pytorch.log"
-    sed -n 's/.*"step_ms": *\[\([^]]*\)\].*/\1/p' "$work/pytorch.log" | tr -d ' ' | tr ',' '\n' >>"$3"
+    sed -n 's/.*"step_ms": *\[\([^]]*\)\].*/\1/p' "$work/pytorch.log" | tr -d ' ' | tr ',' '\n' >"$work/steps"
+    median "$work/steps" >>"$3" || { echo "step.sh: no timed step in what PyTorch's side printed" >&2; exit 1; }
 }
 
 . "$here/median.sh"
@@ -108,11 +111,11 @@ for case in $cases; do
             round=$((round + 1))
         done
         sed -n 's/^cairn: gpt:/#/p' "$work/cairn.log"
-        ours=$(median "$times.cairn") || { echo "step.sh: no timed step in Cairn's metrics.jsonl" >&2; exit 1; }
+        ours=$(median "$times.cairn")
         for mode in $modes; do
             theirs=$(median "$times.$mode")
-            awk -v c="$case" -v p="$precision" -v a="$ours" -v m="$mode" -v b="$theirs" \
-                'BEGIN { printf "%s %s %.1f %s %.1f %.2f\n", c, p, a, m, b, b / a }'
+            paste "$times.cairn" "$times.$mode" | awk '{ print $2 / $1 }' >"$work/ratios"
+            printf '%s %s %.1f %s %.1f %.2f\n' "$case" "$precision" "$ours" "$mode" "$theirs" "$(median "$work/ratios")"
         done
     done
 done
