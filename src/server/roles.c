@@ -74,7 +74,7 @@ cairn_err roles_train(struct trainer *t, struct job *job, struct mesh *mesh, con
     const char *servers = getenv("CAIRN_SERVERS");
     int workers = count_of("CAIRN_WORKERS");
     *end = (struct roles_end){0};
-    *t = (struct trainer){.config = config, .job = job, .mesh = mesh, .lock = -1};
+    *t = (struct trainer){.config = config, .job = job, .mesh = mesh, .committed = -1, .lock = -1};
     if (servers) {
         const struct worker_place place = {.self = mesh->world, .servers = servers, .number = job_number(job), .own = true};
         return work(job, config, &place, end);
