@@ -42,6 +42,7 @@ struct wire {
     struct outgoing *first, *last;
     size_t sent;
     int64_t bytes_sent; /* ever */
+    double asked;       /* when its closed window was asked for, 0: no such question is open */
 };
 
 /* ---- blocks ---- */
@@ -381,17 +382,31 @@ cairn_err wire_receive(struct wire *w, struct wire_head *head, struct wire_block
 
 /* ---- waiting ---- */
 
-double wire_quiet(const struct wire *w)
+/* A process that does not read lets its kernel close the window. Ours then asks for it at ever longer intervals and probes no more, so what
+ * shows a dead machine is a question without an answer. */
+static double quiet_while_closed(struct wire *w, const struct tcp_info *info)
+{
+    if (info->tcpi_probes == 0)
+        w->asked = 0;
+    else if (w->asked <= 0)
+        w->asked = clock_seconds();
+    return w->asked > 0 ? clock_seconds() - w->asked : 0;
+}
+
+double wire_quiet(struct wire *w)
 {
     struct tcp_info info = {0};
     socklen_t size = sizeof info;
     if (getsockopt(w->fd, IPPROTO_TCP, TCP_INFO, &info, &size))
         return 0;
+    if (info.tcpi_notsent_bytes > 0 && info.tcpi_unacked == 0)
+        return quiet_while_closed(w, &info);
+    w->asked = 0;
     uint32_t last = info.tcpi_last_ack_recv < info.tcpi_last_data_recv ? info.tcpi_last_ack_recv : info.tcpi_last_data_recv;
     return last * 1e-3;
 }
 
-bool wire_is_silent(const struct wire *w, double silent_seconds)
+bool wire_is_silent(struct wire *w, double silent_seconds)
 {
     return wire_quiet(w) > fmax(silent_seconds, PROBE_AFTER + 2 * PROBE_EVERY);
 }

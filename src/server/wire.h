@@ -68,11 +68,12 @@ bool wire_is_sent(const struct wire *wire); /* all of it is in the kernel's hand
 cairn_err wire_receive(struct wire *wire, struct wire_head *head, struct wire_block **payload, bool *got);
 
 /* Seconds for which nothing has come from the other machine, not even its kernel's answer to a probe: one sign of life a second comes
- * from a machine that runs, whatever the process does. */
-double wire_quiet(const struct wire *wire);
+ * from a machine that runs, whatever the process does. One that does not read what is sent to it is asked less and less often: it may then
+ * take as long again as it has not read to see that its machine is dead. */
+double wire_quiet(struct wire *wire);
 
 /* Whether that is longer than SILENT_SECONDS and than living machines ever take. */
-bool wire_is_silent(const struct wire *wire, double silent_seconds);
+bool wire_is_silent(struct wire *wire, double silent_seconds);
 
 /* Until one of COUNT connections (NULL among them are passed over) or listener FD (-1: none) has something, or SECONDS have passed. */
 cairn_err wire_wait(struct wire *const *wires, int count, int fd, double seconds);

@@ -1,5 +1,6 @@
 /* Frames over TCP: whole ones, halves, peers that close, strangers. */
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -304,5 +305,31 @@ Test(wire, a_living_machine_is_not_quiet)
     nanosleep(&pause, NULL);
     cr_assert_lt(wire_quiet(p.a), 2.5);
     cr_assert_lt(wire_quiet(p.b), 2.5);
+    close_pair(&p);
+}
+
+Test(wire, a_machine_that_reads_nothing_is_not_quiet)
+{
+    struct pair p = {0};
+    open_pair(&p);
+    struct wire_block *much = wire_block_new(64 << 20); /* more than sockets hold */
+    cr_assert_not_null(much);
+    memset(much->data, 0, much->bytes);
+    wire_set_limit(p.b, much->bytes);
+    cr_assert_eq(wire_send(p.a, 1, NULL, much), CAIRN_OK, "%s", cairn_err_message());
+    double most = 0; /* questions come after 0.2, 0.4 ... seconds: the first gap of more than five begins after six */
+    for (double until = clock_seconds() + 12; clock_seconds() < until;) {
+        cr_assert_eq(wire_flush(p.a), CAIRN_OK);
+        most = fmax(most, wire_quiet(p.a));
+        struct timespec pause = {0, 50000000};
+        nanosleep(&pause, NULL);
+    }
+    cr_assert(!wire_is_sent(p.a));
+    cr_assert_lt(most, 2.5, "%.1f s", most);
+    struct wire_head head;
+    struct wire_block *payload;
+    cr_assert_eq(next(p.a, p.b, &head, &payload), CAIRN_OK, "%s", cairn_err_message());
+    wire_block_drop(payload);
+    wire_block_drop(much);
     close_pair(&p);
 }
