@@ -10,3 +10,7 @@ UNIT_TESTS += tests/unit/test_graph
 tests_unit_test_graph_SOURCES = tests/unit/test_graph.c
 tests_unit_test_graph_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_graph_LDADD = $(UNIT_LDADD)
+UNIT_TESTS += tests/unit/test_examples
+tests_unit_test_examples_SOURCES = tests/unit/test_examples.c
+tests_unit_test_examples_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_examples_LDADD = $(UNIT_LDADD)
