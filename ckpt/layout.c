@@ -5,7 +5,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 #include "mesh/comm.h"
 
 
@@ -84,7 +84,7 @@ cairn_err layout_open(MPI_Comm comm, const struct shard *shards, int count, stru
     for (int i = 0; i < count; i++)
         mine[i] = describe(&shards[i]);
     struct mark mark = {XXH3_64bits(mine, (size_t)count * sizeof *mine), count};
-    TRY_GOTO(err, mpi_check(MPI_Allgather(&mark, sizeof mark, MPI_BYTE, marks, sizeof mark, MPI_BYTE, comm), "MPI_Allgather"), done);
+    TRY_GOTO(err, mpi_allgather(&mark, sizeof mark, MPI_BYTE, marks, comm, "comparing slabs"), done);
     layout->group_count = number_groups(marks, layout);
     err = share_lists(comm, mine, layout);
 done:

@@ -9,7 +9,7 @@
 #include "ckpt/layout.h"
 #include "ckpt/reader.h"
 #include "ckpt/state.h"
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 #include "mesh/comm.h"
 
 /* Shares below this are read by one rank. */
@@ -75,7 +75,7 @@ static cairn_err match(struct restore *r)
             asked[r->array_of[i]] = 1;
     }
     TRY_GOTO(err, comm_agree(r->comm, err), done);
-    TRY_GOTO(err, mpi_check(MPI_Allreduce(MPI_IN_PLACE, asked, r->table.array_count, MPI_CHAR, MPI_MAX, r->comm), "MPI_Allreduce"), done);
+    TRY_GOTO(err, mpi_allreduce(MPI_IN_PLACE, asked, r->table.array_count, MPI_CHAR, MPI_MAX, r->comm, "comparing what is read"), done);
     if (!r->partial)
         err = find_extra(&r->table, asked);
 done:

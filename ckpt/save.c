@@ -11,7 +11,7 @@
 #include "ckpt/part.h"
 #include "ckpt/plan.h"
 #include "ckpt/state.h"
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 #include "mesh/comm.h"
 
 /* Bytes of one message to a writer: bounds the writer's memory. Whole blocks. */
@@ -82,7 +82,7 @@ static cairn_err send_piece(const struct save *s, const struct plan_piece *p)
     const char *data = (const char *)from->data + (size_t)p->first * size;
     for (size_t at = 0; at < bytes; at += MESSAGE_BYTES) {
         size_t n = bytes - at < MESSAGE_BYTES ? bytes - at : MESSAGE_BYTES;
-        TRY_MPI(MPI_Send(data + at, (int)n, MPI_BYTE, s->plan.writer[p->part], MESSAGE_TAG, s->comm));
+        TRY(mpi_send(data + at, (int)n, MPI_BYTE, s->plan.writer[p->part], MESSAGE_TAG, s->comm, "sending arrays to be written"));
     }
     return CAIRN_OK;
 }
@@ -93,7 +93,7 @@ static cairn_err receive_piece(const struct save *s, struct part *part, int inde
     size_t bytes = part_piece_bytes(&s->pieces[index]);
     for (size_t at = 0; at < bytes; at += MESSAGE_BYTES) {
         size_t n = bytes - at < MESSAGE_BYTES ? bytes - at : MESSAGE_BYTES;
-        TRY_MPI(MPI_Recv(buffer, (int)n, MPI_BYTE, p->sender, MESSAGE_TAG, s->comm, MPI_STATUS_IGNORE));
+        TRY(mpi_receive(buffer, (int)n, MPI_BYTE, p->sender, MESSAGE_TAG, s->comm, "receiving arrays to write"));
         if (err == CAIRN_OK)
             err = part_write(part, index, (int64_t)at, buffer, n);
     }
@@ -155,16 +155,15 @@ static cairn_err gather(const struct save *s, struct place *places, struct table
         sizes[s->plan.writer[s->plan.pieces[i].part]] += (int)sizeof(struct place);
     for (int r = 1; r < s->layout.size; r++)
         starts[r] = starts[r - 1] + sizes[r - 1];
-    int status = MPI_Gatherv(mine, n * (int)sizeof *mine, MPI_BYTE, places, sizes, starts, MPI_BYTE, 0, s->comm);
+    err = mpi_gatherv(mine, n * (int)sizeof *mine, places, sizes, starts, 0, s->comm, "gathering the places of arrays");
     for (int r = 0; r < s->layout.size; r++)
         sizes[r] = 0;
     for (int p = 0; p < s->plan.part_count; p++)
         sizes[s->plan.writer[p]] = (int)sizeof *parts;
     for (int r = 1; r < s->layout.size; r++)
         starts[r] = starts[r - 1] + sizes[r - 1];
-    if (status == MPI_SUCCESS)
-        status = MPI_Gatherv(&s->part, s->my_part < 0 ? 0 : (int)sizeof *parts, MPI_BYTE, parts, sizes, starts, MPI_BYTE, 0, s->comm);
-    err = mpi_check(status, "MPI_Gatherv");
+    if (!err)
+        err = mpi_gatherv(&s->part, s->my_part < 0 ? 0 : (int)sizeof *parts, parts, sizes, starts, 0, s->comm, "gathering the parts");
 done:
     free(sizes);
     free(mine);

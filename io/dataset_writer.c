@@ -16,7 +16,7 @@
 #include "io/dataset_structure.h"
 #include "io/hdf5_attribute.h"
 #include "io/hdf5_error.h"
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 #include "mesh/comm.h"
 
 enum { STRUCTURE_BYTES = 64 << 10 }; /* groups, attributes, checksums: about so much */
@@ -409,33 +409,32 @@ static cairn_err write_chunks(struct dataset_writer *w, int split, int64_t first
 
 static cairn_err receive_chunks(struct dataset_writer *w, int from, int64_t *first, int *chunks)
 {
-    MPI_Status status;
+    static const char what[] = "receiving packed chunks";
     int64_t header[2];
-    int bytes;
-    TRY_MPI(MPI_Recv(header, 2, MPI_INT64_T, from, TAG_SIZES, w->comm, MPI_STATUS_IGNORE));
+    size_t bytes = 0;
+    TRY(mpi_receive(header, 2, MPI_INT64_T, from, TAG_SIZES, w->comm, what));
     *first = header[0];
     *chunks = (int)header[1];
     if (*chunks == 0)
         return CAIRN_OK;
-    MPI_Recv(w->sizes, *chunks, MPI_UINT32_T, from, TAG_SIZES, w->comm, MPI_STATUS_IGNORE);
-    MPI_Probe(from, TAG_CHUNKS, w->comm, &status);
-    MPI_Get_count(&status, MPI_BYTE, &bytes);
-    TRY_MPI(MPI_Recv(w->packed, bytes, MPI_BYTE, from, TAG_CHUNKS, w->comm, MPI_STATUS_IGNORE));
-    return CAIRN_OK;
+    TRY(mpi_receive(w->sizes, *chunks, MPI_UINT32_T, from, TAG_SIZES, w->comm, what));
+    for (int i = 0; i < *chunks; i++)
+        bytes += w->sizes[i];
+    return mpi_receive(w->packed, (int)bytes, MPI_BYTE, from, TAG_CHUNKS, w->comm, what);
 }
 
 static cairn_err send_chunks(struct dataset_writer *w, int64_t first, int chunks)
 {
+    static const char what[] = "sending packed chunks";
     int64_t header[2] = {first, chunks};
     size_t bytes = 0;
     for (int i = 0; i < chunks; i++)
         bytes += w->sizes[i];
-    TRY_MPI(MPI_Send(header, 2, MPI_INT64_T, 0, TAG_SIZES, w->comm));
+    TRY(mpi_send(header, 2, MPI_INT64_T, 0, TAG_SIZES, w->comm, what));
     if (chunks == 0)
         return CAIRN_OK;
-    TRY_MPI(MPI_Send(w->sizes, chunks, MPI_UINT32_T, 0, TAG_SIZES, w->comm));
-    TRY_MPI(MPI_Send(w->packed, (int)bytes, MPI_BYTE, 0, TAG_CHUNKS, w->comm));
-    return CAIRN_OK;
+    TRY(mpi_send(w->sizes, chunks, MPI_UINT32_T, 0, TAG_SIZES, w->comm, what));
+    return mpi_send(w->packed, (int)bytes, MPI_BYTE, 0, TAG_CHUNKS, w->comm, what);
 }
 
 /* Rank 0 takes every rank's chunks in turn, also after a failure, so that no sender waits for ever. */
@@ -524,7 +523,7 @@ cairn_err dataset_writer_close(struct dataset_writer *w, cairn_err err)
     /* A file that HDF5 cannot close for want of space makes it crash at the process's end (1.10.8, H5F__close_cb): make room. */
     if (err != CAIRN_OK && w->rank == 0 && truncate(w->path, 0) != 0)
         log_warning("cannot empty %s: %s", w->path, strerror(errno));
-    MPI_Barrier(comm);
+    mpi_barrier(comm, "closing the dataset");
     hdf5_lock();
     if (has_file(w))
         err = close_file(w, err);

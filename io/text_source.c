@@ -11,7 +11,7 @@
 
 #include "io/gzip_stream.h"
 #include "io/progress.h"
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 #include "mesh/comm.h"
 
 enum source_kind {
@@ -146,7 +146,7 @@ static cairn_err unpack_mine(struct text *text)
 static cairn_err share_sizes(struct text *text)
 {
     _Static_assert(sizeof(struct source) == 2 * sizeof(int64_t), "a source is two whole numbers");
-    TRY_MPI(MPI_Allreduce(MPI_IN_PLACE, text->source, 2 * text->count, MPI_INT64_T, MPI_MAX, text->comm));
+    TRY(mpi_allreduce(MPI_IN_PLACE, text->source, 2 * text->count, MPI_INT64_T, MPI_MAX, text->comm, "exchanging file sizes"));
     for (int i = 0; i < text->count; i++)
         text->first[i + 1] = text->first[i] + text->source[i].bytes;
     return CAIRN_OK;
@@ -265,7 +265,7 @@ void text_close(struct text *text)
     char path[4200];
     if (text->fd >= 0)
         close(text->fd);
-    MPI_Barrier(text->comm);
+    mpi_barrier(text->comm, "closing the text");
     for (int i = 0; text->rank == 0 && i < text->count; i++)
         if (text->source[i].kind != SOURCE_PLAIN) {
             spool_path(text, i, path);

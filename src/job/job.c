@@ -10,7 +10,7 @@
 #include "base/log.h"
 #include "job/heartbeat.h"
 #include "job/launch.h"
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 
 /* Ranks that one rank opens connections to at the same time. */
 enum { CONNECT_AT_ONCE = 64 };
@@ -115,12 +115,13 @@ static cairn_err find_nodes(struct job *job)
     MPI_Comm_rank(local, &job->local_rank);
     MPI_Comm_size(local, &job->local_size);
     int lowest = job->rank;
-    MPI_Bcast(&lowest, 1, MPI_INT, 0, local);
+    cairn_err err = mpi_broadcast(&lowest, 1, MPI_INT, 0, local, "finding the ranks of this node");
     MPI_Comm_free(&local);
+    TRY(err);
     job->node_of = malloc((size_t)job->size * sizeof *job->node_of);
     if (!job->node_of)
         return FAIL(CAIRN_ENOMEM, "no memory for the nodes of %d ranks", job->size);
-    TRY(mpi_check(MPI_Allgather(&lowest, 1, MPI_INT, job->node_of, 1, MPI_INT, job->comm), "exchanging the ranks' nodes"));
+    TRY(mpi_allgather(&lowest, 1, MPI_INT, job->node_of, job->comm, "exchanging the ranks' nodes"));
     for (int r = 0; r < job->size; r++)
         job->node_of[r] = job->node_of[r] == r ? job->nodes++ : job->node_of[job->node_of[r]];
     job->node = job->node_of[job->rank];
@@ -129,18 +130,16 @@ static cairn_err find_nodes(struct job *job)
 
 /* Exchanges a number with the ranks at distances FIRST..LAST-1, both ways, all at once: one after the other would wait for the
  * slowest rank each time. */
-static int exchange_numbers(struct job *job, int first, int last, int *theirs)
+static cairn_err exchange_numbers(struct job *job, int first, int last, int *theirs)
 {
     MPI_Request requests[2 * CONNECT_AT_ONCE];
-    MPI_Status statuses[2 * CONNECT_AT_ONCE]; /* not looked at; gcc 12 takes MPICH's MPI_STATUSES_IGNORE for an overflow */
-    int count = 0, code = MPI_SUCCESS;
-    for (int distance = first; distance < last && code == MPI_SUCCESS; distance++) {
+    int count = 0;
+    for (int distance = first; distance < last; distance++) {
         int from = (job->rank - distance + job->size) % job->size, to = (job->rank + distance) % job->size;
-        code = MPI_Irecv(&theirs[distance - first], 1, MPI_INT, from, 0, job->comm, &requests[count++]);
-        if (code == MPI_SUCCESS)
-            code = MPI_Isend(&job->rank, 1, MPI_INT, to, 0, job->comm, &requests[count++]);
+        TRY_MPI(MPI_Irecv(&theirs[distance - first], 1, MPI_INT, from, 0, job->comm, &requests[count++]));
+        TRY_MPI(MPI_Isend(&job->rank, 1, MPI_INT, to, 0, job->comm, &requests[count++]));
     }
-    return code == MPI_SUCCESS ? MPI_Waitall(count, requests, statuses) : code;
+    return mpi_wait(requests, count, "connecting the ranks");
 }
 
 /* Opens a connection to every rank, both ways, pair by pair: an all-to-all of a few bytes would not do, MPI libraries forward
@@ -150,14 +149,14 @@ static cairn_err connect_all(struct job *job)
     int theirs[CONNECT_AT_ONCE];
     for (int first = 1; first < job->size; first += CONNECT_AT_ONCE) {
         int last = first + CONNECT_AT_ONCE < job->size ? first + CONNECT_AT_ONCE : job->size;
-        TRY(mpi_check(exchange_numbers(job, first, last, theirs), "connecting the ranks"));
+        TRY(exchange_numbers(job, first, last, theirs));
         for (int distance = first; distance < last; distance++) {
             int from = (job->rank - distance + job->size) % job->size;
             if (theirs[distance - first] != from)
                 return FAIL(CAIRN_EMPI, "connecting the ranks: rank %d answers as rank %d", from, theirs[distance - first]);
         }
     }
-    return mpi_check(MPI_Barrier(job->comm), "connecting the ranks");
+    return mpi_barrier(job->comm, "connecting the ranks");
 }
 
 static void log_start(struct job *job, double seconds)

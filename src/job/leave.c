@@ -12,6 +12,7 @@
 #include "base/thread.h"
 #include "job/heartbeat.h"
 #include "job/job_private.h"
+#include "job/mpi_calls.h"
 
 /* Seconds. The other ranks may still be writing their last lines when this one wants to leave; what comes after takes
  * milliseconds when it works. */
@@ -108,7 +109,7 @@ static void meet_others(struct job *job)
     if (job->pmix)
         err = pmix_client_fence(job->pmix);
     else
-        MPI_Barrier(job->comm);
+        err = mpi_barrier(job->comm, "waiting for the other ranks");
     if (err)
         log_warning("leaving: %s", cairn_err_message());
 }

@@ -4,7 +4,7 @@ libcore_la_SOURCES += \
   src/job/launch.c src/job/launch.h \
   src/job/leave.c \
   src/job/memory.c src/job/memory.h \
-  src/job/mpi_error.c src/job/mpi_error.h \
+  src/job/mpi_calls.c src/job/mpi_calls.h \
   src/job/pmi_bridge.c src/job/pmi_bridge.h \
   src/job/pmi_session.c src/job/pmi_session.h \
   src/job/pmi_wire.c src/job/pmi_wire.h \

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "base/trace.h"
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 #include "mesh/comm.h"
 
 struct channel {

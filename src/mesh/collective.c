@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/trace.h"
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 #include "mesh/tree.h"
 
 /* MPI keeps the order of messages between two ranks, so one tag does for all calls but those that others may overtake. */

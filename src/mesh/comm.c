@@ -2,7 +2,7 @@
 
 #include <stdio.h>
 
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 
 /* MPI counts are ints: larger broadcasts go in pieces of this many bytes, a multiple of every element size. */
 enum { BROADCAST_BYTES = 256 << 20 };
@@ -32,13 +32,13 @@ cairn_err comm_agree(MPI_Comm comm, cairn_err err)
     TRY_MPI(MPI_Comm_rank(comm, &rank));
     TRY_MPI(MPI_Comm_size(comm, &size));
     int mine = err == CAIRN_OK ? 2 * size : err == CAIRN_ECORRUPT ? size + rank : rank;
-    TRY_MPI(MPI_Allreduce(&mine, &first, 1, MPI_INT, MPI_MIN, comm));
+    TRY(mpi_allreduce(&mine, &first, 1, MPI_INT, MPI_MIN, comm, "agreeing"));
     if (first == 2 * size)
         return CAIRN_OK;
     struct failure failure = {.code = err};
     if (mine == first)
         describe(&failure, rank);
-    TRY_MPI(MPI_Bcast(&failure, sizeof failure, MPI_BYTE, first % size, comm));
+    TRY(mpi_broadcast(&failure, sizeof failure, MPI_BYTE, first % size, comm, "telling a failure"));
     return FAIL(failure.code, "%s", failure.message);
 }
 
@@ -46,7 +46,7 @@ cairn_err comm_broadcast(MPI_Comm comm, void *data, size_t bytes, int root)
 {
     for (size_t done = 0; done < bytes; done += BROADCAST_BYTES) {
         size_t n = bytes - done < BROADCAST_BYTES ? bytes - done : BROADCAST_BYTES;
-        TRY_MPI(MPI_Bcast((char *)data + done, (int)n, MPI_BYTE, root, comm));
+        TRY(mpi_broadcast((char *)data + done, (int)n, MPI_BYTE, root, comm, "broadcast"));
     }
     return CAIRN_OK;
 }

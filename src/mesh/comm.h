@@ -12,7 +12,7 @@
  * may well be sound. */
 cairn_err comm_agree(MPI_Comm comm, cairn_err err);
 
-/* MPI_Bcast of any number of bytes. */
+/* From rank ROOT, any number of bytes. */
 cairn_err comm_broadcast(MPI_Comm comm, void *data, size_t bytes, int root);
 
 #endif

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 
 /* Bytes for each other rank: room for GROUP_SMALL doubles, and below it messages cost more to start than to send. */
 enum { LEAST_SCRATCH = 1024 };

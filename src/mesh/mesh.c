@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 #include "mesh/comm.h"
 
 /* Bytes of other ranks' data that a group's sums hold at a time. */
@@ -140,5 +140,5 @@ cairn_err mesh_broadcast(struct mesh *mesh, void *data, int64_t bytes, int root)
 
 cairn_err mesh_barrier(struct mesh *mesh)
 {
-    return mpi_check(MPI_Barrier(mesh->world), "barrier");
+    return mpi_barrier(mesh->world, "barrier");
 }

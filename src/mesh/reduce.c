@@ -6,7 +6,7 @@
 
 #include "base/clock.h"
 #include "base/least.h"
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 #include "mesh/channel.h"
 #include "mesh/comm.h"
 #include "mesh/reduce_parts.h"

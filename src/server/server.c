@@ -7,7 +7,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 #include "mesh/comm.h"
 #include "server/server_private.h"
 #include "server/whole.h"
@@ -394,8 +394,7 @@ static cairn_err open_listener(struct server *s)
     TRY(mesh_agree(s->mesh, err));
     wire_addresses(s->mesh->host, port, own, sizeof own);
     snprintf(line, sizeof line, "%s", own);
-    TRY(mpi_check(MPI_Allgather(line, SERVER_INVITATION_SIZE, MPI_CHAR, s->addresses, SERVER_INVITATION_SIZE, MPI_CHAR, s->mesh->world),
-                  "exchanging the servers' addresses"));
+    TRY(mpi_allgather(line, SERVER_INVITATION_SIZE, MPI_CHAR, s->addresses, s->mesh->world, "exchanging the servers' addresses"));
     TRY(mesh_broadcast(s->mesh, s->token, sizeof s->token, 0));
     if (!server_is_done(s))
         snprintf(s->invitation, sizeof s->invitation, "%s@%.*s", s->token, SERVER_INVITATION_SIZE - MESSAGE_TOKEN_SIZE - 2, s->addresses);

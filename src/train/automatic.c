@@ -6,7 +6,7 @@
 #include "base/log.h"
 #include "ckpt/checkpoint.h"
 #include "job/memory.h"
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 #include "plan/automatic.h"
 
 /* What all ranks know of the machine: the fewest ranks on a node, the least memory of a rank. */
@@ -17,7 +17,7 @@ static cairn_err count_machine(const struct trainer *t, struct cpu_ranks *out)
         own[1] = memory_of_node() / own[0];
     if (own[1] == 0)
         own[1] = INT64_MAX;
-    TRY(mpi_check(MPI_Allreduce(own, least, 2, MPI_INT64_T, MPI_MIN, t->mesh->world), "comparing memory"));
+    TRY(mpi_allreduce(own, least, 2, MPI_INT64_T, MPI_MIN, t->mesh->world, "comparing memory"));
     *out = (struct cpu_ranks){.ranks = t->mesh->size, .node_ranks = (int)least[0], .threads = t->backend->threads, .memory = least[1]};
     return CAIRN_OK;
 }

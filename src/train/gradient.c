@@ -6,7 +6,7 @@
 
 #include "base/exact_sum.h"
 #include "base/trace.h"
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 #include "train/gradient_private.h"
 #include "train/partial_sums.h"
 #include "train/shares.h"
@@ -463,8 +463,7 @@ static cairn_err find_norm(struct gradient *g, double *norm)
     exact_sum_normalize(g->total);
     uint64_t begun = trace_begin();
     MPI_Comm whole = g->options.alone ? g->options.alone->replica : g->mesh->world;
-    TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, g->total->words, EXACT_SUM_WORDS, MPI_INT64_T, MPI_SUM, whole),
-                  "adding up the gradient's norm"));
+    TRY(mpi_allreduce(MPI_IN_PLACE, g->total->words, EXACT_SUM_WORDS, MPI_INT64_T, MPI_SUM, whole, "adding up the gradient's norm"));
     trace_end(begun, TRACE_COMMUNICATION, "norm", -1);
     exact_sum_normalize(g->total);
     *norm = sqrt(exact_sum_round(g->total));

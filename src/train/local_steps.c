@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/trace.h"
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 #include "mesh/collective.h"
 #include "mesh/tree.h"
 

@@ -7,7 +7,7 @@
 
 #include "base/log.h"
 #include "ckpt/checkpoint.h"
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 
 /* Of the newest checkpoint; 0: there is none, or it does not tell. */
 static int checkpoint_threads(const struct trainer *t)
@@ -28,7 +28,7 @@ static cairn_err choose_threads(const struct trainer *t, int *threads)
     *threads = own;
     if (t->config->threads > 0)
         return CAIRN_OK;
-    TRY(mpi_check(MPI_Allreduce(&own, threads, 1, MPI_INT, MPI_MIN, t->mesh->world), "counting threads"));
+    TRY(mpi_allreduce(&own, threads, 1, MPI_INT, MPI_MIN, t->mesh->world, "counting threads"));
     if (t->mesh->rank == 0)
         before = checkpoint_threads(t);
     TRY(mesh_broadcast(t->mesh, &before, sizeof before, 0));
@@ -47,7 +47,7 @@ static cairn_err compare_ranks(const struct trainer *t)
     snprintf(first, sizeof first, "%s", own);
     TRY(mesh_broadcast(t->mesh, first, sizeof first, 0));
     int differs = strcmp(first, own) != 0 ? t->mesh->rank : t->mesh->size, lowest;
-    TRY(mpi_check(MPI_Allreduce(&differs, &lowest, 1, MPI_INT, MPI_MIN, t->mesh->world), "comparing numerics"));
+    TRY(mpi_allreduce(&differs, &lowest, 1, MPI_INT, MPI_MIN, t->mesh->world, "comparing numerics"));
     if (lowest == t->mesh->rank)
         log_warning("ranks differ in their numerics: %s here, %s on rank 0; the last bits depend on which rank computed what; "
                     "instruction_set can bring them together", own, first);

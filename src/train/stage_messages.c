@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 
 /* Copies of what was sent, used in turn. */
 struct outbox {
@@ -48,8 +48,8 @@ void messages_close(struct messages *m)
         return;
     for (int d = 0; d < 2; d++) {
         struct outbox *o = &m->outbox[d];
-        for (int i = 0; i < m->depth && o->requests && o->copies; i++)
-            MPI_Wait(&o->requests[i], MPI_STATUS_IGNORE);
+        if (o->requests && o->copies)
+            mpi_wait(o->requests, m->depth, "sending the last activations");
         free(o->requests);
         free(o->copies);
     }

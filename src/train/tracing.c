@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/trace.h"
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 
 /* Spans that a rank keeps, the newest ones: 2.6 MB of memory, some 9 MB of file. A step of a large model has a few hundred. */
 enum { SPANS = 1 << 16 };
@@ -36,7 +36,7 @@ static cairn_err tell_clock(struct mesh *mesh)
     for (int rank = 1; rank < mesh->size; rank++) {
         for (int i = 0; i < LOOKS; i++) {
             double asked;
-            TRY_MPI(MPI_Recv(&asked, 1, MPI_DOUBLE, rank, CLOCK_TAG, mesh->world, MPI_STATUS_IGNORE));
+            TRY(mpi_receive(&asked, 1, MPI_DOUBLE, rank, CLOCK_TAG, mesh->world, "comparing clocks"));
             double now = clock_seconds();
             TRY_MPI(MPI_Send(&now, 1, MPI_DOUBLE, rank, CLOCK_TAG, mesh->world));
         }

@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/trace.h"
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 #include "train/learning_rate.h"
 #include "train/optimizer.h"
 #include "train/tracing.h"
@@ -54,7 +54,7 @@ static cairn_err share_losses(struct trainer *t, struct metrics_step *m, bool *s
 {
     int count = (int)t->config->batch.microbatches;
     uint64_t begun = trace_begin();
-    TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, t->losses, count + TOLD, MPI_DOUBLE, MPI_SUM, t->mesh->world), "gathering losses"));
+    TRY(mpi_allreduce(MPI_IN_PLACE, t->losses, count + TOLD, MPI_DOUBLE, MPI_SUM, t->mesh->world, "gathering losses"));
     trace_end(begun, TRACE_COMMUNICATION, "losses", t->step);
     double sum = 0;
     for (int i = 0; i < count; i++)
@@ -153,7 +153,7 @@ cairn_err trainer_tell_memory(struct trainer *t)
     long own, most;
     getrusage(RUSAGE_SELF, &usage);
     own = usage.ru_maxrss; /* KiB, libraries and all */
-    TRY(mpi_check(MPI_Allreduce(&own, &most, 1, MPI_LONG, MPI_MAX, t->mesh->world), "comparing memory"));
+    TRY(mpi_allreduce(&own, &most, 1, MPI_LONG, MPI_MAX, t->mesh->world, "comparing memory"));
     if (t->mesh->rank == 0)
         log_info("peak memory of a rank: %.0f MB", (double)most * 1024e-6);
     return CAIRN_OK;

@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-#include "job/mpi_error.h"
+#include "job/mpi_calls.h"
 
 struct job_of_rank {
     struct dataset *dataset;
@@ -106,8 +106,7 @@ cairn_err validation_loss(struct mesh *mesh, struct dataset *dataset, const stru
     err = mesh_agree(mesh, err);
     /* Each loss is on one rank and zero on the others: their sum is exact in any order. */
     if (!err)
-        err = mpi_check(MPI_Allreduce(MPI_IN_PLACE, losses, (int)microbatches, MPI_DOUBLE, MPI_SUM, mesh->world),
-                        "gathering validation losses");
+        err = mpi_allreduce(MPI_IN_PLACE, losses, (int)microbatches, MPI_DOUBLE, MPI_SUM, mesh->world, "gathering validation losses");
     *loss = 0;
     for (int64_t i = 0; i < microbatches && !err; i++)
         *loss += losses[i] / (double)*tokens;
