@@ -268,5 +268,7 @@ int main(int argc, char **argv)
     }
     run(folder, files[2], "cpu", DTYPE_F32, 1e-5, &all);
     run(folder, files[2], "reference", DTYPE_F64, 1e-10, &all);
+    mesh_disband(&all);
+    mesh_disband(&alone);
     return tap_end();
 }

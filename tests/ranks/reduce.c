@@ -7,6 +7,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#endif
+
 #include "base/error.h"
 #include "mesh/reduce.h"
 #include "tests/ranks/tap.h"
@@ -335,6 +339,19 @@ static bool run(struct group *g, enum body body, int64_t V, bool even)
     return !err;
 }
 
+/* MPI may still write to what has failed: that is never given back, which no leak checker is to mind. */
+static bool run_failing(struct group *g)
+{
+#ifdef __SANITIZE_ADDRESS__
+    __lsan_disable();
+#endif
+    bool good = run(g, UNLIKE, MOST_LEAVES, true);
+#ifdef __SANITIZE_ADDRESS__
+    __lsan_enable();
+#endif
+    return good;
+}
+
 /* All ways of leaves and elements that SIZE ranks can have. */
 static void check_size(struct group *g, int size)
 {
@@ -372,7 +389,7 @@ int main(int argc, char **argv)
         if (size <= RANKS)
             check_size(&g, size);
         else
-            tap_ok(comm == MPI_COMM_NULL || (good && run(&g, UNLIKE, MOST_LEAVES, true)), "%d ranks: starts in unlike orders", ranks);
+            tap_ok(comm == MPI_COMM_NULL || (good && run_failing(&g)), "%d ranks: starts in unlike orders", ranks);
         group_close(&g);
         if (comm != MPI_COMM_NULL)
             MPI_Comm_free(&comm);
