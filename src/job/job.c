@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "job/crash.h"
 #include "job/heartbeat.h"
 #include "job/launch.h"
 #include "job/mpi_calls.h"
@@ -79,6 +80,7 @@ static cairn_err start_mpi(struct job *job)
         job->mpi_started_here = true;
         MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN); /* MPICH reports requests' errors there, whatever their communicator */
     }
+    crash_at_once();
     if (job->bridge)
         pmi_bridge_hide();
     TRY(mpi_check(MPI_Comm_dup(MPI_COMM_WORLD, &job->comm), "copying MPI_COMM_WORLD"));

@@ -1,4 +1,5 @@
 libcore_la_SOURCES += \
+  src/job/crash.c src/job/crash.h \
   src/job/heartbeat.c src/job/heartbeat.h \
   src/job/job.c src/job/job.h src/job/job_private.h \
   src/job/launch.c src/job/launch.h \

@@ -1,6 +1,8 @@
 /* The job and the mesh as every rank sees them. Started by mpiexec, by srun or alone; with the environment's
  * CAIRN_EXPECT_PATH and CAIRN_EXPECT_NODE_OF ("0,0,1,1") it also checks how it was started and where its ranks run.
  * --quick: only the start-up, as a program does that is soon done. */
+#include <signal.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -117,6 +119,26 @@ static void check_broadcast(struct mesh *mesh)
     tap_ok(mesh_barrier(mesh) == CAIRN_OK, "a barrier returns");
 }
 
+/* A crash in malloc ends the process, where UCX's handler of it would wait for malloc's lock. */
+static void check_crash(void)
+{
+    static const int crashes[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE};
+    unsigned long long caught = ~0ULL;
+    char line[256];
+    FILE *status = fopen("/proc/self/status", "r");
+    while (status && fgets(line, sizeof line, status))
+        sscanf(line, "SigCgt: %llx", &caught);
+    if (status)
+        fclose(status);
+#ifdef __SANITIZE_ADDRESS__
+    caught &= ~(1ULL << (SIGSEGV - 1) | 1ULL << (SIGBUS - 1) | 1ULL << (SIGFPE - 1)); /* its reports are wanted */
+#endif
+    bool none = true;
+    for (size_t i = 0; i < sizeof crashes / sizeof crashes[0]; i++)
+        none = none && !(caught >> (crashes[i] - 1) & 1);
+    tap_ok(none, "crashes are left to the kernel");
+}
+
 int main(int argc, char **argv)
 {
     if (tap_asked_for_ranks(argc, argv, RANKS))
@@ -138,6 +160,7 @@ int main(int argc, char **argv)
         job_leave(job, sum != job_size(job));
     }
     check_place(job);
+    check_crash();
     check_shared_memory(job);
     check_request_errors(job);
     if (tap_ok(mesh_open(job, &mesh) == CAIRN_OK, "the mesh opens")) {
