@@ -53,13 +53,14 @@ static void tell_short(struct ranks *r, const struct layout *asked, long least, 
 /* Ranks of A that the planner can use. */
 static void choose_automatic(struct ranks *r, const struct config *c, const struct layout *last, const struct allocation *a)
 {
+    char axes[LAYOUT_TEXT_SIZE];
     int node_ranks = (int)a->tasks_per_node, any = layout_automatic_ranks(c, NULL, r->fit, node_ranks);
     r->used = last ? layout_automatic_ranks(c, last, r->fit, node_ranks) : 0;
     if (r->used == 0 || r->used < c->supervise.min_ranks) /* to go on counts for more than the last bits */
         r->used = any;
     snprintf(r->layout, sizeof r->layout, "auto");
     if (r->used > 0 && r->used < any)
-        snprintf(r->idle, sizeof r->idle, "no layout of more keeps tensor %d and context %d, and so the bits", last->tensor, last->context);
+        snprintf(r->idle, sizeof r->idle, "no layout of more keeps %s, and so the bits", layout_sums_text(last, axes));
     else if (r->used > 0 && r->used < r->fit)
         snprintf(r->idle, sizeof r->idle, "no layout of more fits %lld microbatches and %lld blocks", (long long)c->batch.microbatches,
                  (long long)c->model.layers);

@@ -79,7 +79,7 @@ static cairn_err set_axis(struct plan_layout *l, const char *name, const char *v
         const char *name;
         int *field;
     } axes[] = {{"data", &l->axes.data}, {"tensor", &l->axes.tensor}, {"context", &l->axes.context}, {"pipeline", &l->axes.pipeline},
-                {"chunks", &l->axes.chunks}};
+                {"chunks", &l->axes.chunks}, {"expert", &l->axes.expert}};
     char *end;
     long number = strtol(value, &end, 10);
     bool whole = end != value && !*end && number >= 0 && number <= 1 << 20;
@@ -128,7 +128,10 @@ static cairn_err parse_layout(const char *text, const struct config *config, con
         return FAIL(CAIRN_ECONFIG, "--layout: microbatch %lld does not divide the batch of %lld samples", (long long)l->samples, (long long)r->batch);
     l->microbatches = r->batch / l->samples;
     const struct layout_limits limits = {.layers = r->model.layers, .heads = r->model.heads, .vocabulary = r->model.vocabulary,
-                                         .context = r->model.context, .microbatches = l->microbatches};
+                                         .context = r->model.context, .microbatches = l->microbatches,
+                                         .experts = r->model.experts};
+    if (l->axes.expert > 1 && r->model.experts == 0)
+        return FAIL(CAIRN_ECONFIG, "--layout: expert is %d, but model.experts is 0: there are none to share", l->axes.expert);
     TRY(layout_fit(&l->axes, machine_gpus(&r->machine), &limits));
     const struct schedule_desc desc = {(enum schedule_kind)l->schedule, l->axes.pipeline, l->axes.chunks,
                                        (l->microbatches + l->axes.data - 1) / l->axes.data};
@@ -211,7 +214,7 @@ int cmd_plan(int argc, char **argv)
         {0, "software", OPTION_STRING, &a.software, "NAME", "whose conventions: cairn, megatron-2021, megatron-2022, megatron-core, fsdp, fsdp-2023"},
         {0, "hardware", OPTION_STRING, &a.hardware, "FILE", "a table that adds to the installed one; $CAIRN_HARDWARE"},
         {0, "layout", OPTION_STRING, &a.layout, "LIST",
-         "judge this layout alone: data=,tensor=,context=,pipeline=,chunks=,schedule=,microbatch=,zero=,sequence=,recompute="},
+         "judge this layout alone: data=,tensor=,context=,pipeline=,chunks=,expert=,schedule=,microbatch=,zero=,sequence=,recompute="},
         {0, "precision", OPTION_STRING, &a.precision, "TYPE", "float32, float16 or bfloat16 instead of the config's"},
         {0, "mtbf-hours", OPTION_REAL, &a.mtbf_hours, "H", "hours between failures of one node; 6300"},
         {0, "write-gb-s", OPTION_REAL, &a.write_gb_s, "X", "GB/s that the file system takes from each node; 1"},

@@ -49,8 +49,8 @@ static void print_row(const struct plan_request *r, const struct plan *p)
     const struct plan_layout *l = &p->layout;
     char stages[32];
     snprintf(stages, sizeof stages, l->axes.chunks > 1 ? "%d x %d" : "%d", l->axes.pipeline, l->axes.chunks);
-    printf("%6d %4d%s %4d %8s %-7s %6lld %4d %-6s %7.1f %10.4g %8.1f %5.1f %8.1f\n", l->axes.data, l->axes.tensor, l->sequence ? "s" : " ",
-           l->axes.context, stages, l->axes.pipeline > 1 ? schedules[l->schedule] : "-", (long long)l->samples, l->zero,
+    printf("%6d %4d%s %4d %4d %8s %-7s %6lld %4d %-6s %7.1f %10.4g %8.1f %5.1f %8.1f\n", l->axes.data, l->axes.tensor, l->sequence ? "s" : " ",
+           l->axes.context, l->axes.expert, stages, l->axes.pipeline > 1 ? schedules[l->schedule] : "-", (long long)l->samples, l->zero,
            recomputes[l->recompute], (double)plan_memory_total(&p->memory) / gb, p->time.total, p->model_flops / 1e12,
            share_of_peak(r, p->model_flops), p->hardware_flops / 1e12);
 }
@@ -61,7 +61,7 @@ void plan_print_best(const struct plan_request *r, const struct plan_result *res
         printf("No layout fits.\n");
         return;
     }
-    printf("\n  data tensor ctx   stages sched.  microb zero recomp  GB/GPU     step s  Tflop/s %%peak hardware\n");
+    printf("\n  data tensor ctx  exp   stages sched.  microb zero recomp  GB/GPU     step s  Tflop/s %%peak hardware\n");
     for (int i = 0; i < result->count; i++)
         print_row(r, &result->best[i]);
 }
@@ -111,6 +111,7 @@ void plan_print_one(const struct plan_request *r, const struct plan *p)
     printf("\nstep: %.4g s\n", t->total);
     print_part("computing", t->computing, t->total);
     print_part("tensor group's exchanges", t->tensor, t->total);
+    print_part("experts' exchanges", t->expert, t->total);
     print_part("waiting for other stages", t->bubble, t->total);
     print_part("sending between stages", t->sending, t->total);
     print_part("data group's exchanges", t->data, t->total);
@@ -133,9 +134,9 @@ void plan_print_checkpoints(const struct plan_request *r, const struct plan *p)
 static json_t *layout_json(const struct plan_layout *l)
 {
     static const char *const schedules[] = {"gpipe", "1f1b", "interleaved", "zero-bubble"}, *const recomputes[] = {"none", "attention", "block"};
-    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:s, s:I, s:I, s:i, s:b, s:s}", "data", l->axes.data, "tensor", l->axes.tensor, "context",
-                     l->axes.context, "pipeline", l->axes.pipeline, "chunks", l->axes.chunks, "schedule", schedules[l->schedule],
-                     "microbatches", (json_int_t)l->microbatches, "samples", (json_int_t)l->samples, "zero", l->zero, "sequence",
+    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:I, s:I, s:i, s:b, s:s}", "data", l->axes.data, "tensor", l->axes.tensor, "context",
+                     l->axes.context, "pipeline", l->axes.pipeline, "chunks", l->axes.chunks, "expert", l->axes.expert,
+                     "schedule", schedules[l->schedule], "microbatches", (json_int_t)l->microbatches, "samples", (json_int_t)l->samples, "zero", l->zero, "sequence",
                      (int)l->sequence, "recompute", recomputes[l->recompute]);
 }
 
@@ -147,8 +148,8 @@ static json_t *one_json(const struct plan_request *r, const struct plan *p)
                                (json_int_t)m->gradients, "optimizer", (json_int_t)m->optimizer, "activations", (json_int_t)m->activations,
                                "buffers", (json_int_t)m->buffers, "total", (json_int_t)plan_memory_total(m), "limit",
                                (json_int_t)plan_memory_limit(&r->machine), "fits", plan_memory_total(m) <= plan_memory_limit(&r->machine));
-    json_t *seconds = json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "step", t->total, "computing", t->computing, "tensor", t->tensor,
-                                "bubble", t->bubble, "sending", t->sending, "data", t->data, "optimizer", t->optimizer);
+    json_t *seconds = json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "step", t->total, "computing", t->computing, "tensor", t->tensor,
+                                "expert", t->expert, "bubble", t->bubble, "sending", t->sending, "data", t->data, "optimizer", t->optimizer);
     return json_pack("{s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:f}", "layout", layout_json(&p->layout), "memory_bytes", memory, "seconds", seconds,
                      "model_flops_per_gpu", p->model_flops, "model_percent_of_peak", share_of_peak(r, p->model_flops), "hardware_flops_per_gpu",
                      p->hardware_flops, "hardware_percent_of_peak", share_of_peak(r, p->hardware_flops), "tokens_per_second",

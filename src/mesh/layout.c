@@ -29,7 +29,8 @@ struct layout layout_asked(const struct config *c)
     const struct {
         const char *key;
         int *axis, open;
-    } axes[] = {{"data", &l.data, 0}, {"tensor", &l.tensor, 1}, {"context", &l.context, 1}, {"pipeline", &l.pipeline, 1}, {"chunks", &l.chunks, 1}};
+    } axes[] = {{"data", &l.data, 0}, {"tensor", &l.tensor, 1}, {"context", &l.context, 1}, {"pipeline", &l.pipeline, 1}, {"chunks", &l.chunks, 1},
+                {"expert", &l.expert, 1}};
     for (size_t i = 0; i < sizeof axes / sizeof axes[0]; i++)
         if (config_chooses(c, axes[i].key))
             *axes[i].axis = axes[i].open;
@@ -81,6 +82,8 @@ int layout_automatic_ranks(const struct config *c, const struct layout *kept, in
         l.tensor = kept->tensor;
     if (kept && config_chooses(c, "context"))
         l.context = kept->context;
+    if (kept && config_chooses(c, "expert"))
+        l.expert = kept->expert;
     int first = l.tensor, last = open && !kept ? (int)least(node_ranks, c->model.heads) : first;
     for (; ranks > 0; ranks--)
         for (l.tensor = first; l.tensor <= last; l.tensor++)
@@ -114,6 +117,14 @@ char *layout_text(const struct layout *l, char *out)
             used += (size_t)snprintf(out + used, LAYOUT_TEXT_SIZE - used, "%s%s %d", used ? " x " : "", axes[i].name, axes[i].size);
     if (!used)
         snprintf(out, LAYOUT_TEXT_SIZE, "one rank");
+    return out;
+}
+
+char *layout_sums_text(const struct layout *l, char *out)
+{
+    int used = snprintf(out, LAYOUT_TEXT_SIZE, "tensor %d and context %d", l->tensor, l->context);
+    if (l->expert > 1)
+        snprintf(out + used, LAYOUT_TEXT_SIZE - (size_t)used, " and expert %d", l->expert);
     return out;
 }
 

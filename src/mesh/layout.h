@@ -53,12 +53,15 @@ cairn_err layout_fit(struct layout *layout, int ranks, const struct layout_limit
 /* The most ranks of RANKS that LAYOUT can use, where MICROBATCHES are to be shared by its data axis; 0: too few. */
 int layout_usable_ranks(const struct layout *layout, int ranks, int64_t microbatches);
 
-/* The same where CONFIG has the planner choose (config_chooses); NODE_RANKS ranks share a node. Of KEPT, the layout before, the tensor and
- * context axes stay as they are unless CONFIG gives them; NULL: any will do. */
+/* The same where CONFIG has the planner choose (config_chooses); NODE_RANKS ranks share a node. Of KEPT, the layout before, the tensor,
+ * context and expert axes stay as they are unless CONFIG gives them; NULL: any will do. */
 int layout_automatic_ranks(const struct config *config, const struct layout *kept, int ranks, int node_ranks);
 
 /* "data 2 x tensor 2 x pipeline 2", axes of 1 left out; "one rank" if all are; "1 server and 3 workers". */
 enum { LAYOUT_TEXT_SIZE = 128 };
 char *layout_text(const struct layout *layout, char *out);
+
+/* "tensor 2 and context 1": the axes that change sums; with the expert axis if that is more than 1. As long. */
+char *layout_sums_text(const struct layout *layout, char *out);
 
 #endif

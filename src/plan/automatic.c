@@ -21,6 +21,8 @@ static int wanted(const struct config *c, const char *key, int64_t value, int fr
 void plan_keep_to_modes(const struct config *c, struct plan_constraints *w)
 {
     w->modes = plan_modes_of(c);
+    if (w->modes.compress != CONFIG_COMPRESS_NONE || w->modes.local_steps > 0)
+        w->axes.expert = 1;
     if (w->modes.compress != CONFIG_COMPRESS_NONE)
         w->zero_most = 1;
     if (w->modes.local_steps > 0) {
@@ -34,7 +36,8 @@ struct plan_constraints plan_constraints_of(const struct config *c)
     struct plan_constraints w = plan_unconstrained;
     w.axes = (struct layout){.data = wanted(c, "data", c->parallel.data, 0), .tensor = wanted(c, "tensor", c->parallel.tensor, 0),
                              .context = wanted(c, "context", c->parallel.context, 0),
-                             .pipeline = wanted(c, "pipeline", c->parallel.pipeline, 0), .chunks = wanted(c, "chunks", c->parallel.chunks, 0)};
+                             .pipeline = wanted(c, "pipeline", c->parallel.pipeline, 0), .chunks = wanted(c, "chunks", c->parallel.chunks, 0),
+                             .expert = wanted(c, "expert", c->parallel.expert, 0)};
     w.samples = c->batch.samples;
     w.zero = wanted(c, "zero", c->parallel.zero, -1);
     w.sequence = wanted(c, "sequence", c->parallel.sequence, -1);
@@ -53,7 +56,8 @@ void plan_take(struct config *c, const struct plan_layout *l)
         int64_t *field, value;
     } numbers[] = {{"data", &c->parallel.data, l->axes.data}, {"tensor", &c->parallel.tensor, l->axes.tensor},
                    {"context", &c->parallel.context, l->axes.context}, {"pipeline", &c->parallel.pipeline, l->axes.pipeline},
-                   {"chunks", &c->parallel.chunks, l->axes.chunks}, {"zero", &c->parallel.zero, l->zero}};
+                   {"chunks", &c->parallel.chunks, l->axes.chunks}, {"expert", &c->parallel.expert, l->axes.expert},
+                   {"zero", &c->parallel.zero, l->zero}};
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
         if (config_chooses(c, numbers[i].key))
             *numbers[i].field = numbers[i].value;

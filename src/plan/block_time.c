@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "plan/experts.h"
 #include "plan/kernel_time.h"
 #include "plan/link_time.h"
 
@@ -43,21 +44,27 @@ static double local_microbatches(const struct plan_layout *l)
     return ceil((double)l->microbatches / l->axes.data);
 }
 
-/* The gradient of a weight [out, in], and its way into the step's sum. */
-static double weight_gradient(const struct work *w, double out, double in)
+/* The way of a microbatch's gradient of N weights into the step's sum. */
+static double sum_gradient(const struct work *w, double n)
 {
     const struct hardware_software *software = w->machine->software;
     const struct hardware_gpu *gpu = w->machine->gpu;
     double count = local_microbatches(w->layout);
+    if (software->fused_sums)
+        return 0;
+    if (software->gradient_vectors != 1) /* N vectors take N - 1 additions: two read, one written */
+        return kernel_stream_seconds(gpu, 12 * n, 1) * (count - 1) / count;
+    return kernel_stream_seconds(gpu, (w->size + 8) * n, 1);
+}
+
+/* The gradient of a weight [out, in], and its way into the step's sum. */
+static double weight_gradient(const struct work *w, double out, double in)
+{
+    const struct hardware_software *software = w->machine->software;
     struct product_shape s = {.m = out, .n = in, .k = w->rows, .count = 1, .result_bytes = 4, .adds = software->fused_sums};
     if (!software->fused_sums && software->gradient_vectors == 1)
         s.result_bytes = (int)w->size;
-    double seconds = kernel_product_seconds(gpu, w->machine->type, &s);
-    if (software->gradient_vectors != 1 && !software->fused_sums) /* N vectors take N - 1 additions: two read, one written */
-        return seconds + kernel_stream_seconds(gpu, 12 * out * in, 1) * (count - 1) / count;
-    if (!software->fused_sums)
-        return seconds + kernel_stream_seconds(gpu, (w->size + 8) * out * in, 1);
-    return seconds;
+    return kernel_product_seconds(w->machine->gpu, w->machine->type, &s) + sum_gradient(w, out * in);
 }
 
 /* A linear layer [out, in], forward, for inputs and for weights. */
@@ -158,6 +165,60 @@ static double tensor_exchange(const struct work *w)
     return link_reduce_seconds(w->machine, &group, w->rows * w->width * w->size) * (1 - w->machine->software->tensor_overlap);
 }
 
+/* ---- experts: each rank has as many rows of each source for each of its experts as if the router spread them evenly ---- */
+
+/* The products of all sources' rows, expert by expert and source by source: as many as there are experts, whoever has them. Gradients of
+ * weights are made in one go with those of inputs, also where the backward pass is cut in two (graph/ops_experts.c). */
+static void add_expert_products(const struct work *w, const struct plan_experts *e, struct block_time *t)
+{
+    double count = (double)w->model->experts, rows = plan_experts_product_rows(w->model, w->layout), c = w->width, h = (double)e->hidden;
+    const struct hardware_gpu *gpu = w->machine->gpu;
+    const struct product_shape s = {.m = h, .n = c, .k = rows, .count = 1, .result_bytes = 4, .adds = w->layout->axes.expert > 1};
+    double pass = product(w, rows, h, c) + product(w, rows, c, h);
+    t->forward += count * (pass + stream(w, 2 * rows * h, 1));
+    t->backward_input += count * (pass + stream(w, 3 * rows * h, 1));
+    t->backward_input += count * (2 * kernel_product_seconds(gpu, w->machine->type, &s) + stream(w, rows * (h + c), 2)); /* biases */
+    t->backward_input += sum_gradient(w, (double)plan_experts_parameters(w->model, w->layout));
+}
+
+/* The router's products and probabilities; rows packed for the experts, with zeros behind them, and their results added up; backwards the
+ * same the other way, and the gates' gradients. */
+static void add_routing(const struct work *w, const struct plan_experts *e, struct block_time *t)
+{
+    double experts = (double)w->model->experts, c = w->width, whole = (double)e->packed * c;
+    double taken = fmin((double)(e->rows * w->model->choices), (double)e->packed) * c;
+    double probabilities = 4 * w->rows * experts;
+    t->forward += product(w, w->rows, experts, c) + kernel_stream_seconds(w->machine->gpu, 2 * probabilities, 2);
+    t->forward += stream(w, taken + whole, 1) + stream(w, taken + w->rows * c, 1);
+    t->backward_input += stream(w, taken + whole + w->rows * c, 1) + stream(w, taken + 2 * w->rows * c, 1);
+    t->backward_input += kernel_stream_seconds(w->machine->gpu, 3 * probabilities, 1) + product(w, w->rows, c, experts);
+    t->backward_input += weight_gradient(w, experts, c);
+}
+
+/* An all-to-all of packed rows, at the whole capacity: each rank of the expert group sends every other its experts' part. */
+static double expert_exchange(const struct work *w, const struct plan_experts *e)
+{
+    const struct layout *a = &w->layout->axes;
+    struct link_group group = link_group_of(w->machine, a->expert, a->tensor * a->context);
+    return a->expert == 1 ? 0 : link_direct_seconds(w->machine, &group, (double)e->packed * w->width * w->size);
+}
+
+static void add_experts(const struct work *w, struct block_time *t)
+{
+    const struct plan_experts e = plan_experts_of(w->model, w->layout);
+    add_routing(w, &e, t);
+    add_expert_products(w, &e, t);
+    t->expert_forward = t->expert_backward = 2 * expert_exchange(w, &e); /* to the experts and back */
+}
+
+static void add_mlp(const struct work *w, struct block_time *t)
+{
+    double c = w->width;
+    add_linear(w, c, 4 * c / w->tensor, t);
+    add_gelu(w, t);
+    add_linear(w, 4 * c / w->tensor, c, t);
+}
+
 struct block_time block_time_of(const struct plan_model *m, const struct plan_layout *l, const struct machine *machine)
 {
     struct work w = work_of(m, l, machine);
@@ -170,14 +231,16 @@ struct block_time block_time_of(const struct plan_model *m, const struct plan_la
     add_linear(&w, c / w.tensor, c, &t);
     add_residual(&w, &t);
     add_norm(&w, &t);
-    add_linear(&w, c, 4 * c / w.tensor, &t);
-    add_gelu(&w, &t);
-    add_linear(&w, 4 * c / w.tensor, c, &t);
+    if (m->experts > 0)
+        add_experts(&w, &t);
+    else
+        add_mlp(&w, &t);
     add_residual(&w, &t);
     t.tensor_forward = t.tensor_backward = 2 * exchange; /* attention's and the MLP's */
     if (l->recompute == RECOMPUTE_BLOCK) {
         t.again = t.forward;
         t.tensor_again = t.tensor_forward;
+        t.expert_again = t.expert_forward;
     } else if (l->recompute == RECOMPUTE_ATTENTION) {
         t.again = attention + (machine->software->recomputes_qkv ? before : 0);
         if (machine->software->recomputes_qkv && l->sequence) /* the norm's result is gathered again */

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "base/least.h"
+#include "plan/numbers.h"
 
 enum { ACC_SIZE = 4, BF16_SIZE = 2, PAIR_SIZE = 8 /* of topk: an index and a value */ };
 
@@ -19,16 +20,6 @@ static void add(struct pack *p, int64_t rows, int64_t columns, int64_t rank)
     p->elements += rows * columns;
     p->lefts += factors ? r * rows : rows * columns;
     p->rights += factors ? r * columns : 0;
-}
-
-static int64_t share(int64_t n, int64_t parts)
-{
-    return (n + parts - 1) / parts;
-}
-
-static int64_t most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
 }
 
 static void count(struct exchange_size *out, const struct pack *p, const struct plan_layout *l)
@@ -64,6 +55,23 @@ static void count(struct exchange_size *out, const struct pack *p, const struct 
     out->parts = most(out->parts, (summed + ranks) * ACC_SIZE);
 }
 
+/* A block's experts; its router, and the norm before it. Compression goes with an expert axis of 1 alone (train/parallel.c). */
+static void count_experts(struct exchange_size *out, const struct plan_model *m, const struct plan_layout *l)
+{
+    int64_t c = m->width, t = l->axes.tensor, rank = l->modes.compress == CONFIG_COMPRESS_POWERSGD ? l->modes.compress_rank : 0;
+    struct pack divided = {0}, whole = {0}, router = {0}, *vectors = t > 1 ? &whole : &divided;
+    int64_t hidden = share(4 * c, t);
+    add(&divided, m->experts * hidden, c, rank);
+    add(&divided, m->experts * c, hidden, rank);
+    add(&divided, 1, m->experts * hidden, rank);
+    add(vectors, 1, m->experts * c, rank);
+    add(&router, m->experts, c, rank);
+    add(&router, 1, 2 * c, rank);
+    count(out, &divided, l);
+    count(out, &whole, l);
+    count(out, &router, l);
+}
+
 /* A block's tensors (model/gpt.c): those that tensor ranks divide, and those that they repeat, are packed apart. */
 static void count_block(struct exchange_size *out, const struct plan_model *m, const struct plan_layout *l)
 {
@@ -71,6 +79,14 @@ static void count_block(struct exchange_size *out, const struct plan_model *m, c
     struct pack divided = {0}, whole = {0}, *vectors = t > 1 ? &whole : &divided;
     add(&divided, share(3 * c, t), c, rank);
     add(&divided, c, share(c, t), rank);
+    if (m->experts > 0) { /* in buckets of their own; what stands behind them too */
+        add(&divided, 1, share(3 * c, t), rank);
+        add(vectors, 1, 3 * c, rank);
+        count(out, &divided, l);
+        count(out, &whole, l);
+        count_experts(out, m, l);
+        return;
+    }
     add(&divided, share(4 * c, t), c, rank);
     add(&divided, c, share(4 * c, t), rank);
     add(&divided, 1, share(7 * c, t), rank);

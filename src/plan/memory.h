@@ -29,12 +29,13 @@ struct memory_rules {
 };
 
 /* Parameters that a rank of STAGE holds, before ZeRO divides them: divided by the tensor group where they are matrices' columns or rows,
- * embeddings by words; norms, positions and the biases of rows whole. */
+ * embeddings by words; norms, positions, routers and the biases of rows whole; experts by the expert group and the tensor group. */
 int64_t memory_stage_parameters(const struct plan_model *model, const struct plan_layout *layout, const struct hardware_software *software,
                                 int stage);
 
-/* Parameters of one block on a rank. */
-int64_t memory_block_parameters(const struct plan_model *model, int tensor);
+/* Those of them that belong to experts: held by as many ranks fewer as the expert axis has. */
+int64_t memory_stage_experts(const struct plan_model *model, const struct plan_layout *layout, const struct hardware_software *software,
+                             int stage);
 
 /* The most gradients that a rank keeps apart at once: partial sums of mesh/tree.h, of the replica that holds the most; from zero 2 on, of
  * its own range alone. */

@@ -11,10 +11,10 @@ cairn_err plan_model_of(const struct config *c, struct plan_model *m)
 {
     if (c->model.vocabulary == 0)
         return FAIL(CAIRN_ECONFIG, "a plan reads no dataset: give model.vocabulary");
-    if (c->model.experts > 0)
-        return FAIL(CAIRN_ECONFIG, "no plan is made for models with experts (model.experts is %lld)", (long long)c->model.experts);
     *m = (struct plan_model){.layers = c->model.layers, .width = c->model.width, .heads = c->model.heads, .context = c->model.context,
-                             .vocabulary = c->model.vocabulary, .tied = c->model.tied, .dropout = c->model.dropout > 0};
+                             .vocabulary = c->model.vocabulary, .tied = c->model.tied, .dropout = c->model.dropout > 0,
+                             .experts = c->model.experts, .choices = c->model.experts > 0 ? c->model.expert_choices : 0,
+                             .capacity_factor = c->model.capacity_factor};
     return CAIRN_OK;
 }
 
@@ -36,13 +36,21 @@ struct plan_modes plan_modes_of(const struct config *c)
 
 int64_t plan_parameters(const struct plan_model *m)
 {
+    int64_t c = m->width, mlp = 8 * c * c + 5 * c, block = 4 * c * c + 8 * c;
+    block += m->experts > 0 ? m->experts * (mlp + c) : mlp;
+    return m->layers * block + m->vocabulary * c * (m->tied ? 1 : 2) + m->context * c + 2 * c;
+}
+
+/* Weights of a block that a token is multiplied with. */
+static int64_t block_products(const struct plan_model *m)
+{
     int64_t c = m->width;
-    return m->layers * (12 * c * c + 13 * c) + m->vocabulary * c * (m->tied ? 1 : 2) + m->context * c + 2 * c;
+    return 4 * c * c + (m->experts > 0 ? m->choices * 8 * c * c + m->experts * c : 8 * c * c);
 }
 
 int64_t plan_product_parameters(const struct plan_model *m)
 {
-    return m->layers * 12 * m->width * m->width + m->vocabulary * m->width;
+    return m->layers * block_products(m) + m->vocabulary * m->width;
 }
 
 double plan_model_operations(const struct plan_model *m, int64_t samples)
@@ -58,7 +66,7 @@ double plan_hardware_operations(const struct plan_model *m, int64_t samples, enu
     double attention = 4 * layers * c * (double)m->context;
     double again = 0;
     if (recompute == RECOMPUTE_BLOCK)
-        again = 24 * layers * c * c + attention;
+        again = 2 * layers * (double)block_products(m) + attention;
     if (recompute == RECOMPUTE_ATTENTION)
         again = attention + (with_qkv ? 6 * layers * c * c : 0);
     return plan_model_operations(m, samples) + tokens * again;
@@ -101,6 +109,8 @@ char *plan_layout_text(const struct plan_layout *l, char *out)
         ADD(", tensor %d%s", l->axes.tensor, l->sequence ? ", sequence" : "");
     if (l->axes.context > 1)
         ADD(", context %d", l->axes.context);
+    if (l->axes.expert > 1)
+        ADD(", expert %d", l->axes.expert);
     if (l->axes.pipeline > 1)
         ADD(", pipeline %d %s", l->axes.pipeline, schedules[l->schedule]);
     if (l->axes.chunks > 1)

@@ -1,7 +1,8 @@
 /* What the planner knows of a model: its parameters and its operations, counted. Pure functions.
  *
  * A GPT of L blocks of width c: a block has 12 c^2 + 13 c parameters (model/gpt.c), and its products take 2 operations a weight and
- * token forward, twice that backward; attention's two products take 4 c s a token over a context of s. */
+ * token forward, twice that backward; attention's two products take 4 c s a token over a context of s. With E experts, each an MLP of
+ * 8 c^2 + 5 c, and a router of E c in the MLP's place, a token's operations are those of the router and of the experts that it chooses. */
 #ifndef PLAN_MODEL_H
 #define PLAN_MODEL_H
 
@@ -12,6 +13,8 @@ struct plan_model {
     int64_t layers, width, heads, context, vocabulary;
     bool tied;
     bool dropout; /* any */
+    int64_t experts, choices; /* of each block; a token's. 0: one MLP for all tokens */
+    double capacity_factor;
 };
 
 /* What activations and products are computed in. */
@@ -47,13 +50,13 @@ struct plan_layout {
 /* The modes that CONFIG asks for. */
 struct plan_modes plan_modes_of(const struct config *config);
 
-/* The model that CONFIG describes. CAIRN_ECONFIG if it leaves the vocabulary to the dataset, or has experts. */
+/* The model that CONFIG describes. CAIRN_ECONFIG if it leaves the vocabulary to the dataset. */
 cairn_err plan_model_of(const struct config *config, struct plan_model *model);
 
 /* The type that CONFIG's precision stands for. CAIRN_ECONFIG for float64, which no plan is made for. */
 cairn_err plan_type_of(const struct config *config, enum plan_type *type);
 
-/* All parameters; those that products read (embeddings aside, the head's among them). */
+/* All parameters; those that a token's products read (embeddings aside, the head's among them; of experts, those of its choices). */
 int64_t plan_parameters(const struct plan_model *model);
 int64_t plan_product_parameters(const struct plan_model *model);
 

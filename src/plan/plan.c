@@ -210,6 +210,19 @@ static bool fits_axis(int wanted, int64_t value)
     return wanted == 0 || wanted == value;
 }
 
+/* Groups of the data axis that share a block's experts, as many to each. */
+static void try_experts(struct search *s, struct plan_layout *l)
+{
+    int64_t experts = s->model->experts > 0 ? s->model->experts : 1;
+    const struct range groups = range_of(s->wanted->axes.expert, 1, least(experts, l->axes.data));
+    for (int64_t e = groups.first; e <= groups.last; e++)
+        if (experts % e == 0 && l->axes.data % e == 0) {
+            l->axes.expert = (int)e;
+            try_batches(s, l);
+        }
+    l->axes.expert = 1;
+}
+
 /* Stages, and what is left for data. */
 static void try_pipelines(struct search *s, struct plan_layout *l)
 {
@@ -225,7 +238,7 @@ static void try_pipelines(struct search *s, struct plan_layout *l)
         else if (s->model->heads % l->axes.tensor != 0 && s->wanted->axes.tensor == 0)
             reason(s, REFUSED_HEADS, l->axes.tensor)->count++;
         else
-            try_batches(s, l);
+            try_experts(s, l);
     }
 }
 

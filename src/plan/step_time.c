@@ -26,7 +26,7 @@ struct step {
 /* A piece's, or a stage's, times for one microbatch. What is sent to the neighbours and hides under nothing is in both passes. */
 struct piece_time {
     double forward, backward_input, backward_weight;
-    double tensor, sending; /* of these */
+    double tensor, expert, sending; /* of these */
 };
 
 /* A piece's result to the next stage, or its gradient back. */
@@ -52,7 +52,8 @@ static struct piece_time piece_time_of(const struct step *s, int index)
     double shown = (1 - s->machine->software->pipeline_overlap) * send_seconds(s);
     struct piece_time t = {.forward = layers * block_time_forward(b) + shown, .backward_weight = layers * b->backward_weight,
                            .backward_input = layers * (block_time_backward(b) - b->backward_weight) + shown,
-                           .tensor = layers * (b->tensor_forward + b->tensor_backward + b->tensor_again), .sending = 2 * shown};
+                           .tensor = layers * (b->tensor_forward + b->tensor_backward + b->tensor_again),
+                           .expert = layers * (b->expert_forward + b->expert_backward + b->expert_again), .sending = 2 * shown};
     if (index == count - 1) {
         t.forward += block_time_forward(h);
         t.backward_input += block_time_backward(h) - h->backward_weight;
@@ -73,7 +74,7 @@ static struct piece_time stage_of(const struct step *s, int stage)
     for (int chunk = 0; chunk < s->layout->axes.chunks; chunk++) {
         struct piece_time t = piece_time_of(s, chunk * s->layout->axes.pipeline + stage);
         sum = (struct piece_time){sum.forward + t.forward, sum.backward_input + t.backward_input, sum.backward_weight + t.backward_weight,
-                                  sum.tensor + t.tensor, sum.sending + t.sending};
+                                  sum.tensor + t.tensor, sum.expert + t.expert, sum.sending + t.sending};
     }
     return sum;
 }
@@ -138,17 +139,29 @@ static cairn_err simulate_makespan(const struct step *s, double *makespan)
 
 /* ---- the data group ---- */
 
-static struct link_group replicas_of(const struct step *s)
+/* Ranks that hold the same parameters, those of experts where EXPERT, the layout's axis, is above 1. */
+static struct link_group replicas_of(const struct step *s, int expert)
 {
     const struct layout *a = &s->layout->axes;
-    return link_group_of(s->machine, a->data * a->context, a->tensor);
+    return link_group_of(s->machine, a->data * a->context / expert, a->tensor * expert);
 }
 
-static double scatter(const struct step *s, double bytes)
+static double scatter_among(const struct step *s, int expert, double bytes)
 {
-    const struct link_group group = replicas_of(s);
+    const struct link_group group = replicas_of(s, expert);
     return s->machine->software->direct_reduce ? link_direct_seconds(s->machine, &group, bytes)
                                                : link_scatter_seconds(s->machine, &group, bytes);
+}
+
+/* Of the first stage's parameters, SIZE bytes each. */
+static double scatter(const struct step *s, double size)
+{
+    const struct hardware_software *software = s->machine->software;
+    double elements = (double)memory_stage_parameters(s->model, s->layout, software, 0);
+    double experts = (double)memory_stage_experts(s->model, s->layout, software, 0);
+    int expert = s->layout->axes.expert;
+    return expert == 1 ? scatter_among(s, 1, size * elements)
+                       : scatter_among(s, 1, size * (elements - experts)) + scatter_among(s, expert, size * experts);
 }
 
 /* Exchanges run on processors and memory that computation then lacks: NCCL's 16 to 24 channels of 108 or 132 processors. */
@@ -166,7 +179,7 @@ static const double compression_bytes = 20;
 /* Bucket by bucket, WINDOW seconds of it under the backward pass; a rank sends as much as a ring that scatters R / (R - 1) times that. */
 static double compressed_seconds(const struct step *s, double window)
 {
-    const struct link_group group = replicas_of(s);
+    const struct link_group group = replicas_of(s, 1);
     const struct exchange_size e = exchange_compressed(s->model, s->layout, s->machine->software, 0);
     double ring = (double)e.sent * group.ranks / (group.ranks - 1);
     return shown(s, link_scatter_seconds(s->machine, &group, ring), window) +
@@ -178,11 +191,11 @@ static void add_data(const struct step *s, const struct piece_time *busiest, str
     const struct plan_layout *l = s->layout;
     if (l->axes.data * l->axes.context == 1)
         return;
-    double elements = (double)memory_stage_parameters(s->model, l, s->machine->software, 0), size = plan_type_size(s->machine->type);
-    double gradients = scatter(s, 4 * elements), weights = scatter(s, size * elements), times = s->microbatches;
+    double gradients = scatter(s, 4), weights = scatter(s, plan_type_size(s->machine->type)), times = s->microbatches;
     if (l->modes.local_steps > 0) { /* weights are summed once in so many steps, and nothing hides it */
-        const struct link_group group = replicas_of(s);
-        out->data = link_reduce_seconds(s->machine, &group, 4 * elements) / (double)l->modes.local_steps;
+        const struct link_group group = replicas_of(s, 1);
+        double bytes = 4 * (double)memory_stage_parameters(s->model, l, s->machine->software, 0);
+        out->data = link_reduce_seconds(s->machine, &group, bytes) / (double)l->modes.local_steps;
         return;
     }
     if (l->modes.compress != CONFIG_COMPRESS_NONE) {
@@ -201,15 +214,20 @@ static void add_data(const struct step *s, const struct piece_time *busiest, str
 
 static void add_optimizer(const struct step *s, struct step_time *out)
 {
-    double elements = (double)memory_stage_parameters(s->model, s->layout, s->machine->software, 0) / (s->layout->zero >= 1 ? s->layout->axes.data * s->layout->axes.context : 1);
-    out->optimizer = kernel_stream_seconds(s->machine->gpu, elements * s->machine->software->optimizer_bytes, 10);
+    const struct hardware_software *software = s->machine->software;
+    const struct layout *a = &s->layout->axes;
+    double replicas = s->layout->zero >= 1 ? a->data * a->context : 1, holders = s->layout->zero >= 1 ? replicas / a->expert : 1;
+    double experts = (double)memory_stage_experts(s->model, s->layout, software, 0);
+    double elements = ((double)memory_stage_parameters(s->model, s->layout, software, 0) - experts) / replicas + experts / holders;
+    out->optimizer = kernel_stream_seconds(s->machine->gpu, elements * software->optimizer_bytes, 10);
 }
 
 static struct step_time finish(const struct step *s, const struct piece_time *busiest, double makespan)
 {
-    struct step_time out = {.tensor = s->microbatches * busiest->tensor, .sending = s->microbatches * busiest->sending};
+    struct step_time out = {.tensor = s->microbatches * busiest->tensor, .expert = s->microbatches * busiest->expert,
+                            .sending = s->microbatches * busiest->sending};
     double busy = s->microbatches * whole(busiest);
-    out.computing = busy - out.tensor - out.sending;
+    out.computing = busy - out.tensor - out.expert - out.sending;
     out.bubble = fmax(0, makespan - busy);
     add_data(s, busiest, &out);
     add_optimizer(s, &out);

@@ -8,6 +8,7 @@
 struct step_time {
     double computing; /* kernels of the microbatches, recomputation among them */
     double tensor;    /* the tensor group's exchanges, as far as they show */
+    double expert;    /* those of ranks that share experts */
     double bubble;    /* waiting for other stages */
     double sending;   /* between stages, as far as it takes time from computing */
     double data;      /* the data group's exchanges, as far as they show */

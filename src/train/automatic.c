@@ -61,6 +61,7 @@ static bool keep_sums(const struct trainer *t, struct plan_constraints *w)
         return false;
     w->axes.tensor = w->axes.tensor ? w->axes.tensor : (int)before.parallel.tensor;
     w->axes.context = w->axes.context ? w->axes.context : (int)before.parallel.context;
+    w->axes.expert = w->axes.expert ? w->axes.expert : (int)before.parallel.expert;
     if (w->sequence < 0 && before.parallel.tensor > 1)
         w->sequence = before.parallel.sequence;
     if (w->axes.data == 0 && copies_change_sums(t->config))
@@ -119,8 +120,9 @@ static cairn_err search(const struct trainer *t, const struct plan_model *model,
         }
         if (result->count > 0)
             return CAIRN_OK;
-        log_warning("parallel: auto finds no layout of %d ranks with the checkpoint's tensor %d and context %d: others change the last bits",
-                    machine_gpus(m), kept.axes.tensor, kept.axes.context);
+        char axes[LAYOUT_TEXT_SIZE];
+        log_warning("parallel: auto finds no layout of %d ranks with the checkpoint's %s: others change the last bits", machine_gpus(m),
+                    layout_sums_text(&kept.axes, axes));
         plan_result_free(result);
     }
     return plan_best(model, batch, m, &free, 2, result);

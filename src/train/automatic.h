@@ -5,8 +5,8 @@
 #include "train/trainer.h"
 
 /* Collective. What t->config has the planner choose is chosen into t->chosen, for the backend's threads and the ranks and memory that
- * there are; t->config is that one from then on, and rank 0 tells. Where a checkpoint is gone on from, its tensor
- * and context axes and the sharing of rows are kept if they fit: others would change the last bits. CAIRN_ECONFIG, on all ranks, where
+ * there are; t->config is that one from then on, and rank 0 tells. Where a checkpoint is gone on from, its tensor,
+ * context and expert axes and the sharing of rows are kept if they fit: others would change the last bits. CAIRN_ECONFIG, on all ranks, where
  * nothing fits. */
 cairn_err automatic_layout(struct trainer *t);
 

@@ -32,13 +32,27 @@ check 'its memory' grep -Eq '^  parameters [0-9.]+, gradients [0-9.]+, optimizer
 check 'its time' grep -Eq '^  waiting for other stages +[0-9.]+ s +[0-9.]+ %$' "$scratch/got.out"
 check 'both rates' grep -Eq '^model [0-9.]+ Tflop/s a GPU, [0-9.]+ % of peak; with recomputation [0-9.]+, [0-9.]+ %; [0-9]+ tokens/s$' "$scratch/got.out"
 
+# Eight experts in each block: groups of 1, 2, 4 and 8.
+: >"$scratch/err"
+expect 'a model with experts' 0 plan --nodes 2 --gpu A100-80 model.experts=8
+check 'is larger' grep -Eq '^6\.96 B parameters' "$scratch/got.out"
+check 'the fastest share them' grep -Eq '^ +[0-9]+ +[0-9]+s? +1 +8 ' "$scratch/got.out"
+expect 'groups that the config gives' 0 plan --nodes 2 --gpu A100-80 model.experts=8 parallel=auto parallel.expert=4
+grep -E '^ +[0-9]+ +[0-9]+s? +[0-9]+ .* (none|attn|block) ' "$scratch/got.out" >"$scratch/table"
+check 'are kept' sh -c 'test -s "$1" && ! grep -Evq "^ +[0-9]+ +[0-9]+s? +[0-9]+ +4 " "$1"' - "$scratch/table"
+check 'and said of what does not fit' grep -Eq 'the nearest by .*, expert 4,' "$scratch/got.out"
+: >"$scratch/err"
+expect 'one layout of it' 0 plan --nodes 2 --gpu A100-80 --layout tensor=2,expert=8,microbatch=2,zero=1 model.experts=8
+check 'its group of experts' grep -qx 'data 8, tensor 2, expert 8, microbatch 2, zero 1' "$scratch/got.out"
+check 'their exchanges' grep -Eq "^  experts' exchanges +[0-9.]+ s +[0-9.]+ %$" "$scratch/got.out"
+
 # The keys of a JSON object printed with two spaces a level, those of its first inner objects among them, in their order.
 keys() { sed -n 's/^ *"\([a-z_]*\)": .*/\1/p' "$1" | tr '\n' ' '; }
 : >"$scratch/err"
 expect 'one layout as JSON' 0 plan --nodes 2 --gpu A100-80 --layout $layout --json
-one='layout data tensor context pipeline chunks schedule microbatches samples zero sequence recompute'
+one='layout data tensor context pipeline chunks expert schedule microbatches samples zero sequence recompute'
 one="$one memory_bytes parameters gradients optimizer activations buffers total limit fits"
-one="$one seconds step computing tensor bubble sending data optimizer model_flops_per_gpu model_percent_of_peak"
+one="$one seconds step computing tensor expert bubble sending data optimizer model_flops_per_gpu model_percent_of_peak"
 one="$one hardware_flops_per_gpu hardware_percent_of_peak tokens_per_second"
 request='request parameters batch_samples context nodes gpus_per_node gpu network software precision'
 ends='checkpoints bytes write_seconds mtbf_seconds interval_seconds interval_steps lost_share'
@@ -60,7 +74,11 @@ refuse() {
 }
 refuse 'no GPU' 'plan needs --gpu, --nodes and --gpus-per-node, of one at least; see cairn plan --help' plan --nodes 1
 refuse 'no vocabulary' 'a plan reads no dataset: give model.vocabulary' plan --nodes 1 --gpu H100 model.vocabulary=0
-refuse 'experts' 'no plan is made for models with experts (model.experts is 8)' plan --nodes 1 --gpu H100 model.experts=8
+refuse 'groups of experts that are none' '--layout: expert is 2, but model.experts is 0: there are none to share' \
+    plan --nodes 1 --gpu H100 --layout expert=2
+: >"$scratch/out"
+expect 'groups that do not share the experts evenly' 2 plan --nodes 1 --gpu H100 --layout expert=4 model.experts=6
+check 'are refused as a run would' grep -q 'parallel.expert is 4, which does not divide the 6 experts of a block; the nearest' "$scratch/got.err"
 refuse 'float64' 'precision float64 is for tests; no plan is made for it' plan --nodes 1 --gpu H100 precision=float64
 refuse 'bfloat16 on a V100' 'a V100-32 has no products of bfloat16' plan --nodes 1 --gpu V100-32
 refuse 'a layout that is no list' "--layout: expected NAME=VALUE, found 'tensor'" plan --nodes 1 --gpu H100 --layout tensor

@@ -34,7 +34,7 @@ for ranks in 1 2 4; do
 done
 told 'rank 0 tells what was chosen and why' 'parallel: auto chose data 4, .*: by plan [0-9]+ of [0-9]+ MB a rank and [0-9.e-]+ s a step; [0-9]+ layouts'
 told 'and what would have been next' 'next best: .*: [0-9]+ MB, [0-9.e-]+ s'
-check 'the merged config says that it was chosen' test "$(chosen auto4 auto)" = '"data tensor context pipeline chunks schedule zero sequence recompute"'
+check 'the merged config says that it was chosen' test "$(chosen auto4 auto)" = '"data tensor context pipeline expert chunks schedule zero sequence recompute"'
 check 'and what' test "$(chosen auto4 data)" = 4
 
 # Libraries take some 97 MB.
@@ -44,7 +44,7 @@ check 'stages and ZeRO' test "$(chosen tight pipeline)" -gt 1 -a "$(chosen tight
 train_auto 4 run_dir=given parallel.memory=106 parallel.pipeline=1 parallel.tensor=1
 same 'what is given stays: one stage' given
 check 'blocks are computed again then' test "$(chosen given pipeline) $(chosen given tensor) $(chosen given recompute)" = '1 1 block'
-check 'the list tells what was chosen' test "$(chosen given auto)" = '"data context chunks schedule zero sequence recompute"'
+check 'the list tells what was chosen' test "$(chosen given auto)" = '"data context expert chunks schedule zero sequence recompute"'
 train_auto 4 run_dir=none parallel.memory=98
 status=$?
 check 'too little is refused' test $status = 2
@@ -77,6 +77,18 @@ for file in broken/checkpoints/step-*/state.h5; do : >"$file"; done
 train_auto 1 run_dir=broken
 told 'a checkpoint of which the layout cannot be read is told' 'warning: parallel: auto does not know the checkpoint.s layout, another one may change the last bits: '
 
+# Experts are shared where memory is short, and a restart on fewer ranks keeps how.
+experts='model.experts=4 parallel.tensor=1 parallel.context=1 parallel.pipeline=1 parallel.zero=0'
+train_auto 4 run_dir=shared steps=2 $experts parallel.memory=MEM
+told 'experts are shared' 'parallel: auto chose data 4, expert 2, '
+train 4 run_dir=written_experts model.experts=4 parallel.expert=2
+expected=$(hash_of written_experts)
+train_auto 2 run_dir=shared $experts
+same 'a restart on fewer ranks keeps the groups, and so the bits' shared
+check 'of two' test "$(chosen shared expert) $(chosen shared data)" = '2 2'
+train_auto 1 run_dir=shared steps=6 $experts
+told 'where they do not fit, it says so' 'warning: parallel: auto finds no layout of 1 ranks with the checkpoint.s tensor 1 and context 1 and expert 2'
+
 # What is given need not be what it would look at.
 train_auto 3 run_dir=thirds parallel.context=3
 told 'sequences shared by three' '^done: 4 steps'
@@ -90,8 +102,6 @@ check 'which share no state' test "$(chosen local zero)" = 0
 # What it cannot plan.
 train_auto 2 run_dir=none parallel.sync=server
 told 'parameter servers' 'error: parallel: auto does not plan parameter servers; with parallel.sync server give the layout'
-train_auto 2 run_dir=none model.experts=2
-told 'experts' 'error: parallel: auto: no plan is made for models with experts .model.experts is 2.'
 train_auto 2 run_dir=none precision=float64 device=reference
 told 'float64' 'error: parallel: auto: precision float64 is for tests; no plan is made for it'
 CAIRN_MPIEXEC=$MPIEXEC

@@ -298,7 +298,7 @@ static void expect_auto(const char *text, int count, char *const *overrides, con
     config_free(&c);
 }
 
-#define ALL_AUTO "data tensor context pipeline chunks schedule zero sequence recompute"
+#define ALL_AUTO "data tensor context pipeline expert chunks schedule zero sequence recompute"
 
 Test(config, auto_chooses_what_is_not_given)
 {
@@ -307,9 +307,9 @@ Test(config, auto_chooses_what_is_not_given)
     expect_auto(PATH, 1, automatic, ALL_AUTO);
     expect_auto(PATH, 0, NULL, "none");
     expect_auto(PATH "parallel: {auto: none}\n", 0, NULL, "none");
-    expect_auto(PATH "parallel: {auto: all, tensor: 1, zero: 2, data: auto}\n", 0, NULL, "data context pipeline chunks schedule sequence recompute");
-    expect_auto(PATH "parallel: {zero: 1}\n", 1, automatic, "data tensor context pipeline chunks schedule sequence recompute");
-    expect_auto(PATH "parallel: auto\n", 1, tensor, "data context pipeline chunks schedule zero sequence recompute");
+    expect_auto(PATH "parallel: {auto: all, tensor: 1, zero: 2, data: auto}\n", 0, NULL, "data context pipeline expert chunks schedule sequence recompute");
+    expect_auto(PATH "parallel: {zero: 1}\n", 1, automatic, "data tensor context pipeline expert chunks schedule sequence recompute");
+    expect_auto(PATH "parallel: auto\n", 1, tensor, "data context pipeline expert chunks schedule zero sequence recompute");
     /* as a run writes it down: what was chosen stands beside the list, and is not given */
     expect_auto(PATH "parallel: {auto: 'zero, tensor', tensor: 2, zero: 1}\n", 0, NULL, "tensor zero");
     expect_auto(PATH "parallel: {auto: tensor zero, tensor: 4, zero: 1}\n", 1, tensor, "zero");

@@ -250,12 +250,16 @@ Test(plan, what_a_config_gives_is_kept)
     c.parallel.tensor = 2;
     c.parallel.context = c.parallel.chunks = 1;
     c.parallel.data = 7;
+    c.parallel.expert = 4;
     c.parallel.schedule = CONFIG_ZERO_BUBBLE;
     c.parallel.compress = CONFIG_COMPRESS_TOPK;
     const struct plan_constraints w = plan_constraints_of(&c);
     cr_expect(w.axes.data == 0 && w.axes.pipeline == 0 && w.axes.tensor == 2 && w.axes.context == 1 && w.axes.chunks == 1 && w.samples == 2);
     cr_expect(w.zero == -1 && w.recompute == -1 && w.schedule == CONFIG_ZERO_BUBBLE && w.sequence == 0);
     cr_expect_eq(w.zero_most, 1, "compression goes with zero 1 at most");
+    cr_expect_eq(w.axes.expert, 1, "and with no groups of experts");
+    c.parallel.compress = CONFIG_COMPRESS_NONE;
+    cr_expect_eq(plan_constraints_of(&c).axes.expert, 4);
     char rows[] = "sequence";
     c.parallel.automatic = rows;
     cr_expect_eq(plan_constraints_of(&c).sequence, 0, "dropout of rows that are no whole draws is refused");
@@ -323,6 +327,17 @@ Test(plan, what_is_given_is_looked_at)
     cr_expect_neq(best_of(&m, 12, 2, &chunks).schedule, CONFIG_INTERLEAVED);
     many.axes.chunks = 20;
     cr_expect_eq(best_of(&m, 12, 2, &many).axes.chunks, 20);
+    struct plan_model parted = m;
+    parted.experts = 6;
+    parted.choices = 2;
+    parted.capacity_factor = 1.25;
+    struct plan_constraints groups = plan_unconstrained;
+    for (groups.axes.expert = 1; groups.axes.expert <= 6; groups.axes.expert++)
+        cr_expect_eq(best_of(&parted, 24, 12, &groups).axes.expert, groups.axes.expert == 4 || groups.axes.expert == 5 ? 0 : groups.axes.expert);
+    groups.axes.expert = 0;
+    cr_expect_gt(best_of(&parted, 24, 12, &groups).axes.data, 0);
+    groups.axes.expert = 2;
+    cr_expect_eq(best_of(&m, 24, 12, &groups).axes.data, 0, "no experts to share");
     rows.sequence = 1;
     rows.axes.tensor = 1;
     cr_expect_eq(best_of(&m, 12, 2, &rows).axes.tensor, 1, "rows that nobody shares");

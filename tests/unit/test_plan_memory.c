@@ -5,7 +5,9 @@
 
 #include "model/gpt.h"
 #include "plan/exchange.h"
+#include "plan/experts.h"
 #include "train/compressed.h"
+#include "train/shares.h"
 
 static const struct hardware_software cairn = {.name = "cairn", .flash = 3, .keeps_copy = true, .recomputes_qkv = true};
 static const struct hardware_software megatron = {.name = "megatron", .keeps_copy = true, .keeps_masks = true, .keeps_logits = true, .gradient_vectors = 1,
@@ -54,6 +56,33 @@ Test(plan_memory, state_by_hand)
     cr_assert_eq(memory_of_stage(&tiny, &l, &rules, 0).parameters, n / 2);
 }
 
+/* The same with four experts of 8 * 64 + 5 * 8 = 552 and 8 more for the router, of which a token uses two; 4 * 64 + 8 * 8 = 320 besides. */
+static const struct plan_model tiny_experts = {.layers = 2, .width = 8, .heads = 2, .context = 4, .vocabulary = 10, .tied = true, .experts = 4,
+                                               .choices = 2, .capacity_factor = 1.25};
+
+Test(plan_memory, experts_by_hand)
+{
+    const struct memory_rules rules = {PLAN_FLOAT32, &cairn, 0, 0};
+    struct plan_layout l = layout_of(4, 1, 1, 8, 1);
+    int64_t ends = 80 + 32 + 16, around = 2 * (320 + 4 * 8) + ends;
+    cr_assert_eq(plan_parameters(&tiny_experts), around + 2 * 4 * 552);
+    cr_assert_eq(plan_product_parameters(&tiny_experts), 2 * (4 * 64 + 4 * 8 + 2 * 8 * 64) + 80);
+    cr_assert_float_eq(plan_model_operations(&tiny_experts, 3), 3 * 12 * (2.0 * (2 * 1312 + 80) + 4 * 2 * 8 * 4), 1e-6);
+    cr_assert_float_eq(plan_hardware_operations(&tiny_experts, 3, RECOMPUTE_BLOCK, true) - plan_model_operations(&tiny_experts, 3),
+                       12 * (2.0 * 2 * 1312 + 4 * 2 * 8 * 4), 1e-6);
+    cr_assert_eq(memory_stage_parameters(&tiny_experts, &l, &cairn, 0), plan_parameters(&tiny_experts));
+    l.axes.expert = 2;
+    cr_assert_eq(memory_stage_experts(&tiny_experts, &l, &cairn, 0), 2 * 2 * 552);
+    cr_assert_eq(memory_stage_parameters(&tiny_experts, &l, &cairn, 0), around + 2 * 2 * 552);
+    l.zero = 1; /* pairs hold the same experts, all four the rest */
+    cr_assert_eq(memory_of_stage(&tiny_experts, &l, &rules, 0).optimizer, 8 * (around / 4 + 2 * 2 * 552 / 2));
+    /* four tokens choose two each: two and a half an even share, three rows an expert */
+    l.zero = 0;
+    cr_assert_eq(plan_experts_of(&tiny_experts, &l).packed, 4 * 3);
+    l.axes.tensor = 2; /* half of the hidden columns, all of the contracting biases */
+    cr_assert_eq(plan_experts_parameters(&tiny_experts, &l), 2 * (2 * 8 * 16 + 16 + 8));
+}
+
 /* Korthikanti et al., arXiv 2205.05198, equations 2, 4 and 6 and table 2, with dropout: bytes a block of s b h (...). */
 Test(plan_memory, activations_of_published_formulas)
 {
@@ -87,38 +116,87 @@ struct shape {
     int pieces, piece, recompute;
     bool split, dropout;
     enum dtype act;
+    int tensor, expert;
+    bool sequence;
 };
 
-/* Bytes of one microbatch's slot and of the scratch memory. */
-static double graph_bytes(const struct plan_model *m, int64_t samples, const struct shape *s)
+/* What a rank of the shape really has. */
+struct real {
+    double activations;    /* bytes of one microbatch's slot and of the scratch memory */
+    int64_t parameters;
+    int64_t own, experts;  /* a replica's largest share of all, as ZeRO divides it; experts' buckets, of all it holds */
+    int64_t largest;       /* bucket */
+};
+
+/* REPLICAS hold the same parameters, REPLICAS / EXPERT of them the same experts. */
+static void count_shares(const struct graph *g, int replicas, int expert, struct real *out)
+{
+    for (int replica = 0; replica < replicas; replica++) {
+        int64_t own = 0;
+        for (int b = 0; b < graph_bucket_count(g); b++) {
+            int64_t begin, length;
+            bool of_expert = expert > 1 && bucket_is_of_expert(g, b);
+            int holders = of_expert ? replicas / expert : replicas;
+            share_of_bucket(g, b, holders, of_expert ? replica / expert : replica, &begin, &length);
+            own += graph_bucket_at(g, b)->lookup_of < 0 ? length : 0;
+        }
+        out->own = own > out->own ? own : out->own;
+    }
+    for (int b = 0; b < graph_bucket_count(g); b++) {
+        const struct graph_bucket *bucket = graph_bucket_at(g, b);
+        out->experts += bucket_is_of_expert(g, b) ? bucket->elements : 0;
+        out->largest = bucket->elements > out->largest ? bucket->elements : out->largest;
+    }
+    for (int i = 0; i < graph_parameter_count(g); i++)
+        out->parameters += graph_parameter_at(g, i)->elements;
+}
+
+enum { REPLICAS = 4 };
+
+static struct real real_of(const struct plan_model *m, int64_t samples, const struct shape *s)
 {
     const struct gpt gpt = {.layers = m->layers, .width = m->width, .heads = m->heads, .vocabulary = m->vocabulary, .tied = m->tied,
-                            .dropout = s->dropout ? 0.1f : 0};
+                            .dropout = s->dropout ? 0.1f : 0, .experts = m->experts, .choices = m->choices, .capacity_factor = m->capacity_factor};
+    struct group tensor = {.size = s->tensor}, experts = {.size = s->expert}; /* of them this is the first, and it exchanges nothing */
     const struct backend_options options = {.act = s->act, .threads = 1, .instruction_set = "auto"};
     const struct graph_options wanted = {.samples = samples, .context = m->context, .training = true, .recompute = s->recompute,
-                                         .split_backward = s->split};
+                                         .split_backward = s->split, .tensor = s->tensor > 1 ? &tensor : NULL, .sequence = s->sequence,
+                                         .experts = s->expert > 1 ? &experts : NULL};
     const struct gpt_piece piece = gpt_piece_of(&gpt, m->context, s->pieces, s->piece);
     struct backend *backend;
     cr_assert_eq(backend_open("cpu", &options, &backend), CAIRN_OK, "%s", cairn_err_message());
     struct graph *g = graph_new(backend, &wanted);
     gpt_declare(g, &gpt, &piece, m->context, true, NULL, NULL);
     cr_assert_eq(graph_finish(g), CAIRN_OK, "%s", cairn_err_message());
-    double bytes = (double)(graph_slot_bytes(g) + graph_scratch_bytes(g));
+    struct real r = {.activations = (double)(graph_slot_bytes(g) + graph_scratch_bytes(g))};
+    count_shares(g, REPLICAS, s->expert, &r);
     graph_free(g);
     backend->table->close(backend);
-    return bytes;
+    return r;
+}
+
+/* Differs by at most SHARE. */
+static void compare_model(const struct plan_model *model, const struct shape *s, double share)
+{
+    struct plan_model m = *model;
+    m.dropout = s->dropout;
+    const struct memory_rules rules = {s->act == DTYPE_BF16 ? PLAN_BFLOAT16 : PLAN_FLOAT32, &cairn, 0, 0};
+    struct plan_layout l = layout_of(s->expert, s->tensor, s->pieces, s->expert, 2); /* a microbatch each: one slot whatever the stage */
+    l.axes.expert = s->expert;
+    l.sequence = s->sequence;
+    l.recompute = (enum config_recompute)s->recompute;
+    l.schedule = s->split ? CONFIG_ZERO_BUBBLE : CONFIG_1F1B;
+    double real = real_of(&m, l.samples, s).activations, planned = (double)memory_of_stage(&m, &l, &rules, s->piece).activations;
+    cr_expect(fabs(planned / real - 1) <= share,
+              "piece %d of %d, recompute %d, split %d, dropout %d, %s, tensor %d, sequence %d, expert %d: planned %.0f, the graph takes %.0f (%+.1f %%)",
+              s->piece, s->pieces, s->recompute, s->split, s->dropout, dtype_name(s->act), s->tensor, s->sequence, s->expert, planned, real,
+              100 * (planned / real - 1));
 }
 
 static void compare(const struct shape *s)
 {
-    const struct plan_model m = {.layers = 12, .width = 128, .heads = 4, .context = 64, .vocabulary = 200, .tied = true, .dropout = s->dropout};
-    const struct memory_rules rules = {s->act == DTYPE_BF16 ? PLAN_BFLOAT16 : PLAN_FLOAT32, &cairn, 0, 0};
-    struct plan_layout l = layout_of(1, 1, s->pieces, 1, 2); /* one microbatch: one slot whatever the stage */
-    l.recompute = (enum config_recompute)s->recompute;
-    l.schedule = s->split ? CONFIG_ZERO_BUBBLE : CONFIG_1F1B;
-    double real = graph_bytes(&m, l.samples, s), planned = (double)memory_of_stage(&m, &l, &rules, s->piece).activations;
-    cr_expect(fabs(planned / real - 1) <= 0.05, "piece %d of %d, recompute %d, split %d, dropout %d, %s: planned %.0f, the graph takes %.0f (%+.1f %%)",
-              s->piece, s->pieces, s->recompute, s->split, s->dropout, dtype_name(s->act), planned, real, 100 * (planned / real - 1));
+    const struct plan_model m = {.layers = 12, .width = 128, .heads = 4, .context = 64, .vocabulary = 200, .tied = true};
+    compare_model(&m, s, 0.05);
 }
 
 Test(plan_memory, activations_are_the_graphs)
@@ -129,7 +207,79 @@ Test(plan_memory, activations_are_the_graphs)
                 for (int dropout = 0; dropout < 2; dropout++)
                     for (int half = 0; half < 2; half++)
                         for (int split = 0; split < (pieces > 1 ? 2 : 1); split++)
-                            compare(&(struct shape){pieces, piece, recompute, split, dropout, half ? DTYPE_BF16 : DTYPE_F32});
+                            compare(&(struct shape){pieces, piece, recompute, split, dropout, half ? DTYPE_BF16 : DTYPE_F32, 1, 1, false});
+}
+
+static void compare_experts(int recompute, bool half, int tensor, bool sequence)
+{
+    const struct plan_model m = {.layers = 12, .width = 128, .heads = 4, .context = 64, .vocabulary = 200, .tied = true, .experts = 4,
+                                 .choices = 2, .capacity_factor = 1.25};
+    for (int expert = 1; expert <= 4; expert *= 2)
+        for (int pieces = 1; pieces <= 3; pieces += 2)
+            for (int split = 0; split < (pieces > 1 ? 2 : 1); split++)
+                for (int dropout = 0; dropout < 2; dropout++)
+                    compare_model(&m, &(struct shape){pieces, pieces - 1, recompute, split, dropout, half ? DTYPE_BF16 : DTYPE_F32, tensor, expert,
+                                                      sequence}, 0.025);
+}
+
+Test(plan_memory, activations_of_experts_are_the_graphs)
+{
+    for (int recompute = RECOMPUTE_NONE; recompute <= RECOMPUTE_BLOCK; recompute++)
+        for (int half = 0; half < 2; half++)
+            for (int tensor = 1; tensor <= 2; tensor++)
+                for (int sequence = 0; sequence < tensor; sequence++)
+                    compare_experts(recompute, half, tensor, sequence);
+}
+
+static const struct plan_model with_experts = {.layers = 4, .width = 256, .heads = 8, .context = 64, .vocabulary = 256, .experts = 4, .choices = 2,
+                                               .capacity_factor = 1.25};
+
+/* What the run time holds of parameters, moments and gradients, over REPLICAS copies of EIGHT microbatches. */
+static void compare_state(int expert, int tensor, int zero)
+{
+    enum { EIGHT = 8, MOMENTS = 8, GRADIENT = 4 };
+    const struct memory_rules rules = {PLAN_FLOAT32, &cairn, 0, 0};
+    struct plan_layout l = layout_of(REPLICAS, tensor, 1, EIGHT, 1);
+    l.axes.expert = expert;
+    l.zero = zero;
+    const struct real real = real_of(&with_experts, 1, &(struct shape){1, 0, RECOMPUTE_NONE, false, false, DTYPE_F32, tensor, expert, false});
+    const struct plan_memory p = memory_of_stage(&with_experts, &l, &rules, 0);
+    int64_t held = memory_stage_parameters(&with_experts, &l, &cairn, 0), moments = zero > 0 ? real.own : real.parameters;
+    int64_t gradients = zero > 1 ? real.own : real.parameters;
+    cr_expect_eq(held, real.parameters, "expert %d, tensor %d: planned %lld, held %lld", expert, tensor, (long long)held, (long long)real.parameters);
+    cr_expect_eq(memory_stage_experts(&with_experts, &l, &cairn, 0), real.experts);
+    cr_expect_float_eq((double)p.optimizer / (double)(MOMENTS * moments), 1, 0.025, "expert %d, tensor %d, zero %d: moments %lld", expert, tensor,
+                       zero, (long long)p.optimizer);
+    int slots = memory_gradient_slots(&l, &cairn);
+    cr_expect_float_eq((double)p.gradients / (double)(GRADIENT * gradients * slots), 1, 0.025, "expert %d, tensor %d, zero %d: gradients", expert,
+                       tensor, zero);
+    l.zero = 0;
+    int64_t more = p.buffers - memory_of_stage(&with_experts, &l, &rules, 0).buffers;
+    if (zero == 2)
+        cr_expect_eq(more, 3 * real.largest * GRADIENT, "expert %d, tensor %d: three of the largest buckets", expert, tensor);
+}
+
+Test(plan_memory, state_of_experts_is_the_run_times)
+{
+    for (int expert = 1; expert <= 4; expert *= 2)
+        for (int tensor = 1; tensor <= 2; tensor++)
+            for (int zero = 0; zero <= 3; zero++)
+                compare_state(expert, tensor, zero);
+}
+
+/* Groups of two add up four passes of eight microbatches; of five microbatches one group has two passes, the other one. */
+Test(plan_memory, slots_of_experts)
+{
+    struct plan_layout l = layout_of(4, 1, 1, 8, 1);
+    l.axes.expert = 2;
+    cr_expect_eq(memory_gradient_slots(&l, &cairn), 2);
+    l.microbatches = 5;
+    cr_expect_eq(memory_gradient_slots(&l, &cairn), 2);
+    l.axes.expert = 4; /* one group: two passes */
+    l.microbatches = 8;
+    cr_expect_eq(memory_gradient_slots(&l, &cairn), 2);
+    l.microbatches = 32; /* eight passes */
+    cr_expect_eq(memory_gradient_slots(&l, &cairn), 4);
 }
 
 /* ---- other exchanges ---- */
@@ -137,7 +287,8 @@ Test(plan_memory, activations_are_the_graphs)
 /* What compression keeps of the whole model over four replicas, as the run time opens it. */
 static int64_t compressed_bytes(const struct plan_model *m, const struct plan_modes *modes)
 {
-    const struct gpt gpt = {.layers = m->layers, .width = m->width, .heads = m->heads, .vocabulary = m->vocabulary, .tied = m->tied};
+    const struct gpt gpt = {.layers = m->layers, .width = m->width, .heads = m->heads, .vocabulary = m->vocabulary, .tied = m->tied,
+                            .experts = m->experts, .choices = m->choices, .capacity_factor = m->capacity_factor};
     const struct backend_options options = {.act = DTYPE_F32, .threads = 1, .instruction_set = "auto"};
     const struct graph_options wanted = {.samples = 1, .context = m->context, .training = true};
     const struct gpt_piece piece = gpt_piece_of(&gpt, m->context, 1, 0);
@@ -160,15 +311,17 @@ static int64_t compressed_bytes(const struct plan_model *m, const struct plan_mo
 Test(plan_memory, compression_is_the_run_times)
 {
     for (int kind = CONFIG_COMPRESS_BF16; kind <= CONFIG_COMPRESS_POWERSGD; kind++)
-        for (int tied = 0; tied < 2; tied++) {
-            const struct plan_model m = {.layers = 3, .width = 64, .heads = 4, .context = 32, .vocabulary = 301, .tied = tied};
+        for (int variant = 0; variant < 4; variant++) {
+            bool tied = variant % 2, experts = variant / 2;
+            const struct plan_model m = {.layers = 3, .width = 64, .heads = 4, .context = 32, .vocabulary = 301, .tied = tied,
+                                         .experts = experts ? 3 : 0, .choices = experts, .capacity_factor = 1};
             struct plan_layout l = layout_of(4, 1, 1, 4, 1);
             l.modes = (struct plan_modes){.compress = (enum config_compress)kind, .compress_ratio = 0.01, .compress_rank = 4};
             const struct exchange_size e = exchange_compressed(&m, &l, &cairn, 0);
             cr_expect_eq(e.elements, plan_parameters(&m));
             /* of topk a share is kept too, which has no state */
             int64_t planned = e.state + e.most + e.sending + e.receiving + e.parts, taken = compressed_bytes(&m, &l.modes);
-            cr_expect_eq(planned, taken, "kind %d, tied %d: planned %lld, allocated %lld", kind, tied, (long long)planned, (long long)taken);
+            cr_expect_eq(planned, taken, "kind %d, tied %d, experts %d: planned %lld, allocated %lld", kind, tied, experts, (long long)planned, (long long)taken);
         }
 }
 

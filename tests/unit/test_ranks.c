@@ -147,6 +147,14 @@ Test(ranks, auto_keeps_what_changes_the_bits)
     cr_expect_str_eq(r.idle, "no layout of more keeps tensor 1 and context 2, and so the bits");
     expect(ranks_choose(&config, &wide, &seven), 7, 7, 1, true, "auto");
     expect(ranks_choose(&config, NULL, &seven), 7, 7, 1, true, "auto");
+    const struct layout groups = {.tensor = 1, .context = 1, .expert = 4};
+    char experts[] = "data tensor context expert";
+    config.parallel.automatic = experts;
+    config.parallel.pipeline = 1;
+    r = ranks_choose(&config, &groups, &seven);
+    expect(r, 7, 4, 1, true, "auto");
+    cr_expect_str_eq(r.idle, "no layout of more keeps tensor 1 and context 1 and expert 4, and so the bits");
+    config.parallel.automatic = all;
     config.supervise.min_ranks = 7;
     expect(ranks_choose(&config, &last, &seven), 7, 7, 1, true, "auto");
     config.supervise.min_ranks = 1;
