@@ -78,10 +78,10 @@ train_auto 1 run_dir=broken
 told 'a checkpoint of which the layout cannot be read is told' 'warning: parallel: auto does not know the checkpoint.s layout, another one may change the last bits: '
 
 # Experts are shared where memory is short, and a restart on fewer ranks keeps how.
-experts='model.experts=4 parallel.tensor=1 parallel.context=1 parallel.pipeline=1 parallel.zero=0'
-train_auto 4 run_dir=shared steps=2 $experts parallel.memory=MEM
+experts='model.experts=2 parallel.tensor=1 parallel.context=1 parallel.pipeline=1 parallel.zero=0'
+train_auto 4 run_dir=shared steps=2 $experts parallel.memory=112
 told 'experts are shared' 'parallel: auto chose data 4, expert 2, '
-train 4 run_dir=written_experts model.experts=4 parallel.expert=2
+train 4 run_dir=written_experts model.experts=2 parallel.expert=2
 expected=$(hash_of written_experts)
 train_auto 2 run_dir=shared $experts
 same 'a restart on fewer ranks keeps the groups, and so the bits' shared
