@@ -47,10 +47,11 @@ static bool config_before(const struct trainer *t, struct config *before)
     return err == CAIRN_OK;
 }
 
-/* Whether as many copies as before are part of the result, as the tensor and context axes always are. */
-static bool copies_change_sums(const struct config *c)
+/* Whether as many copies as in the run BEFORE are part of the result, as the tensor, context and expert axes always are. An expert group sums
+ * what its members' microbatches of one pass give, and which these are depends on the number of copies. */
+static bool copies_change_sums(const struct config *c, const struct config *before)
 {
-    return c->parallel.sync == SYNC_LOCAL || c->parallel.compress != CONFIG_COMPRESS_NONE || c->parallel.reduce == REDUCE_FAST;
+    return before->parallel.expert > 1 || c->parallel.sync == SYNC_LOCAL || c->parallel.compress != CONFIG_COMPRESS_NONE || c->parallel.reduce == REDUCE_FAST;
 }
 
 /* The axes of the checkpoint's run that change sums, where they are to be chosen. Whether there are any. */
@@ -64,7 +65,7 @@ static bool keep_sums(const struct trainer *t, struct plan_constraints *w)
     w->axes.expert = w->axes.expert ? w->axes.expert : (int)before.parallel.expert;
     if (w->sequence < 0 && before.parallel.tensor > 1)
         w->sequence = before.parallel.sequence;
-    if (w->axes.data == 0 && copies_change_sums(t->config))
+    if (w->axes.data == 0 && copies_change_sums(t->config, &before))
         w->axes.data = (int)before.parallel.data;
     config_free(&before);
     return true;

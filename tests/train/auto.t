@@ -77,15 +77,18 @@ for file in broken/checkpoints/step-*/state.h5; do : >"$file"; done
 train_auto 1 run_dir=broken
 told 'a checkpoint of which the layout cannot be read is told' 'warning: parallel: auto does not know the checkpoint.s layout, another one may change the last bits: '
 
-# Experts are shared where memory is short, and a restart on fewer ranks keeps how.
+# Experts are shared where memory is short, and a restart keeps how, on fewer ranks too.
 experts='model.experts=2 parallel.tensor=1 parallel.context=1 parallel.pipeline=1 parallel.zero=0'
 train_auto 4 run_dir=shared steps=2 $experts parallel.memory=112
 told 'experts are shared' 'parallel: auto chose data 4, expert 2, '
 train 4 run_dir=written_experts model.experts=2 parallel.expert=2
 expected=$(hash_of written_experts)
-train_auto 2 run_dir=shared $experts
-same 'a restart on fewer ranks keeps the groups, and so the bits' shared
-check 'of two' test "$(chosen shared expert) $(chosen shared data)" = '2 2'
+cp -r shared fewer
+train_auto 4 run_dir=shared $experts
+same 'a restart keeps the groups, and so the bits' shared
+train_auto 2 run_dir=fewer $experts
+check 'on fewer ranks too' test "$(chosen fewer expert) $(chosen fewer data)" = '2 2'
+told 'where other microbatches meet, and it is said' 'warning: parallel: auto finds no layout of 2 ranks with the checkpoint.s data 4: other numbers of copies'
 train_auto 1 run_dir=shared steps=6 $experts
 told 'where they do not fit, it says so' 'warning: parallel: auto finds no layout of 1 ranks with the checkpoint.s tensor 1 and context 1 and expert 2'
 
