@@ -212,7 +212,8 @@ static const struct layout *last_layout(const struct supervisor *s, struct layou
         log_warning("the layout before is not known, another one may change the last bits: %s", cairn_err_message());
         return NULL;
     }
-    *out = (struct layout){.tensor = (int)last.parallel.tensor, .context = (int)last.parallel.context, .expert = (int)last.parallel.expert};
+    *out = (struct layout){.tensor = (int)last.parallel.tensor, .context = (int)last.parallel.context,
+                           .expert = (int)last.parallel.expert};
     config_free(&last);
     return out;
 }

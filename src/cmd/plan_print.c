@@ -136,8 +136,8 @@ static json_t *layout_json(const struct plan_layout *l)
     static const char *const schedules[] = {"gpipe", "1f1b", "interleaved", "zero-bubble"}, *const recomputes[] = {"none", "attention", "block"};
     return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:I, s:I, s:i, s:b, s:s}", "data", l->axes.data, "tensor", l->axes.tensor, "context",
                      l->axes.context, "pipeline", l->axes.pipeline, "chunks", l->axes.chunks, "expert", l->axes.expert,
-                     "schedule", schedules[l->schedule], "microbatches", (json_int_t)l->microbatches, "samples", (json_int_t)l->samples, "zero", l->zero, "sequence",
-                     (int)l->sequence, "recompute", recomputes[l->recompute]);
+                     "schedule", schedules[l->schedule], "microbatches", (json_int_t)l->microbatches, "samples",
+                     (json_int_t)l->samples, "zero", l->zero, "sequence", (int)l->sequence, "recompute", recomputes[l->recompute]);
 }
 
 static json_t *one_json(const struct plan_request *r, const struct plan *p)

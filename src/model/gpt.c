@@ -212,6 +212,11 @@ struct gpt_piece gpt_piece_of(const struct gpt *m, int64_t context, int count, i
     return p;
 }
 
+int64_t gpt_expert_capacity(const struct gpt *m, int64_t rows)
+{
+    return router_capacity(m->capacity_factor, rows, m->experts, m->choices);
+}
+
 int64_t gpt_parameter_count(const struct gpt *m, int64_t context)
 {
     int64_t c = m->width;

@@ -29,4 +29,7 @@ void gpt_declare(struct graph *graph, const struct gpt *gpt, const struct gpt_pi
 /* The model's parameters, for the log. */
 int64_t gpt_parameter_count(const struct gpt *gpt, int64_t context);
 
+/* Of a microbatch of ROWS rows, those that an expert takes at most. */
+int64_t gpt_expert_capacity(const struct gpt *gpt, int64_t rows);
+
 #endif

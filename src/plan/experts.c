@@ -3,7 +3,7 @@
 #include <math.h>
 
 #include "base/least.h"
-#include "kernels/experts.h"
+#include "model/gpt.h"
 #include "plan/numbers.h"
 
 enum { ACC_SIZE = 4, NUMBER_SIZE = 4 /* of an expert or a place */ };
@@ -13,11 +13,11 @@ struct plan_experts plan_experts_of(const struct plan_model *m, const struct pla
     struct plan_experts e = {0};
     if (m->experts == 0)
         return e;
-    int64_t all = router_capacity(m->capacity_factor, l->samples * m->context, m->experts, m->choices);
+    const struct gpt gpt = {.experts = m->experts, .choices = m->choices, .capacity_factor = m->capacity_factor};
     e.own = share(m->experts, l->axes.expert);
     e.hidden = share(4 * m->width, l->axes.tensor);
     e.rows = l->samples * share(m->context, l->axes.context);
-    e.capacity = least(all, e.rows);
+    e.capacity = least(gpt_expert_capacity(&gpt, l->samples * m->context), e.rows);
     e.packed = m->experts * e.capacity;
     return e;
 }
