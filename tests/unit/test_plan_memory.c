@@ -267,21 +267,6 @@ Test(plan_memory, state_of_experts_is_the_run_times)
                 compare_state(expert, tensor, zero);
 }
 
-/* Groups of two add up four passes of eight microbatches; of five microbatches one group has two passes, the other one. */
-Test(plan_memory, slots_of_experts)
-{
-    struct plan_layout l = layout_of(4, 1, 1, 8, 1);
-    l.axes.expert = 2;
-    cr_expect_eq(memory_gradient_slots(&l, &cairn), 2);
-    l.microbatches = 5;
-    cr_expect_eq(memory_gradient_slots(&l, &cairn), 2);
-    l.axes.expert = 4; /* one group: two passes */
-    l.microbatches = 8;
-    cr_expect_eq(memory_gradient_slots(&l, &cairn), 2);
-    l.microbatches = 32; /* eight passes */
-    cr_expect_eq(memory_gradient_slots(&l, &cairn), 4);
-}
-
 /* ---- other exchanges ---- */
 
 /* What compression keeps of the whole model over four replicas, as the run time opens it. */
