@@ -523,7 +523,7 @@ cairn_err dataset_writer_close(struct dataset_writer *w, cairn_err err)
     /* A file that HDF5 cannot close for want of space makes it crash at the process's end (1.10.8, H5F__close_cb): make room. */
     if (err != CAIRN_OK && w->rank == 0 && truncate(w->path, 0) != 0)
         log_warning("cannot empty %s: %s", w->path, strerror(errno));
-    mpi_barrier(comm, "closing the dataset");
+    MPI_Barrier(comm);
     hdf5_lock();
     if (has_file(w))
         err = close_file(w, err);

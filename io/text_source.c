@@ -265,7 +265,7 @@ void text_close(struct text *text)
     char path[4200];
     if (text->fd >= 0)
         close(text->fd);
-    mpi_barrier(text->comm, "closing the text");
+    MPI_Barrier(text->comm);
     for (int i = 0; text->rank == 0 && i < text->count; i++)
         if (text->source[i].kind != SOURCE_PLAIN) {
             spool_path(text, i, path);
