@@ -394,6 +394,17 @@ static void *own_sum(const struct gradient *g, const struct sum *s)
     return g->rounds ? reduce_shard(s->holders->reducer, s->id) : at(g, g->slots[0], s->offset + s->own_begin);
 }
 
+static cairn_err exchange_ends(const struct gradient *g, int other, const void *own, void *theirs, int length)
+{
+    static const char what[] = "exchanging the tied weights' gradient";
+    MPI_Datatype type = group_mpi_type(g->backend->acc);
+    MPI_Comm comm = g->mesh->pipeline.comm;
+    MPI_Request requests[2];
+    TRY(mpi_check(MPI_Irecv(theirs, length, type, other, ENDS_TAG, comm, &requests[0]), what));
+    TRY(mpi_check(MPI_Isend(own, length, type, other, ENDS_TAG, comm, &requests[1]), what));
+    return mpi_wait(requests, 2, what);
+}
+
 /* A parameter at both ends of the pipeline: the last stage's use first, then the first's. Its stages are partners, of equal shares. */
 static cairn_err join_ends(struct gradient *g, struct sum *s)
 {
@@ -407,10 +418,7 @@ static cairn_err join_ends(struct gradient *g, struct sum *s)
         return FAIL(CAIRN_ENOMEM, "no memory for the tied weights' gradient");
     m->pipeline.bytes_sent += (int64_t)bytes;
     m->pipeline.bytes_received += (int64_t)bytes;
-    cairn_err err = mpi_check(MPI_Sendrecv(own, (int)length, group_mpi_type(g->backend->acc), other, ENDS_TAG, theirs,
-                                           (int)length, group_mpi_type(g->backend->acc), other, ENDS_TAG, m->pipeline.comm,
-                                           MPI_STATUS_IGNORE),
-                              "exchanging the tied weights' gradient");
+    cairn_err err = exchange_ends(g, other, own, theirs, (int)length);
     if (!err && m->place.pipeline == last)
         add(g->backend, own, own, theirs, length);
     else if (!err) {
@@ -470,7 +478,7 @@ static cairn_err find_norm(struct gradient *g, double *norm)
     return CAIRN_OK;
 }
 
-static cairn_err wait_all(struct gradient *g)
+cairn_err gradient_wait(struct gradient *g)
 {
     TRY(reduce_wait_all(g->dense.reducer));
     return g->expert.reducer ? reduce_wait_all(g->expert.reducer) : CAIRN_OK;
@@ -487,7 +495,7 @@ static cairn_err start_rest(struct gradient *g)
 cairn_err gradient_finish(struct gradient *g, double *norm)
 {
     TRY(start_rest(g));
-    TRY(wait_all(g));
+    TRY(gradient_wait(g));
     TRY(join_uses(g));
     TRY(find_norm(g, norm));
     for (int i = 0; i < g->sum_count; i++) {
@@ -499,7 +507,7 @@ cairn_err gradient_finish(struct gradient *g, double *norm)
     }
     for (int i = 0; i < g->slot_count; i++)
         g->buffer_of[i] = -1;
-    return wait_all(g);
+    return gradient_wait(g);
 }
 
 struct compressed *gradient_compressed(const struct gradient *g)

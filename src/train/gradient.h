@@ -52,6 +52,9 @@ cairn_err gradient_share_parameters(struct gradient *gradient);
 /* Moves what is under way on. */
 cairn_err gradient_progress(void *gradient);
 
+/* Until nothing of it is under way: what is still on its way to a rank when that closes leaves a mess in the MPI library. */
+cairn_err gradient_wait(struct gradient *gradient);
+
 /* Bytes of this rank's buffers. */
 int64_t gradient_memory(const struct gradient *gradient);
 

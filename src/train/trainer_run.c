@@ -180,6 +180,7 @@ cairn_err trainer_run(struct trainer *t, bool *stopped)
     if (t->step == c->steps && t->committed != t->step)
         TRY(trainer_save(t));
     *stopped = *stopped && t->step < c->steps;
+    TRY(gradient_wait(t->gradient)); /* parameters that were to be ready for a next step */
     TRY(trainer_tell_memory(t));
     return tracing_join(t->mesh, c);
 }
