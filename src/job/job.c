@@ -81,6 +81,7 @@ static cairn_err start_mpi(struct job *job)
         MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN); /* MPICH reports requests' errors there, whatever their communicator */
     }
     crash_at_once();
+    catch_signals(); /* MPICH takes SIGUSR1 for news of dead ranks, and a lone one then starts an mpiexec to ask for them */
     if (job->bridge)
         pmi_bridge_hide();
     TRY(mpi_check(MPI_Comm_dup(MPI_COMM_WORLD, &job->comm), "copying MPI_COMM_WORLD"));
