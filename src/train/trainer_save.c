@@ -45,10 +45,30 @@ static char *describe(const struct trainer *t)
     return text;
 }
 
+/* What of the layout decides in which order numbers are summed, as a line; "" where that is the one order of all others. Compression and
+ * local steps tell of their copies themselves. */
+static void sums_of_layout(const struct trainer *t, char *out, size_t size)
+{
+    const struct layout *l = &t->mesh->layout;
+    const struct {
+        const char *name;
+        int ranks;
+    } axes[] = {{"tensor", l->tensor}, {"context", l->context}, {"expert", l->expert},
+                {"data", l->expert > 1 || t->config->parallel.reduce == REDUCE_FAST ? l->data : 1}};
+    size_t used = 0;
+    *out = 0;
+    for (size_t i = 0; i < sizeof axes / sizeof axes[0]; i++)
+        if (axes[i].ranks > 1)
+            used += (size_t)snprintf(out + used, size - used, "%s%s %d", used ? ", " : "summed over ", axes[i].name, axes[i].ranks);
+    if (used)
+        snprintf(out + used, size - used, "%s\n", l->tensor > 1 && t->config->parallel.sequence ? ", sequence" : "");
+}
+
 static char *signature(const struct trainer *t)
 {
-    char *text;
-    if (asprintf(&text, "cairn %s\n%s\n", cairn_version(), t->backend->table->signature(t->backend)) < 0)
+    char *text, sums[LAYOUT_TEXT_SIZE];
+    sums_of_layout(t, sums, sizeof sums);
+    if (asprintf(&text, "cairn %s\n%s\n%s", cairn_version(), t->backend->table->signature(t->backend), sums) < 0)
         return NULL;
     return text;
 }

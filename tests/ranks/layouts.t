@@ -139,6 +139,8 @@ train 3 run_dir=run steps=5 $P.zero=3 &&
     train 4 run_dir=run steps=10 $P.pipeline=4 $P.schedule=zero-bubble &&
     train 6 run_dir=run steps=15 $P.pipeline=2 $P.zero=2 $P.schedule=interleaved $P.chunks=2 &&
     train 1 run_dir=run
+if grep -q 'other numerics' train.log; then fail "the order of sums is the same, which nobody is told" train.log
+else pass "the order of sums is the same, which nobody is told"; fi
 against tied "restarts from ZeRO 3 to a pipeline, to both, to one rank end with the same bits"
 
 tolerance=1e-5
@@ -147,5 +149,7 @@ train 4 run_dir=run $moe steps=5 $P.expert=2 $P.tensor=2 &&
     train 4 run_dir=run $moe steps=10 $P.expert=2 $P.context=2 $P.zero=1 &&
     train 3 run_dir=run $moe steps=15 $P.tensor=3 $P.sequence=true &&
     train 1 run_dir=run $moe
+grep -q 'other numerics (.*summed over tensor 3, sequence)' train.log && pass "and are told that the order of sums changed" ||
+    fail "and are told that the order of sums changed" train.log
 against moe "restarts from experts of tensor ranks to those of shared sequences, to one rank end nearly as on one rank"
 finish
