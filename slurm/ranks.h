@@ -21,8 +21,8 @@ struct ranks {
     char short_of[RANKS_TEXT_SIZE]; /* why they are not enough, a sentence without its full stop; empty: they are */
 };
 
-/* LAST is the run's layout before, NULL if it has none: where the planner chooses, as many ranks are taken as its tensor and context axes
- * can use, since others would change the bits; if those are none or below supervise.min_ranks, as many as any layout can use. */
+/* LAST is the run's layout before, NULL if it has none: where the planner chooses, as many ranks are taken as its tensor, context and
+ * expert axes can use, since others would change the bits; if those are none or below supervise.min_ranks, as many as any layout can use. */
 struct ranks ranks_choose(const struct config *config, const struct layout *last, const struct allocation *allocation);
 
 #endif

@@ -50,23 +50,19 @@ static char *describe(const struct trainer *t)
 static void sums_of_layout(const struct trainer *t, char *out, size_t size)
 {
     const struct layout *l = &t->mesh->layout;
-    const struct {
-        const char *name;
-        int ranks;
-    } axes[] = {{"tensor", l->tensor}, {"context", l->context}, {"expert", l->expert},
-                {"data", l->expert > 1 || t->config->parallel.reduce == REDUCE_FAST ? l->data : 1}};
-    size_t used = 0;
+    bool copies = l->data > 1 && (l->expert > 1 || t->config->parallel.reduce == REDUCE_FAST);
+    char axes[LAYOUT_TEXT_SIZE], data[32] = "";
     *out = 0;
-    for (size_t i = 0; i < sizeof axes / sizeof axes[0]; i++)
-        if (axes[i].ranks > 1)
-            used += (size_t)snprintf(out + used, size - used, "%s%s %d", used ? ", " : "summed over ", axes[i].name, axes[i].ranks);
-    if (used)
-        snprintf(out + used, size - used, "%s\n", l->tensor > 1 && t->config->parallel.sequence ? ", sequence" : "");
+    if (copies)
+        snprintf(data, sizeof data, ", data %d", l->data);
+    if (copies || l->tensor > 1 || l->context > 1)
+        snprintf(out, size, "summed over %s%s%s\n", layout_sums_text(l, axes), data,
+                 l->tensor > 1 && t->config->parallel.sequence ? ", sequence" : "");
 }
 
 static char *signature(const struct trainer *t)
 {
-    char *text, sums[LAYOUT_TEXT_SIZE];
+    char *text, sums[2 * LAYOUT_TEXT_SIZE];
     sums_of_layout(t, sums, sizeof sums);
     if (asprintf(&text, "cairn %s\n%s\n%s", cairn_version(), t->backend->table->signature(t->backend), sums) < 0)
         return NULL;
