@@ -26,7 +26,7 @@ END
 # measured KEYS...: MB of the rank that needs the most
 measured() {
     rm -rf run
-    "${MPIEXEC:-mpiexec}" -n 4 "$cairn" train m.yaml run_dir=run "$@" >log 2>&1 || { cat log >&2; exit 1; }
+    "${MPIEXEC:-mpiexec.mpich}" -n 4 "$cairn" train m.yaml run_dir=run "$@" >log 2>&1 || { cat log >&2; exit 1; }
     sed -n 's/.*peak memory of a rank: \([0-9]*\) MB.*/\1/p' log
 }
 
