@@ -116,9 +116,7 @@ Test(exact_sum, equals_quadruple_precision_where_that_is_exact)
         double values[200];
         __float128 sum = 0;
         for (int i = 0; i < 200; i++) { /* a sum from bit 2^-74 to 2^28, of which 113 bits hold all */
-            values[i] = i % 3 ? some_value(20) : -values[random() % (i + 1) * (i > 0)];
-            if (i == 0)
-                values[i] = 1;
+            values[i] = i == 0 ? 1 : i % 3 ? some_value(20) : -values[random() % i];
             sum += (__float128)values[i];
         }
         expect(sum_of(values, 200), (double)sum);
