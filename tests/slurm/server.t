@@ -6,7 +6,11 @@ set -u
 . "$CAIRN_SOURCE/tests/slurm/tap_cluster.sh"
 [ "$(basename "$CAIRN")" = cairn ] || CAIRN=$CAIRN_BUILD/cairn
 
-keys='steps=300 optimizer.decay_steps=300 validation.every=150 log.every=100 checkpoint.every=40'
+# So many steps that what a fault sets off is done before the run is: of some seconds, whatever the machine.
+begin=$(date +%s%N)
+train 1 run_dir=probe steps=300 validation.every=0 checkpoint.every=0
+steps=$((300 * (1 + 6000000000 / ($(date +%s%N) - begin))))
+keys="steps=$steps optimizer.decay_steps=$steps validation.every=150 log.every=100 checkpoint.every=40"
 cat >job.sh <<END
 #!/bin/sh
 #SBATCH --nodes=3-4 --ntasks=4 --ntasks-per-node=1 --requeue --open-mode=append
@@ -18,7 +22,7 @@ END
 submit() {
     run=$1
     RUN=$run "$cluster" run sbatch --output="$run.out" job.sh >/dev/null
-    within 40 grep -q '"step":[5-9][0-9],' "$run/metrics.jsonl"
+    within 90 grep -qE '"step":([5-9][0-9]|[1-9][0-9][0-9]),' "$run/metrics.jsonl"
 }
 # within SECONDS COMMAND...: until it succeeds.
 within() {
