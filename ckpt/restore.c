@@ -23,6 +23,8 @@ struct restore {
     struct table table;
     int *array_of; /* [count] in the table */
     bool partial;  /* what is not asked for is passed over */
+    char *buffer;  /* of shares whose place the processor does not reach */
+    size_t buffer_bytes;
 };
 
 /* ---- does the checkpoint hold what is asked for? ---- */
@@ -120,18 +122,62 @@ static void *share_data(const struct restore *r, int shard, const struct box *pi
     return (char *)s->data + (size_t)box_first(&whole, piece) * dtype_size(s->dtype);
 }
 
+static size_t share_bytes(const struct restore *r, int shard, const struct box *piece)
+{
+    return (size_t)box_elements(piece) * dtype_size(r->shards[shard].dtype);
+}
+
+/* Where a share is read to: its place, or where the processor does not reach that, the buffer, which share_end copies from. */
+static cairn_err share_begin(struct restore *r, int shard, const struct box *piece, void **data)
+{
+    size_t bytes = share_bytes(r, shard, piece);
+    *data = share_data(r, shard, piece);
+    if (!r->shards[shard].memory)
+        return CAIRN_OK;
+    if (bytes > r->buffer_bytes) {
+        free(r->buffer);
+        r->buffer_bytes = 0;
+        r->buffer = malloc(bytes);
+        if (!r->buffer)
+            return FAIL(CAIRN_ENOMEM, "no memory for %.1f MB of array %s", (double)bytes * 1e-6, r->shards[shard].name);
+        r->buffer_bytes = bytes;
+    }
+    *data = r->buffer;
+    return CAIRN_OK;
+}
+
+static cairn_err share_end(const struct restore *r, int shard, const struct box *piece)
+{
+    const struct shard_memory *memory = r->shards[shard].memory;
+    if (!memory)
+        return CAIRN_OK;
+    return memory->write(memory->context, share_data(r, shard, piece), r->buffer, share_bytes(r, shard, piece));
+}
+
 static cairn_err read_share(struct restore *r, struct reader *reader, int shard, const struct box *piece, int owner)
 {
     if (owner != r->same_rank)
         return CAIRN_OK;
-    return reader_read(reader, r->array_of[shard], piece, share_data(r, shard, piece));
+    void *data;
+    TRY(share_begin(r, shard, piece, &data));
+    TRY(reader_read(reader, r->array_of[shard], piece, data));
+    return share_end(r, shard, piece);
 }
 
 static cairn_err pass_share(struct restore *r, struct reader *reader, int shard, const struct box *piece, int owner)
 {
     (void)reader;
-    size_t bytes = (size_t)box_elements(piece) * dtype_size(r->shards[shard].dtype);
-    return comm_broadcast(r->same, share_data(r, shard, piece), bytes, owner);
+    const struct shard_memory *memory = r->shards[shard].memory;
+    size_t bytes = share_bytes(r, shard, piece);
+    void *data;
+    cairn_err err = share_begin(r, shard, piece, &data);
+    if (!err && memory && owner == r->same_rank)
+        err = memory->read(memory->context, data, share_data(r, shard, piece), bytes);
+    TRY(memory ? comm_agree(r->same, err) : err);
+    TRY(comm_broadcast(r->same, data, bytes, owner));
+    if (owner != r->same_rank)
+        err = share_end(r, shard, piece);
+    return memory ? comm_agree(r->same, err) : err;
 }
 
 static cairn_err check_and_read(struct restore *r, const char *path)
@@ -276,6 +322,7 @@ static cairn_err open_group(struct restore *r)
 static void close_group(struct restore *r)
 {
     free(r->array_of);
+    free(r->buffer);
     table_free(&r->table);
     if (r->same != MPI_COMM_NULL)
         MPI_Comm_free(&r->same);

@@ -25,6 +25,7 @@ struct save {
     MPI_Comm comm;
     int rank;
     const struct shard *shards;
+    int shard_count;
     struct layout layout;
     struct plan plan;
     char tmp[FOLDER_PATH_SIZE], final[FOLDER_PATH_SIZE];
@@ -75,16 +76,23 @@ static cairn_err make_folder(const struct save *s, const char *dir)
     return CAIRN_OK;
 }
 
-static cairn_err send_piece(const struct save *s, const struct plan_piece *p)
+/* After a failed read the rest is still sent, so that no writer waits for ever. */
+static cairn_err send_piece(const struct save *s, const struct plan_piece *p, char *buffer, cairn_err err)
 {
     const struct shard *from = &s->shards[p->shard];
     size_t size = dtype_size(from->dtype), bytes = (size_t)box_elements(&p->box) * size;
     const char *data = (const char *)from->data + (size_t)p->first * size;
     for (size_t at = 0; at < bytes; at += MESSAGE_BYTES) {
         size_t n = bytes - at < MESSAGE_BYTES ? bytes - at : MESSAGE_BYTES;
-        TRY(mpi_send(data + at, (int)n, MPI_BYTE, s->plan.writer[p->part], MESSAGE_TAG, s->comm, "sending arrays to be written"));
+        const void *next = data + at;
+        if (from->memory) {
+            if (err == CAIRN_OK)
+                err = from->memory->read(from->memory->context, buffer, next, n);
+            next = buffer;
+        }
+        TRY(mpi_send(next, (int)n, MPI_BYTE, s->plan.writer[p->part], MESSAGE_TAG, s->comm, "sending arrays to be written"));
     }
-    return CAIRN_OK;
+    return err;
 }
 
 /* After a failed write the rest is still received, so that no sender waits for ever. */
@@ -100,6 +108,21 @@ static cairn_err receive_piece(const struct save *s, struct part *part, int inde
     return err;
 }
 
+static cairn_err write_own_piece(const struct save *s, struct part *part, int index, const struct plan_piece *p, char *buffer)
+{
+    const struct shard *from = &s->shards[p->shard];
+    const char *data = (const char *)from->data + (size_t)p->first * dtype_size(from->dtype);
+    size_t bytes = part_piece_bytes(&s->pieces[index]);
+    if (!from->memory)
+        return part_write(part, index, 0, data, bytes);
+    for (size_t at = 0; at < bytes; at += MESSAGE_BYTES) {
+        size_t n = bytes - at < MESSAGE_BYTES ? bytes - at : MESSAGE_BYTES;
+        TRY(from->memory->read(from->memory->context, buffer, data + at, n));
+        TRY(part_write(part, index, (int64_t)at, buffer, n));
+    }
+    return CAIRN_OK;
+}
+
 static cairn_err write_pieces(const struct save *s, struct part *part, char *buffer, cairn_err err)
 {
     for (int i = 0; i < s->piece_count; i++) {
@@ -107,9 +130,7 @@ static cairn_err write_pieces(const struct save *s, struct part *part, char *buf
         if (p->sender != s->rank) {
             err = receive_piece(s, part, i, p, buffer, err);
         } else if (err == CAIRN_OK) {
-            const struct shard *from = &s->shards[p->shard];
-            const char *data = (const char *)from->data + (size_t)p->first * dtype_size(from->dtype);
-            err = part_write(part, i, 0, data, part_piece_bytes(&s->pieces[i]));
+            err = write_own_piece(s, part, i, p, buffer);
         }
     }
     return err;
@@ -134,10 +155,11 @@ static cairn_err write_or_send(struct save *s, char *buffer)
 {
     if (s->my_part >= 0)
         return write_part(s, buffer);
+    cairn_err err = CAIRN_OK;
     for (int i = 0; i < s->plan.piece_count; i++)
         if (s->plan.pieces[i].sender == s->rank)
-            TRY(send_piece(s, &s->plan.pieces[i]));
-    return CAIRN_OK;
+            err = send_piece(s, &s->plan.pieces[i], buffer, err);
+    return err;
 }
 
 /* ---- the state, on rank 0 ---- */
@@ -241,14 +263,16 @@ static cairn_err plan_locally(struct save *s, const struct checkpoint_group *gro
     return s->rank == 0 ? make_folder(s, dir) : CAIRN_OK;
 }
 
-/* Only the ranks that receive need it. */
+/* Only the ranks that receive need it, and those whose arrays the processor does not reach. */
 static cairn_err message_buffer(const struct save *s, char **buffer)
 {
-    bool receives = false;
+    bool needed = false;
     for (int i = 0; i < s->piece_count; i++)
-        receives |= s->my_part >= 0 && s->plan.pieces[s->piece_of[i]].sender != s->rank;
-    *buffer = receives ? malloc(MESSAGE_BYTES) : NULL;
-    return receives && !*buffer ? FAIL(CAIRN_ENOMEM, "no memory to receive slabs") : CAIRN_OK;
+        needed |= s->my_part >= 0 && s->plan.pieces[s->piece_of[i]].sender != s->rank;
+    for (int i = 0; i < s->shard_count; i++)
+        needed |= s->shards[i].memory != NULL;
+    *buffer = needed ? malloc(MESSAGE_BYTES) : NULL;
+    return needed && !*buffer ? FAIL(CAIRN_ENOMEM, "no memory to pass slabs on") : CAIRN_OK;
 }
 
 static cairn_err run(struct save *s, const struct checkpoint_group *group, const char *dir, const struct checkpoint_facts *facts)
@@ -269,7 +293,7 @@ done:
 cairn_err checkpoint_save(const struct checkpoint_group *group, const char *dir, const struct checkpoint_facts *facts,
                           const struct shard *shards, int count)
 {
-    struct save s = {.comm = group->comm, .shards = shards};
+    struct save s = {.comm = group->comm, .shards = shards, .shard_count = count};
     TRY_MPI(MPI_Comm_rank(group->comm, &s.rank));
     cairn_err err = check_shards(shards, count);
     if (err == CAIRN_OK && facts->step < 0)

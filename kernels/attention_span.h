@@ -2,9 +2,10 @@
 #ifndef KERNELS_ATTENTION_SPAN_H
 #define KERNELS_ATTENTION_SPAN_H
 
+#include "base/device_code.h"
 #include "kernels/backend.h"
 
-static inline int64_t span_columns(const struct attention_span *s)
+DEVICE_CODE static inline int64_t span_columns(const struct attention_span *s)
 {
     int64_t columns = 0;
     for (int i = 0; i < s->segments; i++)
@@ -13,7 +14,7 @@ static inline int64_t span_columns(const struct attention_span *s)
 }
 
 /* COLUMN's place in the whole sequence. */
-static inline int64_t span_position(const struct attention_span *s, int64_t column)
+DEVICE_CODE static inline int64_t span_position(const struct attention_span *s, int64_t column)
 {
     int i = 0;
     for (; i + 1 < s->segments && column >= s->segment[i].length; i++)
@@ -22,14 +23,14 @@ static inline int64_t span_position(const struct attention_span *s, int64_t colu
 }
 
 /* How many keys of segment I a query at POSITION sees: those up to its own position. */
-static inline int64_t segment_seen(const struct attention_span *keys, int i, int64_t position)
+DEVICE_CODE static inline int64_t segment_seen(const struct attention_span *keys, int i, int64_t position)
 {
     int64_t seen = position + 1 - keys->segment[i].position;
     return seen < 0 ? 0 : seen < keys->segment[i].length ? seen : keys->segment[i].length;
 }
 
 /* How many columns of KEYS it sees: the first ones, as positions ascend. */
-static inline int64_t span_seen(const struct attention_span *keys, int64_t position)
+DEVICE_CODE static inline int64_t span_seen(const struct attention_span *keys, int64_t position)
 {
     int64_t seen = 0;
     for (int i = 0; i < keys->segments; i++)

@@ -3,6 +3,12 @@
 #include <string.h>
 
 #include "kernels/backends.h"
+#include "kernels/plugin.h"
+
+static cairn_err cuda_open(const struct backend_options *options, struct backend **backend)
+{
+    return plugin_open_backend("cuda", options, backend);
+}
 
 static const struct {
     const char *name;
@@ -10,6 +16,7 @@ static const struct {
 } backends[] = {
     {"reference", reference_open},
     {"cpu", cpu_open},
+    {"cuda", cuda_open},
 };
 
 cairn_err backend_open(const char *name, const struct backend_options *options, struct backend **backend)
@@ -18,5 +25,5 @@ cairn_err backend_open(const char *name, const struct backend_options *options, 
     for (size_t i = 0; i < sizeof backends / sizeof *backends; i++)
         if (strcmp(name, backends[i].name) == 0)
             return backends[i].open(options, backend);
-    return FAIL(CAIRN_EUNSUPPORTED, "no backend \"%s\"; there are \"reference\" and \"cpu\"", name);
+    return FAIL(CAIRN_EUNSUPPORTED, "no backend \"%s\"; there are \"reference\", \"cpu\" and \"cuda\"", name);
 }

@@ -1,12 +1,16 @@
 /* The table of kernels that a backend fills. kernels/reference does it in plain loops (float32 and float64; what the
- * others are tested against), kernels/cpu for speed on x86-64 (float32, and bfloat16 with float32 sums).
+ * others are tested against), kernels/cpu for speed on x86-64 (float32, and bfloat16 with float32 sums), kernels/cuda on
+ * NVIDIA's GPUs (the same types).
  *
  * Conventions. Arrays are dense and row-major. "act" is the compute type that the backend was opened with, for
  * activations, their gradients and the weights a product reads; sums are kept in float32 (float64 in a float64
- * backend), called "acc" below: gradients of weights, statistics, losses, master weights and moments. Pointers are
- * to memory of the backend's alloc. Every output is overwritten unless a flag says that it is added to. No kernel
- * allocates memory or depends on the number of threads in its result's bits, products apart (the library may).
- * A kernel does not fail: what can be wrong is found when a plan or a workspace is made. */
+ * backend), called "acc" below: gradients of weights, statistics, losses, master weights and moments. Pointers, those to
+ * integers too, are to memory of the backend's alloc, but for descriptions and what is called the processor's. Every output
+ * is overwritten unless a flag says that it is added to. No kernel allocates memory or depends on the number of threads in
+ * its result's bits, products apart (the library may).
+ * A kernel does not fail: what can be wrong is found when a plan or a workspace is made. Where the backend is a device,
+ * calls return before they are carried out, one after the other in the order of the calls; what goes wrong there is kept,
+ * nothing is computed any more, and finish tells it. */
 #ifndef KERNELS_BACKEND_H
 #define KERNELS_BACKEND_H
 
@@ -44,7 +48,7 @@ struct embedding_desc {
     int64_t context;                  /* columns of each sequence here: row r is column r % context */
     int64_t token_first, token_count; /* the table of tokens has the rows of these alone; any other is looked up as zeros */
     int64_t position_count;           /* rows of the table of positions */
-    const int32_t *positions;         /* [context] of each column, all different; NULL: 0, 1, 2, ... */
+    const int32_t *positions;         /* [context] of each column, all different; NULL: 0, 1, 2, ...; memory of alloc */
 };
 
 struct attention_desc {
@@ -80,23 +84,57 @@ struct classifier_desc {
 struct classifier;
 
 struct adamw {
-    double learning_rate, beta1, beta2, epsilon, weight_decay; /* decay 0 for tensors that take none */
+    double learning_rate, beta1, beta2, epsilon, weight_decay;
     double gradient_scale;                                      /* clipping: gradients are multiplied by it first */
     int64_t step;                                              /* 1 for the first update (bias correction) */
+};
+
+/* Elements that an update changes: arrays of acc; COMPUTE (act) receives the new weights rounded, NULL where act is acc. */
+struct adamw_run {
+    void *master, *moment1, *moment2, *compute;
+    const void *gradient;
+    int64_t n;
+    bool decays; /* else without weight decay */
 };
 
 /* Sums of squares are taken over chunks of this many elements of each global array, in their order; whoever holds a
  * chunk computes it, all ranks add the chunks' sums in one order. */
 enum { NORM_CHUNK = 1 << 10 };
 
+/* sums[ceil(n / NORM_CHUNK)] (double, memory of alloc) of x[n] (acc): each the sum of squares of one chunk. */
+struct squares_run {
+    double *sums;
+    const void *x;
+    int64_t n;
+};
+
 struct backend; /* an opened backend; begins with its table */
 
+/* A moment in the order of calls, for measuring; opaque. */
+struct backend_mark;
+
 struct backend_table {
-    const char *name; /* "reference", "cpu" */
+    const char *name; /* "reference", "cpu", "cuda" */
+    /* The processor may read and write what alloc gives, calls are done when they return, finish cannot fail. */
+    bool host_memory;
     void (*close)(struct backend *);
     /* Zeroed memory whose pages are there (touched) before the first step; NULL when there is none left. Freed by free. */
     void *(*alloc)(struct backend *, size_t bytes);
     void (*free)(struct backend *, void *, size_t bytes);
+    /* Between the processor's memory and alloc's: FROM may change as soon as upload returns, and TO of download is there when it
+     * returns. Where something has failed, download fills TO with bytes of 0xff (NaN, -1), so that nothing is taken for a result. */
+    void (*upload)(struct backend *, void *to, const void *from, size_t bytes);
+    void (*download)(struct backend *, void *to, const void *from, size_t bytes);
+    void (*copy)(struct backend *, void *to, const void *from, size_t bytes); /* within alloc's; they do not overlap */
+    void (*zero)(struct backend *, void *, size_t bytes);
+    /* Waits until all calls so far are done; CAIRN_EDEVICE with what went wrong, now or before. */
+    cairn_err (*finish)(struct backend *);
+    /* A clock of the calls themselves: seconds from the moment when all calls before mark_set(FROM) were done to the one when
+     * those before mark_set(TO) were; mark_seconds waits for it. NULL: no memory. */
+    struct backend_mark *(*mark_create)(struct backend *);
+    void (*mark_set)(struct backend_mark *);
+    double (*mark_seconds)(const struct backend_mark *from, const struct backend_mark *to);
+    void (*mark_destroy)(struct backend_mark *);
     /* One line for a checkpoint's numerics signature: backend, types, instruction set, libraries with versions, threads. */
     const char *(*signature)(struct backend *);
 
@@ -189,12 +227,10 @@ struct backend_table {
     /* ---- vectors, of acc but for add_act's ---- */
     void (*add)(struct backend *, void *sum, const void *a, const void *b, int64_t n); /* sum = a + b; sum may be a or b */
     void (*add_act)(struct backend *, void *sum, const void *a, const void *b, int64_t n); /* rounded once */
-    /* sums[ceil(n / NORM_CHUNK)] (double): each the sum of squares of one chunk */
-    void (*sum_squares)(struct backend *, double *sums, const void *x, int64_t n);
-    /* One AdamW update (Loshchilov and Hutter, arXiv 1711.05101): gradient, master weights, moments of acc; COMPUTE (act)
-     * receives the new weights rounded, NULL where act is acc. */
-    void (*adamw)(struct backend *, void *master, void *moment1, void *moment2, void *compute, const void *gradient, int64_t n,
-                  const struct adamw *);
+    /* Of many arrays at once: a device is started a few times for all of them. */
+    void (*sum_squares)(struct backend *, const struct squares_run *runs, int count);
+    /* One AdamW update (Loshchilov and Hutter, arXiv 1711.05101) of all runs, which do not overlap. */
+    void (*adamw)(struct backend *, const struct adamw_run *runs, int count, const struct adamw *);
     void (*convert_to_act)(struct backend *, void *act, const void *acc, int64_t n);
 
     /* ---- mixture of experts (kernels/experts.h): x, y [rows, width], packed [experts, capacity, width], of act ---- */
@@ -202,7 +238,7 @@ struct backend_table {
     /* expert, gate, probability and log_sum; weight[experts, width] */
     void (*router_forward)(struct router *, const struct routing *, const void *x, const void *weight);
     /* Then place, taken and losses. MOST NULL: of whole rows, load too. Else ranks share the rows: load is the caller's, and MOST
-     * [experts] how many of the rows here each expert takes, of all that chose it. */
+     * [experts] (memory of alloc) how many of the rows here each expert takes, of all that chose it. */
     void (*router_place)(struct router *, const struct routing *, const int32_t *most);
     /* d_logits[rows, experts] (acc), of the gates and both losses, kept for router_backward_weight; dx by way of the logits
      * alone (NULL: left out): dispatch_backward gives what comes through the experts. The choice itself has no gradient. */
@@ -226,15 +262,18 @@ struct backend {
     const struct backend_table *table;
     enum dtype act, acc;
     int threads;
+    char unit[32]; /* which device it is, of those of its node; "" where it is the processor */
 };
 
 struct backend_options {
     enum dtype act;
     int threads;             /* 0: as many as this process may use */
     const char *instruction_set; /* "auto", or the highest to use: "baseline", "v3", "v4" */
+    int device;              /* of those that this process sees, where the backend is a device; taken modulo how many there are */
 };
 
-/* NAME: "reference" or "cpu". Fails with CAIRN_EUNSUPPORTED and what there is instead. */
+/* NAME: "reference", "cpu" or "cuda". Fails with CAIRN_EUNSUPPORTED and what there is instead; with CAIRN_ENODEVICE, and why,
+ * where there is no device that the backend can use. */
 cairn_err backend_open(const char *name, const struct backend_options *, struct backend **);
 
 #endif

@@ -88,7 +88,7 @@ cairn_err expert_mlp_create(struct backend *b, const struct expert_mlp_desc *des
     if (m->d_active == NULL || m->d_bias == NULL)
         TRY_GOTO(err, FAIL(CAIRN_ENOMEM, "no memory for the experts' workspace of %zu bytes", d_active_bytes(m) + d_bias_bytes(m)),
                  failed);
-    for (int64_t size = 0; size < SIZES; size++)
+    for (int64_t size = desc->whole ? SIZES - 1 : 0; size < SIZES; size++)
         TRY_GOTO(err, create_plans(m, size), failed);
     *out = m;
     return CAIRN_OK;

@@ -20,6 +20,7 @@ struct backend;
 
 struct expert_mlp_desc {
     int64_t experts, capacity, width, hidden; /* experts: those of this rank; hidden: this rank's, where tensor ranks share it */
+    bool whole;                               /* counts will always be NULL: only whole capacities are planned for */
     bool adds_no_bias;                        /* contract_bias is left out of y: of tensor ranks, whose y are summed, one adds it */
 };
 struct expert_mlp; /* plans; opaque */

@@ -17,6 +17,8 @@
 
 #include <stdint.h>
 
+#include "base/device_code.h"
+
 struct router_desc {
     int64_t rows, width, experts;
     int64_t rows_all; /* of the whole microbatch, where ranks share its rows; 0: these are all */
@@ -49,7 +51,7 @@ struct router_scales {
 /* ceil(FACTOR * rows * choices / experts), but no more than there are rows. FACTOR above 0. */
 int64_t router_capacity(double factor, int64_t rows, int64_t experts, int64_t choices);
 
-static inline int64_t router_rows_all(const struct router_desc *d)
+DEVICE_CODE static inline int64_t router_rows_all(const struct router_desc *d)
 {
     return d->rows_all ? d->rows_all : d->rows;
 }

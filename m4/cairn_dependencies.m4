@@ -40,17 +40,6 @@ AC_DEFUN([CAIRN_CHECK_DEPENDENCIES], [
     slurm $cairn_found"
   AC_PATH_PROG([BASH_PROGRAM], [bash], [/bin/bash])])
 
-# CAIRN_CHECK_CUDA: looks for the CUDA toolkit. The backend is optional; without it Cairn trains on the CPU.
-AC_DEFUN([CAIRN_CHECK_CUDA], [
-  AC_ARG_WITH([cuda], [AS_HELP_STRING([--with-cuda=DIR], [CUDA toolkit, default /usr/local/cuda if there; "no" leaves it out])],
-    [], [with_cuda=auto])
-  have_cuda=no
-  AS_IF([test "x$with_cuda" != xno], [
-    AS_CASE([$with_cuda], [auto|yes], [cairn_cuda_path=/usr/local/cuda], [cairn_cuda_path=$with_cuda])
-    AC_PATH_PROG([NVCC], [nvcc], [], [$cairn_cuda_path/bin$PATH_SEPARATOR$PATH])
-    AS_IF([test -n "$NVCC"], [have_cuda="`$NVCC --version | $SED -n 's/.*release \([[0-9.]]*\).*/\1/p'` ($NVCC)"],
-      [test "x$with_cuda" != xauto], [AC_MSG_ERROR([no nvcc in $cairn_cuda_path/bin: give the toolkit's folder to --with-cuda])])])])
-
 AC_DEFUN([CAIRN_SUMMARY], [
   cat <<EOF
 
@@ -62,6 +51,7 @@ AC_DEFUN([CAIRN_SUMMARY], [
     instruction sets x86-64${ISA_V3_CFLAGS:+, v3}${ISA_V4_CFLAGS:+, v4}
   libraries$cairn_summary
     criterion (unit tests) $have_criterion
-    CUDA toolkit    $have_cuda
+    cuda backend    $cairn_cuda_summary
+    its tests       $cairn_cuda_tests_summary
 
 EOF])

@@ -444,7 +444,7 @@ static int act(struct supervisor *s, enum ending ending, const char *failure, bo
 static void forget_options(void)
 {
     static const char *const names[] = {"SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES", "SLURM_CPUS_PER_TASK",
-                                        "SLURM_DISTRIBUTION", "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_EXCLUSIVE",
+                                        "SLURM_DISTRIBUTION", "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_EXCLUSIVE", "SLURM_GPUS", "SLURM_NTASKS_PER_GPU",
                                         WORKERS_COUNT, WORKERS_SERVERS, WORKERS_NUMBER};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         unsetenv(names[i]);

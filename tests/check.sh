@@ -155,7 +155,8 @@ fi
 need 'build of the tests' "$logs/build-tests" make -j"$(nproc)" check TESTS=
 find "$build" -name '*.trs' -exec rm -f {} +
 tests=$(chosen_tests)
-step 'tests' "$logs/tests" make -j"$(nproc)" check ${tests:+"$tests"}
+# Many tests wait more than they compute: for a cluster, for a time to pass.
+step 'tests' "$logs/tests" make -j"$(($(nproc) + 1))" check ${tests:+"$tests"}
 made=$?
 passed=$(results 'PASS|XFAIL') failed=$(results 'FAIL|ERROR|XPASS') skipped=$(results 'SKIP')
 if [ $made -ne 0 ] || [ "$failed" -ne 0 ]; then

@@ -42,6 +42,7 @@ dict-gcide                    a dictionary: 40 MB of English to train on
 for_check='
 libcriterion-dev              unit tests
 valgrind                      memory checks
+g++                           runs the cuda backend on the processor
 clang                         the second compiler that must build Cairn
 libomp-dev                    OpenMP for it
 groff                         checks the man pages

@@ -12,6 +12,7 @@ AM_TESTS_ENVIRONMENT = \
   CAIRN_BUILD=$(abs_top_builddir); export CAIRN_BUILD; \
   MPIEXEC=$(MPIEXEC); export MPIEXEC; \
   CAIRN_DATA_DIR=$(abs_top_srcdir)/src/plan; export CAIRN_DATA_DIR; \
+  $(CUDA_TESTS_ENVIRONMENT) \
   PATH=$(abs_top_builddir):$$PATH; export PATH;
 # Criterion prints TAP with --tap=-.
 LOG_COMPILER = $(SHELL) $(top_srcdir)/tests/unit/launch
@@ -20,9 +21,13 @@ UNIT_LDADD = libcore.la $(CRITERION_LIBS)
 UNIT_CPPFLAGS = $(AM_CPPFLAGS) $(CRITERION_CFLAGS)
 EXTRA_DIST += tests/check.sh tests/leaks.supp tests/ranks/launch tests/unit/launch
 
+# Tests begin in this order; those that take minutes, and mostly wait, come first.
+include tests/slurm/local.mk
+include tests/cuda_on_cpu/local.mk
 include tests/unit/base.mk
 include tests/unit/io.mk
 include tests/golden/local.mk
+include tests/gpu/local.mk
 include tests/bench/local.mk
 include tests/unit/config.mk
 include tests/unit/ckpt.mk
@@ -40,7 +45,6 @@ include tests/unit/slurm.mk
 include tests/plan/local.mk
 include tests/ranks/local.mk
 include tests/train/local.mk
-include tests/slurm/local.mk
 
 if HAVE_CRITERION
 check_PROGRAMS += $(UNIT_TESTS)

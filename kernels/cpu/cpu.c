@@ -9,6 +9,7 @@
 
 #include "kernels/backends.h"
 #include "kernels/cpu/product.h"
+#include "kernels/host_memory.h"
 
 static const struct instruction_set {
     const char *name;
@@ -125,11 +126,8 @@ static struct backend_table cpu_table;
 
 static void fill_table(void)
 {
-    cpu_table.name = "cpu";
-    cpu_table.close = cpu_close;
-    cpu_table.alloc = memory_alloc;
-    cpu_table.free = memory_free;
-    cpu_table.signature = cpu_signature;
+    cpu_table = (struct backend_table){HOST_MEMORY_TABLE, .name = "cpu", .close = cpu_close, .alloc = memory_alloc,
+                                       .free = memory_free, .signature = cpu_signature};
     elementwise_fill(&cpu_table);
     norm_fill(&cpu_table);
     embedding_fill(&cpu_table);
@@ -169,6 +167,7 @@ cairn_err cpu_open(const struct backend_options *options, struct backend **backe
     };
     cpu->half = options->act == DTYPE_BF16;
     cpu->act = &cpu->loops.act[cpu->half];
+    cpu->tiles = (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_amx) == dnnl_cpu_isa_avx512_core_amx;
     cpu->widen = cpu->half && (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) != dnnl_cpu_isa_avx512_core_bf16;
     omp_set_dynamic(0); /* fewer threads than asked for would be other sums */
     omp_set_num_threads(cpu->base.threads); /* oneDNN plans for as many as OpenMP has */

@@ -14,6 +14,7 @@ struct cpu {
     const struct act_loops *act; /* loops.act of the backend's act */
     bool half;                   /* act is bfloat16 */
     bool widen;                  /* bfloat16 products run faster on operands converted to float32 */
+    bool tiles;                  /* oneDNN has AMX */
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     struct product_workspace *workspace;

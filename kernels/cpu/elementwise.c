@@ -55,25 +55,36 @@ static void add_act(struct backend *backend, void *sum, const void *a, const voi
                cpu->act->add_rows(cpu_at_mutable(cpu, sum, at), cpu_at(cpu, a, at), cpu_at(cpu, b, at), count));
 }
 
-static void sum_squares(struct backend *b, double *sums, const void *x_, int64_t n)
+static void sum_squares_of(struct cpu *cpu, double *sums, const float *x, int64_t n)
 {
-    struct cpu *cpu = cpu_of(b);
-    const float *x = x_;
 #pragma omp parallel for num_threads(cpu->base.threads) schedule(static)
     for (int64_t at = 0; at < n; at += NORM_CHUNK)
         sums[at / NORM_CHUNK] = cpu->loops.sum_squares(x + at, n - at < NORM_CHUNK ? n - at : NORM_CHUNK);
 }
 
-static void adamw(struct backend *b, void *master_, void *moment1_, void *moment2_, void *compute_, const void *gradient_, int64_t n,
-                  const struct adamw *options)
+static void sum_squares(struct backend *b, const struct squares_run *runs, int count)
 {
-    struct cpu *cpu = cpu_of(b);
-    float *master = master_, *moment1 = moment1_, *moment2 = moment2_;
-    uint16_t *compute = cpu->half ? compute_ : NULL;
-    const float *gradient = gradient_;
+    for (int i = 0; i < count; i++)
+        sum_squares_of(cpu_of(b), runs[i].sums, runs[i].x, runs[i].n);
+}
+
+static void update_run(struct cpu *cpu, const struct adamw_run *r, struct adamw options)
+{
+    float *master = r->master, *moment1 = r->moment1, *moment2 = r->moment2;
+    uint16_t *compute = cpu->half ? r->compute : NULL;
+    const float *gradient = r->gradient;
+    int64_t n = r->n;
+    if (!r->decays)
+        options.weight_decay = 0;
     FOR_PIECES(cpu, n, at, count,
                cpu->loops.adamw(master + at, moment1 + at, moment2 + at, compute != NULL ? compute + at : NULL, gradient + at,
-                                count, options));
+                                count, &options));
+}
+
+static void adamw(struct backend *b, const struct adamw_run *runs, int count, const struct adamw *options)
+{
+    for (int i = 0; i < count; i++)
+        update_run(cpu_of(b), &runs[i], *options);
 }
 
 static void convert_to_act(struct backend *b, void *act, const void *acc, int64_t n)

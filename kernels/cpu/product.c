@@ -158,7 +158,8 @@ cairn_err product_create(struct cpu *cpu, const struct product_desc *desc, struc
         return FAIL(CAIRN_ENOMEM, "no memory for a product's plan");
     p->cpu = cpu;
     p->given = p->desc = *desc;
-    p->widened = cpu->half && cpu->widen;
+    /* With AMX oneDNN 2.6 meets an illegal instruction in some products of odd depth (130 x 31 of depth 63 is one). */
+    p->widened = cpu->half && (cpu->widen || (cpu->tiles && desc->matmul.k % 2 != 0));
     p->by_sgemm = !desc->matmul.bias && (!cpu->half || p->widened);
     cairn_err err = CAIRN_OK;
     if (p->widened)

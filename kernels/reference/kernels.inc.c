@@ -5,6 +5,7 @@
 
 #include "kernels/attention_span.h"
 #include "kernels/dropout.h"
+#include "kernels/host_memory.h"
 #include "kernels/reference/reference.h"
 
 #include "kernels/reference/norm.inc.c"
@@ -127,39 +128,46 @@ static void add(struct backend *backend, void *sum_, const void *a_, const void 
         sum[i] = a[i] + b[i];
 }
 
-static void sum_squares(struct backend *b, double *sums, const void *x_, int64_t n)
+static void sum_squares(struct backend *b, const struct squares_run *runs, int count)
 {
     (void)b;
-    const REAL *x = x_;
-    for (int64_t chunk = 0; chunk * NORM_CHUNK < n; chunk++) {
-        double sum = 0;
-        for (int64_t i = chunk * NORM_CHUNK; i < n && i < (chunk + 1) * NORM_CHUNK; i++)
-            sum += (double)x[i] * (double)x[i];
-        sums[chunk] = sum;
+    for (const struct squares_run *r = runs; r < runs + count; r++) {
+        const REAL *x = r->x;
+        for (int64_t chunk = 0; chunk * NORM_CHUNK < r->n; chunk++) {
+            double sum = 0;
+            for (int64_t i = chunk * NORM_CHUNK; i < r->n && i < (chunk + 1) * NORM_CHUNK; i++)
+                sum += (double)x[i] * (double)x[i];
+            r->sums[chunk] = sum;
+        }
     }
 }
 
-static void adamw(struct backend *b, void *master_, void *moment1_, void *moment2_, void *compute, const void *gradient_, int64_t n,
-                  const struct adamw *o)
+static void update_run(const struct adamw_run *r, const struct adamw *o)
 {
-    (void)b;
-    REAL *master = master_, *moment1 = moment1_, *moment2 = moment2_;
-    const REAL *gradient = gradient_;
-    double beta1 = (double)o->beta1, beta2 = (double)o->beta2;
+    REAL *master = r->master, *moment1 = r->moment1, *moment2 = r->moment2;
+    const REAL *gradient = r->gradient;
+    double decay = r->decays ? (double)o->weight_decay : 0, beta1 = (double)o->beta1, beta2 = (double)o->beta2;
     double correction1 = 1 - pow(beta1, (double)o->step), correction2 = 1 - pow(beta2, (double)o->step);
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < r->n; i++) {
         double g = (double)gradient[i] * (double)o->gradient_scale;
         double m1 = beta1 * (double)moment1[i] + (1 - beta1) * g;
         double m2 = beta2 * (double)moment2[i] + (1 - beta2) * g * g;
         double w = (double)master[i];
-        w -= (double)o->learning_rate * (double)o->weight_decay * w;
+        w -= (double)o->learning_rate * decay * w;
         w -= (double)o->learning_rate * (m1 / correction1) / (sqrt(m2 / correction2) + (double)o->epsilon);
         moment1[i] = (REAL)m1;
         moment2[i] = (REAL)m2;
         master[i] = (REAL)w;
-        if (compute != NULL)
-            ((REAL *)compute)[i] = (REAL)w;
+        if (r->compute != NULL)
+            ((REAL *)r->compute)[i] = (REAL)w;
     }
+}
+
+static void adamw(struct backend *b, const struct adamw_run *runs, int count, const struct adamw *o)
+{
+    (void)b;
+    for (int i = 0; i < count; i++)
+        update_run(&runs[i], o);
 }
 
 static void convert_to_act(struct backend *b, void *act, const void *acc, int64_t n)
@@ -170,6 +178,7 @@ static void convert_to_act(struct backend *b, void *act, const void *acc, int64_
 
 const struct backend_table TABLE = {
     .name = "reference",
+    HOST_MEMORY_TABLE,
     .close = reference_close,
     .alloc = reference_alloc,
     .free = reference_free,

@@ -9,7 +9,7 @@
 #include "base/error.h"
 
 /* Names of choices; the enum's values are the indices of the names in the table. */
-enum config_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_REFERENCE };
+enum config_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA, DEVICE_REFERENCE };
 enum config_precision { PRECISION_FLOAT32, PRECISION_BFLOAT16, PRECISION_FLOAT64 };
 enum config_on_full { ON_FULL_CONTINUE, ON_FULL_STOP };
 enum config_launcher { LAUNCHER_AUTO, LAUNCHER_SRUN, LAUNCHER_MPIEXEC };

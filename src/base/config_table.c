@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const devices[] = {"auto", "cpu", "reference", NULL};
+static const char *const devices[] = {"auto", "cpu", "cuda", "reference", NULL};
 static const char *const precisions[] = {"float32", "bfloat16", "float64", NULL};
 static const char *const instruction_sets[] = {"auto", "baseline", "v3", "v4", NULL};
 static const char *const families[] = {"gpt", NULL};
@@ -48,7 +48,7 @@ const struct config_key config_keys[] = {
     {TOP(run_dir), .kind = CONFIG_STRING, .help = "folder for everything the run writes; default: runs/NAME"},
     {TOP(seed), INT("1", 0, INT64_MAX), .help = "seed of initial weights, dropout and the order of samples"},
     {TOP(steps), INT("1000", 1, INT64_MAX / 2), .help = "optimizer steps of the whole training"},
-    {TOP(device), CHOICE("auto", devices), .help = "backend of the kernels; reference: plain loops, for tests"},
+    {TOP(device), CHOICE("auto", devices), .help = "what computes; cuda: NVIDIA's GPUs, one for each rank if there are as many; auto: those where every rank has its own, else cpu, and what its checkpoint was made on; reference: plain loops, for tests"},
     {TOP(precision), CHOICE("float32", precisions), .help = "of activations and matrix products; master weights are float32 or wider"},
     {TOP(threads), INT("0", 0, 4096), .help = "threads of a rank; 0: as many as its checkpoint was made with, at first the fewest that any rank is bound to or has as its share of its node"},
     {TOP(instruction_set), .kind = CONFIG_STRING, .standard = "auto", .choices = instruction_sets,

@@ -65,6 +65,8 @@ static const struct {
     {"CAIRN_EPEER", "another rank failed"},
     {"CAIRN_ETIMEOUT", "a time limit passed"},
     {"CAIRN_ELIBRARY", "another library failed"},
+    {"CAIRN_EDEVICE", "a GPU, or what was computed on it, failed"},
+    {"CAIRN_ENODEVICE", "there is no GPU that can be used"},
 };
 
 static int code_index(cairn_err code)

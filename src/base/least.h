@@ -3,7 +3,9 @@
 
 #include <stdint.h>
 
-static inline int64_t least(int64_t a, int64_t b)
+#include "base/device_code.h"
+
+DEVICE_CODE static inline int64_t least(int64_t a, int64_t b)
 {
     return a < b ? a : b;
 }

@@ -3,6 +3,7 @@ libcore_la_SOURCES += \
   src/base/config.c src/base/config.h \
   src/base/config_print.c \
   src/base/config_table.c src/base/config_table.h \
+  src/base/device_code.h \
   src/base/duration.c src/base/duration.h \
   src/base/error.c src/base/error.h \
   src/base/exact_sum.c src/base/exact_sum.h \

@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include "base/device_code.h"
+
 struct philox_key {
     uint32_t k[2];
 };
@@ -32,7 +34,7 @@ static inline struct philox_key philox_key_make(uint64_t seed, enum philox_strea
 }
 
 /* Four random words for counter (HIGH, LOW), each 64 bits. */
-static inline void philox4x32(struct philox_key key, uint64_t high, uint64_t low, uint32_t out[4])
+DEVICE_CODE static inline void philox4x32(struct philox_key key, uint64_t high, uint64_t low, uint32_t out[4])
 {
     uint32_t c0 = (uint32_t)low, c1 = (uint32_t)(low >> 32), c2 = (uint32_t)high, c3 = (uint32_t)(high >> 32);
     uint32_t k0 = key.k[0], k1 = key.k[1];
@@ -52,7 +54,7 @@ static inline void philox4x32(struct philox_key key, uint64_t high, uint64_t low
 }
 
 /* A float in (0, 1): never 0, so that its logarithm exists. 24 bits, exactly representable. */
-static inline float philox_uniform(uint32_t word)
+DEVICE_CODE static inline float philox_uniform(uint32_t word)
 {
     return ((float)(word >> 8) + 0.5f) * 0x1p-24f;
 }

@@ -27,6 +27,8 @@ enum {
     CAIRN_EPEER = -12,       /* another rank failed; its message is told by that rank */
     CAIRN_ETIMEOUT = -13,    /* a time limit passed */
     CAIRN_ELIBRARY = -14,    /* another library failed (its name is in the message) */
+    CAIRN_EDEVICE = -15,     /* a GPU, or what was computed on it, failed */
+    CAIRN_ENODEVICE = -16,   /* there is no GPU that can be used */
 };
 
 /* The code's name, e.g. "CAIRN_ENOSPACE". Never NULL; static storage. */

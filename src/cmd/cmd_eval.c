@@ -14,10 +14,10 @@ struct result {
     double loss, seconds;
 };
 
-static cairn_err evaluate(struct mesh *mesh, int local_ranks, int argc, char **argv, long microbatches, struct result *result)
+static cairn_err evaluate(struct mesh *mesh, const struct job *job, int argc, char **argv, long microbatches, struct result *result)
 {
     struct restored_model m;
-    TRY(restored_model_open(mesh, local_ranks, argv[1], argc - 2, argv + 2, 0, true, &m));
+    TRY(restored_model_open(mesh, job, argv[1], argc - 2, argv + 2, 0, true, &m));
     const struct config *c = &m.config;
     struct dataset *dataset;
     cairn_err err = mesh_agree(mesh, dataset_open(mesh->world, c->data.path, &dataset));
@@ -80,7 +80,7 @@ int cmd_eval(int argc, char **argv)
         return command_failed(err);
     err = mesh_open(job, &mesh);
     if (!err)
-        err = evaluate(mesh, job_local_size(job), argc, argv, microbatches, &result);
+        err = evaluate(mesh, job, argc, argv, microbatches, &result);
     exit_code = EXIT_CODE_DONE;
     if (err)
         exit_code = job_rank(job) == 0 ? command_failed(err) : EXIT_CODE_FAILED;

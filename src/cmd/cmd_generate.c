@@ -14,9 +14,15 @@ struct generator {
     struct sampler_options sampler;
     struct matmul *to_logits;
     int32_t *window; /* [context]: the tokens that the model sees */
+    void *logits_there; /* the backend's; acc */
     float *logits;
     double *scratch;
 };
+
+static size_t logits_bytes(const struct restored_model *m)
+{
+    return (size_t)m->vocabulary * dtype_size(m->backend->acc);
+}
 
 static cairn_err generator_prepare(struct generator *g)
 {
@@ -26,9 +32,10 @@ static cairn_err generator_prepare(struct generator *g)
     const struct matmul_desc desc = {.m = 1, .n = m->vocabulary, .k = m->config.model.width, .transpose_b = true, .c_is_acc = true};
     TRY(m->backend->table->matmul_create(m->backend, &desc, &g->to_logits));
     g->window = calloc((size_t)m->config.model.context, sizeof *g->window);
-    g->logits = m->backend->table->alloc(m->backend, (size_t)m->vocabulary * dtype_size(m->backend->acc));
+    g->logits_there = m->backend->table->alloc(m->backend, logits_bytes(m));
+    g->logits = calloc((size_t)m->vocabulary, dtype_size(DTYPE_F64));
     g->scratch = calloc((size_t)m->vocabulary, sizeof *g->scratch);
-    return g->window && g->logits && g->scratch ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory to generate");
+    return g->window && g->logits_there && g->logits && g->scratch ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory to generate");
 }
 
 static void generator_close(struct generator *g)
@@ -36,8 +43,9 @@ static void generator_close(struct generator *g)
     struct backend *backend = g->model.backend;
     if (g->to_logits)
         backend->table->matmul_destroy(g->to_logits);
-    if (g->logits)
-        backend->table->free(backend, g->logits, (size_t)g->model.vocabulary * dtype_size(backend->acc));
+    if (g->logits_there)
+        backend->table->free(backend, g->logits_there, logits_bytes(&g->model));
+    free(g->logits);
     free(g->window);
     free(g->scratch);
     restored_model_close(&g->model);
@@ -58,7 +66,9 @@ static cairn_err next_token(struct generator *g, const unsigned char *text, int6
     for (int i = 0; i < m->weights.count; i++)
         if (strcmp(m->weights.parameters[i].name, m->config.model.tied ? "token_embedding" : "head.weight") == 0)
             table += (size_t)m->weights.parameters[i].offset * dtype_size(m->backend->act);
-    m->backend->table->matmul_run(g->to_logits, g->logits, last, table, NULL);
+    m->backend->table->matmul_run(g->to_logits, g->logits_there, last, table, NULL);
+    m->backend->table->download(m->backend, g->logits, g->logits_there, logits_bytes(m));
+    TRY(m->backend->table->finish(m->backend));
     int64_t known = m->vocabulary < 256 ? m->vocabulary : 256; /* a padded vocabulary has tokens that stand for no byte */
     if (m->backend->acc == DTYPE_F64)
         for (int64_t i = 0; i < known; i++)
@@ -125,7 +135,7 @@ int cmd_generate(int argc, char **argv)
         goto left;
     }
     struct generator g = {.sampler = {temperature, top_k, (uint64_t)seed}};
-    TRY_GOTO(err, restored_model_open(mesh, 1, argv[1], argc - 2, argv + 2, 1, false, &g.model), left);
+    TRY_GOTO(err, restored_model_open(mesh, job, argv[1], argc - 2, argv + 2, 1, false, &g.model), left);
     err = generator_prepare(&g);
     if (!err)
         err = generate(&g, prompt, tokens);

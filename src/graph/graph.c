@@ -6,18 +6,26 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/least.h"
+
 struct graph *graph_new(struct backend *backend, const struct graph_options *options)
 {
     struct graph *g = calloc(1, sizeof *g);
     if (!g)
         return NULL;
     g->backend = backend;
+    g->staging.backend = backend;
     g->options = *options;
     g->columns = graph_columns_of(options->context, options->columns ? options->columns->size : 1,
                                   options->columns ? options->columns->rank : 0);
     g->rows = options->samples * g->columns.count;
     g->losses = g->stage_input = g->stage_output = g->segment = -1;
     return g;
+}
+
+static size_t tokens_bytes(const struct graph *g)
+{
+    return (size_t)(g->slot_count * 2 * g->rows) * sizeof *g->tokens;
 }
 
 static void release_memory(struct graph *g)
@@ -27,7 +35,10 @@ static void release_memory(struct graph *g)
         table->free(g->backend, g->slots, (size_t)g->slot_count * g->slot_bytes);
     if (g->scratch && g->own_scratch)
         table->free(g->backend, g->scratch, g->scratch_bytes);
+    if (g->tokens)
+        table->free(g->backend, g->tokens, tokens_bytes(g));
     g->slots = g->scratch = NULL;
+    g->tokens = NULL;
 }
 
 void graph_free(struct graph *g)
@@ -47,8 +58,11 @@ void graph_free(struct graph *g)
     free(g->bucket_parameters);
     free(g->bucket_gradients);
     free(g->shares);
-    free(g->positions);
-    free(g->join);
+    if (g->positions)
+        g->backend->table->free(g->backend, g->positions, (size_t)g->columns.count * sizeof *g->positions);
+    if (g->join)
+        g->backend->table->free(g->backend, g->join, g->join_bytes);
+    staging_close(&g->staging);
     free(g);
 }
 
@@ -203,7 +217,9 @@ cairn_err graph_allocate(struct graph *g, int slots, void *scratch)
     g->own_scratch = !scratch;
     g->slots = table->alloc(g->backend, (size_t)slots * g->slot_bytes);
     g->scratch = scratch ? scratch : table->alloc(g->backend, g->scratch_bytes);
-    if (!g->slots || !g->scratch)
+    if (!table->host_memory)
+        g->tokens = table->alloc(g->backend, tokens_bytes(g));
+    if (!g->slots || !g->scratch || (!g->tokens && !table->host_memory))
         return FAIL(CAIRN_ENOMEM, "no memory for %.1f MB of activations",
                     ((double)slots * (double)g->slot_bytes + (double)g->scratch_bytes) * 1e-6);
     g->slot = g->slots;
@@ -262,18 +278,56 @@ const void *graph_tensor_data(const struct graph *g, tensor_id tensor)
     return tensor_data(g, tensor);
 }
 
-double graph_sum_losses(const struct graph *g, int64_t rows)
+int64_t graph_rows(const struct graph *g)
 {
-    const void *losses = graph_losses(g);
-    double sum = 0;
+    return g->rows;
+}
+
+static size_t losses_bytes(const struct graph *g, int64_t rows)
+{
+    return (size_t)rows * dtype_size(g->backend->acc);
+}
+
+/* Begins with SUM, so that pieces are summed in one order. */
+static double add_losses(const struct graph *g, double sum, const void *losses, int64_t rows)
+{
     for (int64_t r = 0; r < rows; r++)
         sum += g->backend->acc == DTYPE_F64 ? ((const double *)losses)[r] : (double)((const float *)losses)[r];
     return sum;
 }
 
+static double sum_losses(const struct graph *g, int64_t rows)
+{
+    enum { PIECE = 4096 };
+    double piece[PIECE], sum = 0;
+    const char *losses = graph_losses(g);
+    for (int64_t r = 0; r < rows; r += PIECE) {
+        int64_t count = least(PIECE, rows - r);
+        g->backend->table->download(g->backend, piece, losses + losses_bytes(g, r), losses_bytes(g, count));
+        sum = add_losses(g, sum, piece, count);
+    }
+    return sum;
+}
+
+cairn_err graph_sum_losses(const struct graph *g, int64_t rows, double *sum)
+{
+    *sum = sum_losses(g, rows);
+    return g->backend->table->finish(g->backend);
+}
+
+double graph_mean_of(const struct graph *g, const void *losses)
+{
+    return add_losses(g, 0, losses, g->rows) / (double)(g->options.samples * g->options.context);
+}
+
 double graph_mean_loss(const struct graph *g)
 {
-    return graph_sum_losses(g, g->rows) / (double)(g->options.samples * g->options.context);
+    return sum_losses(g, g->rows) / (double)(g->options.samples * g->options.context);
+}
+
+void graph_keep_losses(const struct graph *g, void *losses)
+{
+    g->backend->table->copy(g->backend, losses, graph_losses(g), losses_bytes(g, g->rows));
 }
 
 /* SIZE is what the tensor takes; NULL where there is none. */

@@ -191,7 +191,7 @@ void graph_set_hooks(struct graph *graph, const struct graph_hooks *hooks);
 struct graph_pass {
     int slot;
     int64_t step, microbatch;
-    const int32_t *inputs, *targets; /* [samples, columns], for all phases; NULL where the piece reads none */
+    const int32_t *inputs, *targets; /* [samples, columns], the processor's, for all phases; NULL where the piece reads none */
     double loss_scale;               /* gradients are of it times the sum of losses */
     bool idle;                       /* nothing is computed; the hooks are called as if it were */
 };
@@ -218,9 +218,14 @@ cairn_err graph_forward(struct graph *graph, const int32_t *inputs, const int32_
 /* All phases of PASS in a row, of a whole model; gradients go where the hooks say. */
 cairn_err graph_forward_backward(struct graph *graph, const struct graph_pass *pass);
 
-/* After the backward phase, or graph_forward: the losses of the first ROWS rows, or the mean over all, summed in their order in float64. */
-double graph_sum_losses(const struct graph *graph, int64_t rows);
+/* After the backward phase, or graph_forward: the losses of the first ROWS rows, or the mean over all, summed in their order in float64.
+ * Where the backend is a device they wait for it; graph_keep_losses, of LOSSES [graph_rows] (acc, the backend's), does not:
+ * graph_mean_of finds the mean of what was downloaded from there. */
+cairn_err graph_sum_losses(const struct graph *graph, int64_t rows, double *sum); /* fails where the device has */
 double graph_mean_loss(const struct graph *graph); /* where sequences are shared, this rank's part of it */
+int64_t graph_rows(const struct graph *graph);     /* of a microbatch, here */
+void graph_keep_losses(const struct graph *graph, void *losses);
+double graph_mean_of(const struct graph *graph, const void *losses);
 
 /* What routers decided in the backward phases since this was asked last, to be added up over ranks: choices of rows that no expert took,
  * and, of each block and microbatch, the rows that chose its most chosen expert. */
@@ -229,7 +234,8 @@ struct graph_experts_use {
 };
 struct graph_experts_use graph_take_experts_use(struct graph *graph);
 
-/* The losses by row (acc), and a tensor's values (act) until the next run; only inference keeps every last tensor. */
+/* The losses by row (acc), and a tensor's values (act) until the next run, in the backend's memory; only inference keeps every last
+ * tensor. */
 const void *graph_losses(const struct graph *graph);
 const void *graph_tensor_data(const struct graph *graph, tensor_id tensor);
 

@@ -3,6 +3,7 @@
 #define GRAPH_GRAPH_INTERNAL_H
 
 #include "graph/graph.h"
+#include "graph/staging.h"
 
 enum tensor_role { ROLE_ACTIVATION, ROLE_PARAMETER, ROLE_STATISTIC, ROLE_GRADIENT };
 
@@ -93,7 +94,7 @@ struct graph {
     struct graph_options options;
     struct graph_columns columns; /* this rank's */
     int64_t rows;                 /* of a microbatch: here */
-    int32_t *positions;           /* of each column; NULL: 0, 1, 2, ... */
+    int32_t *positions;           /* of each column, the backend's; NULL: 0, 1, 2, ... */
     cairn_err error;              /* the first mistake of the builder */
     char error_message[512];
     struct tensor *tensors;
@@ -115,16 +116,18 @@ struct graph {
     int slot_count;
     bool own_scratch;
     size_t slot_bytes, scratch_bytes;
+    int32_t *tokens;              /* on a device: inputs and targets of each slot; else NULL */
     tensor_id losses, stage_input, stage_output;
     struct graph_hooks hooks;
     int64_t *shares;              /* room for two numbers of each tensor rank; NULL: not needed */
-    void *join;                   /* what tensor ranks found of a block of rows, for the classifier; NULL: not needed */
+    struct staging staging;
+    void *join;                   /* what tensor ranks found of a block of rows, for the classifier; the backend's; NULL: not needed */
     size_t join_bytes;
     const void **bucket_parameters; /* by bucket: where they are now */
     void **bucket_gradients;
     /* of the current run */
     char *slot;
-    const int32_t *inputs, *targets;
+    const int32_t *inputs, *targets; /* the backend's */
     double loss_scale;
     bool dropping;                /* training's forward pass: dropout acts */
     bool idle;                    /* hooks alone */

@@ -3,8 +3,6 @@
 
 #include <stdlib.h>
 
-#include "mesh/collective.h"
-
 #define KERNEL(g) ((g)->backend->table)
 
 /* What tensor ranks tell each other of a row: kernels/backend.h, classifier_block_logits and classifier_join. */
@@ -41,7 +39,7 @@ static cairn_err classifier_prepare(struct graph *g, struct op *op)
         return CAIRN_OK;
     KERNEL(g)->classifier_blocks(op->classifier, &rows);
     g->join_bytes = (size_t)(rows * (STATS * size + JOINED)) * dtype_size(g->backend->acc);
-    g->join = calloc(1, g->join_bytes);
+    g->join = KERNEL(g)->alloc(g->backend, g->join_bytes);
     g->shares = g->shares ? g->shares : calloc(2 * (size_t)size, sizeof *g->shares);
     return g->join && g->shares ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for %zu bytes of the classifier", g->join_bytes);
 }
@@ -61,7 +59,7 @@ static void run_slices(struct graph *g, struct op *op, void *losses, void *dx, v
             counts[r] = rows * STATS;
         }
         KERNEL(g)->classifier_block_logits(op->classifier, b, stats + (size_t)begins[group->rank] * size, x, weight, g->targets, dx != NULL);
-        graph_note(g, group_all_gather(group, stats, begins, counts, g->backend->acc));
+        graph_note(g, staged_all_gather(&g->staging, group, stats, begins, counts, g->backend->acc));
         KERNEL(g)->classifier_join(g->backend, joined, stats, group->size, rows);
         KERNEL(g)->classifier_block_finish(op->classifier, b, losses, dx, d_weight, joined, x, weight, g->targets, g->loss_scale);
     }

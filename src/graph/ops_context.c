@@ -4,9 +4,7 @@
 #include "graph/graph_internal.h"
 
 #include <stdlib.h>
-#include <string.h>
 
-#include "mesh/collective.h"
 #include "mesh/tree.h"
 
 #define KERNEL(g) ((g)->backend->table)
@@ -27,12 +25,18 @@ cairn_err graph_place_columns(struct graph *g)
 {
     if (g->columns.runs == 1)
         return CAIRN_OK;
-    int32_t *next = g->positions = calloc((size_t)g->columns.count, sizeof *g->positions);
-    if (!g->positions)
+    size_t bytes = (size_t)g->columns.count * sizeof *g->positions;
+    int32_t *positions = malloc(bytes), *next = positions;
+    g->positions = KERNEL(g)->alloc(g->backend, bytes);
+    if (!positions || !g->positions) {
+        free(positions);
         return FAIL(CAIRN_ENOMEM, "no memory for positions");
+    }
     for (int r = 0; r < g->columns.runs; r++)
         for (int64_t i = 0; i < g->columns.run[r].length; i++)
             *next++ = (int32_t)(g->columns.run[r].first + i);
+    KERNEL(g)->upload(g->backend, g->positions, positions, bytes);
+    free(positions);
     return CAIRN_OK;
 }
 
@@ -127,15 +131,15 @@ static void ring_forward(struct graph *g, struct op *op)
     KERNEL(g)->attention_keys_values(op->attention, here, qkv, g->columns.count);
     KERNEL(g)->attention_pieces_begin(op->attention, running, g->columns.count);
     for (int s = 0; s < ring->size && !g->run_error; s++) {
-        struct group_shift shift;
+        struct staged_shift shift;
         int owner = owner_after(ring, s), coming = owner_after(ring, s + 1);
         bool last = s == ring->size - 1;
         if (!last)
-            graph_note(g, group_shift_start(ring, &shift, here, kv_elements(g, op, owner), next, kv_elements(g, op, coming), g->backend->act));
+            graph_note(g, staged_shift_start(&g->staging, ring, &shift, here, kv_elements(g, op, owner), next, kv_elements(g, op, coming), g->backend->act));
         piece.key = span_of(g, owner);
         KERNEL(g)->attention_piece_forward(op->attention, running, qkv, here, &piece, &d);
         if (!last && !g->run_error)
-            graph_note(g, group_shift_finish(ring, &shift));
+            graph_note(g, staged_shift_finish(&g->staging, ring, &shift));
         void *used = here;
         here = next;
         next = used;
@@ -155,28 +159,28 @@ static void ring_backward(struct graph *g, struct op *op)
     int64_t first = kv_elements(g, op, owner_after(ring, 1));
     KERNEL(g)->attention_keys_values(op->attention, next, qkv, g->columns.count);
     KERNEL(g)->attention_pieces_backward_begin(op->attention, d_query, d_here, g->columns.count);
-    memset(d_here, 0, (size_t)first * dtype_size(g->backend->acc)); /* the neighbour may have more columns */
+    KERNEL(g)->zero(g->backend, d_here, (size_t)first * dtype_size(g->backend->acc)); /* the neighbour may have more columns */
     if (ring->size > 1)
-        graph_note(g, group_shift(ring, next, kv_elements(g, op, ring->rank), here, first, g->backend->act));
+        graph_note(g, staged_shift(&g->staging, ring, next, kv_elements(g, op, ring->rank), here, first, g->backend->act));
     for (int s = 1; s <= ring->size && !g->run_error; s++) {
-        struct group_shift shift;
+        struct staged_shift shift;
         int owner = owner_after(ring, s), coming = owner_after(ring, s + 1);
         int64_t out = kv_elements(g, op, owner), in = kv_elements(g, op, coming);
         bool last = s == ring->size, ahead = s + 1 < ring->size;
         if (last)
             KERNEL(g)->attention_keys_values(op->attention, here, qkv, g->columns.count);
         if (ahead)
-            graph_note(g, group_shift_start(ring, &shift, here, out, next, in, g->backend->act));
+            graph_note(g, staged_shift_start(&g->staging, ring, &shift, here, out, next, in, g->backend->act));
         piece.key = span_of(g, owner);
         KERNEL(g)->attention_piece_backward(op->attention, d_query, d_here, gradient_of(g, op->y), tensor_data(g, op->y), qkv, here,
                                             tensor_data(g, op->statistic[0]), &piece, &op->dropout);
         if (ahead && !g->run_error)
-            graph_note(g, group_shift_finish(ring, &shift));
+            graph_note(g, staged_shift_finish(&g->staging, ring, &shift));
         if (ahead)
             used = here, here = next, next = used;
         if (last || g->run_error)
             break;
-        graph_note(g, group_shift(ring, d_here, out, d_next, in, g->backend->acc));
+        graph_note(g, staged_shift(&g->staging, ring, d_here, out, d_next, in, g->backend->acc));
         used = d_here, d_here = d_next, d_next = used;
     }
     KERNEL(g)->attention_pieces_backward_end(op->attention, gradient_of(g, op->x), d_query, d_here, g->columns.count);

@@ -12,14 +12,13 @@
 #include "base/least.h"
 #include "kernels/expert_mlp.h"
 #include "kernels/experts.h"
-#include "mesh/collective.h"
 
 #define KERNEL(g) ((g)->backend->table)
 
 /* What the forward step keeps. Blocks of packed rows are [experts][capacity][...] where they are made, [sources][own experts][capacity]
  * [...] where the experts are. */
 enum { EXPERT, PLACE, LOAD, TAKEN, GATE, PROBABILITY, LOG_SUM, LOSSES, RECEIVED, INNER, ACTIVE, RETURNED, COUNTS, KEPT };
-enum { PACKED, RESULT, CHOSEN, FORWARD_WORK, D_PACKED = FORWARD_WORK, D_RESULT, D_INNER, D_RECEIVED, D_RETURNED, D_GATE, D_LOGITS, ALL_WORK };
+enum { PACKED, RESULT, MOST, FORWARD_WORK, D_PACKED = FORWARD_WORK, D_RESULT, D_INNER, D_RECEIVED, D_RETURNED, D_GATE, D_LOGITS, ALL_WORK };
 enum { ROUTER, EXPAND, EXPAND_BIAS, CONTRACT, CONTRACT_BIAS };
 
 _Static_assert((int)KEPT <= (int)OP_STATISTICS && (int)ALL_WORK <= (int)OP_WORK && (int)CONTRACT_BIAS < (int)OP_PARAMETERS,
@@ -34,7 +33,17 @@ struct experts {
     int64_t hidden;                  /* of each expert, here */
     int64_t rows_all, capacity_all;  /* of the microbatch */
     int64_t *shares;                 /* begins and counts of an exchange */
+    /* in the processor's memory */
+    int32_t *chosen;                 /* of the rows: which experts; NULL unless ranks share sequences */
+    int32_t *all_chosen;             /* [ranks][samples][runs][choices][experts]: how many; likewise */
+    int32_t *load, *most;            /* by expert */
+    /* Load and taken of the passes since they were counted last, [KEPT_USES][2][experts]: the backend's, and downloaded. */
+    int32_t *uses, *uses_there;
+    int use_count;
 };
+
+/* Passes whose routing is kept: so many are counted at once, and a device is waited for as seldom. */
+enum { KEPT_USES = 64 };
 
 static struct group *group_of(const struct graph *g)
 {
@@ -66,7 +75,7 @@ static void make_memory(struct graph *g, struct op *op, const struct experts *e,
     } kept[KEPT] = {{DTYPE_I32, rows, k}, {DTYPE_I32, rows, k}, {DTYPE_I32, all, 1}, {DTYPE_I32, all, 1}, {acc, rows, k}, {acc, rows, all},
                     {acc, rows, 1}, {acc, 2, 1}, {act, held, width}, {act, held, hidden}, {act, held, hidden}, {act, packed, width},
                     {DTYPE_I32, e->sources * e->own, 1}},
-      work[ALL_WORK] = {{act, packed, width}, {act, held, width}, {DTYPE_I32, runs_of(g) * k + 1, all}, {act, packed, width},
+      work[ALL_WORK] = {{act, packed, width}, {act, held, width}, {DTYPE_I32, all, 1}, {act, packed, width},
                         {act, held, width}, {act, held, hidden}, {act, held, width}, {act, packed, width}, {acc, rows, k}, {acc, rows, all}};
     for (int i = 0; i < KEPT; i++)
         op->statistic[i] = make(g, op, kept[i].dtype, kept[i].rows, kept[i].width);
@@ -119,15 +128,37 @@ tensor_id graph_experts(struct graph *g, tensor_id x, const tensor_id parameters
     return graph_result(g, op, g->rows, width);
 }
 
+static size_t uses_bytes(const struct experts *e, int count)
+{
+    return (size_t)(count * 2 * e->desc.experts) * sizeof *e->uses;
+}
+
+static cairn_err take_memory(struct graph *g, struct experts *e)
+{
+    int64_t parts = g->options.columns && g->options.columns->size > e->sources ? g->options.columns->size : e->sources;
+    bool shared = e->rows_all > g->rows;
+    e->shares = calloc(2 * (size_t)parts, sizeof *e->shares);
+    e->load = calloc(2 * (size_t)e->desc.experts, sizeof *e->load);
+    e->uses = KERNEL(g)->alloc(g->backend, uses_bytes(e, KEPT_USES));
+    e->uses_there = malloc(uses_bytes(e, KEPT_USES));
+    bool ok = e->shares && e->load && e->uses && e->uses_there;
+    if (ok)
+        e->most = e->load + e->desc.experts;
+    if (shared) {
+        e->chosen = calloc((size_t)(g->rows * e->desc.choices), sizeof *e->chosen);
+        e->all_chosen = calloc((size_t)(runs_of(g) * e->desc.choices * e->desc.experts), sizeof *e->all_chosen);
+        ok = ok && e->chosen && e->all_chosen;
+    }
+    return ok ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the experts");
+}
+
 static cairn_err experts_prepare(struct graph *g, struct op *op)
 {
     struct experts *e = op->experts;
     const struct expert_mlp_desc mlp = {.experts = e->own, .capacity = e->routing.capacity, .width = g->tensors[op->x].width,
-                                        .hidden = e->hidden, .adds_no_bias = graph_tensor_rank(g) != 0};
-    int64_t parts = g->options.columns && g->options.columns->size > e->sources ? g->options.columns->size : e->sources;
-    e->shares = calloc(2 * (size_t)parts, sizeof *e->shares);
-    if (!e->shares)
-        return FAIL(CAIRN_ENOMEM, "no memory for the experts");
+                                        .hidden = e->hidden, .adds_no_bias = graph_tensor_rank(g) != 0,
+                                        .whole = !KERNEL(g)->host_memory};
+    TRY(take_memory(g, e));
     TRY(KERNEL(g)->router_create(g->backend, &e->routing, &e->router));
     return expert_mlp_create(g->backend, &mlp, &e->mlp);
 }
@@ -135,12 +166,18 @@ static cairn_err experts_prepare(struct graph *g, struct op *op)
 static void experts_release(struct graph *g, struct op *op)
 {
     struct experts *e = op->experts;
-    if (e && e->router)
+    if (!e)
+        return;
+    if (e->router)
         KERNEL(g)->router_destroy(e->router);
-    if (e) {
-        expert_mlp_destroy(e->mlp);
-        free(e->shares);
-    }
+    expert_mlp_destroy(e->mlp);
+    free(e->shares);
+    free(e->chosen);
+    free(e->all_chosen);
+    free(e->load);
+    if (e->uses)
+        KERNEL(g)->free(g->backend, e->uses, uses_bytes(e, KEPT_USES));
+    free(e->uses_there);
     free(e);
 }
 
@@ -158,7 +195,7 @@ static void exchange(struct graph *g, const struct experts *e, const void *from,
     struct group *group = group_of(g);
     if (!group) {
         if (from != to)
-            memcpy(to, from, (size_t)elements * dtype_size(dtype));
+            KERNEL(g)->copy(g->backend, to, from, (size_t)elements * dtype_size(dtype));
         return;
     }
     int64_t *begins = e->shares, *counts = e->shares + group->size;
@@ -166,30 +203,42 @@ static void exchange(struct graph *g, const struct experts *e, const void *from,
         begins[r] = r * elements;
         counts[r] = elements;
     }
-    graph_note(g, group_all_to_all(group, from, begins, counts, to, begins, counts, dtype));
+    graph_note(g, staged_all_to_all(&g->staging, group, from, to, begins, counts, dtype));
 }
 
 static void clear(struct graph *g, tensor_id id)
 {
     const struct tensor *t = &g->tensors[id];
-    memset(tensor_data(g, id), 0, (size_t)(t->rows * t->width) * dtype_size(t->dtype));
+    KERNEL(g)->zero(g->backend, tensor_data(g, id), (size_t)(t->rows * t->width) * dtype_size(t->dtype));
 }
 
-/* All ranks' counts of what the rows of each of their runs chose: [ranks][samples][runs][choices][experts], this rank's filled in. */
-static void gather_choices(struct graph *g, const struct experts *e, const struct routing *r, int32_t *all)
+/* What an idle rank sends is computed with where its counts are not known. */
+static void clear_unread(struct graph *g, tensor_id packed)
 {
+    if (!KERNEL(g)->host_memory)
+        clear(g, packed);
+}
+
+/* All ranks' counts of what the rows of each of their runs chose. */
+static void gather_choices(struct graph *g, const struct experts *e, const struct routing *r)
+{
+    const struct routing chosen = {.expert = e->chosen};
     struct group *ring = g->options.columns;
     int64_t *begins = e->shares, *counts = e->shares + ring->size;
     int64_t a_run = e->desc.choices * e->desc.experts, a_rank = g->options.samples * g->columns.runs * a_run;
-    int32_t *next = all + ring->rank * a_rank;
+    int32_t *next = e->all_chosen + ring->rank * a_rank;
+    KERNEL(g)->download(g->backend, e->chosen, r->expert, (size_t)(g->rows * e->desc.choices) * sizeof *e->chosen);
+    graph_note(g, KERNEL(g)->finish(g->backend));
+    if (g->run_error) /* then it is of no expert that there is */
+        return;
     for (int64_t s = 0, row = 0; s < g->options.samples; s++)
         for (int i = 0; i < g->columns.runs; row += g->columns.run[i++].length, next += a_run)
-            routing_count(&e->routing, r, row, g->columns.run[i].length, next);
+            routing_count(&e->routing, &chosen, row, g->columns.run[i].length, next);
     for (int p = 0; p < ring->size; p++) {
         begins[p] = p * a_rank;
         counts[p] = a_rank;
     }
-    graph_note(g, group_all_gather(ring, all, begins, counts, DTYPE_I32));
+    graph_note(g, group_all_gather(ring, e->all_chosen, begins, counts, DTYPE_I32));
 }
 
 /* Where ranks share sequences: the load, and how many of the rows here each expert takes. The early runs of a sequence are in the order
@@ -199,17 +248,21 @@ static const int32_t *share_choices(struct graph *g, struct op *op, const struct
     const struct experts *e = op->experts;
     const struct group *ring = g->options.columns;
     int64_t experts = e->desc.experts, a_run = e->desc.choices * experts;
-    int32_t *all = tensor_data(g, op->work[CHOSEN]), *most = all + runs_of(g) * a_run;
-    gather_choices(g, e, r, all);
-    memset(r->load, 0, (size_t)experts * sizeof *r->load);
-    memset(most, 0, (size_t)experts * sizeof *most);
+    int32_t *most = tensor_data(g, op->work[MOST]);
+    size_t bytes = (size_t)experts * sizeof *e->load;
+    gather_choices(g, e, r);
+    memset(e->load, 0, bytes);
+    memset(e->most, 0, bytes);
     for (int64_t c = 0; c < e->desc.choices; c++)
         for (int64_t s = 0; s < g->options.samples; s++)
             for (int i = 0; i < 2 * ring->size; i++) {
                 int late = i >= ring->size, rank = late ? 2 * ring->size - 1 - i : i;
                 int64_t run = (rank * g->options.samples + s) * g->columns.runs + late;
-                routing_deal(&e->routing, e->capacity_all, all + run * a_run + c * experts, r->load, rank == ring->rank ? most : NULL);
+                routing_deal(&e->routing, e->capacity_all, e->all_chosen + run * a_run + c * experts, e->load,
+                             rank == ring->rank ? e->most : NULL);
             }
+    KERNEL(g)->upload(g->backend, r->load, e->load, bytes);
+    KERNEL(g)->upload(g->backend, most, e->most, bytes);
     return most;
 }
 
@@ -220,13 +273,21 @@ static void route(struct graph *g, struct op *op, const struct routing *r)
     KERNEL(g)->router_place(e->router, r, e->rows_all > g->rows ? share_choices(g, op, r) : NULL);
 }
 
-/* The rows that each expert here has of each source. */
+/* The rows that each expert here has of each source, kept for the backward pass. A device would have to be waited for to know them: its
+ * experts run over whole capacities, where what no row fills is zero. */
 static const int32_t *share_counts(struct graph *g, struct op *op, const struct routing *r)
 {
     const struct experts *e = op->experts;
+    if (!KERNEL(g)->host_memory)
+        return NULL;
     int32_t *counts = tensor_data(g, op->statistic[COUNTS]);
     exchange(g, e, r->taken, counts, e->own, DTYPE_I32);
     return counts;
+}
+
+static const int32_t *counts_of(const struct experts *e, const int32_t *counts, int64_t source)
+{
+    return counts ? counts + source * e->own : NULL;
 }
 
 static char *part(const struct graph *g, tensor_id id, int64_t source, int64_t sources)
@@ -247,9 +308,10 @@ static void experts_forward(struct graph *g, struct op *op)
     const struct routing r = routing_of(g, op);
     const struct expert_weights weights = weights_of(g, op);
     int64_t block = e->own * e->routing.capacity * e->routing.width;
-    if (g->idle)
+    if (g->idle) {
         clear(g, op->statistic[TAKEN]);
-    else
+        clear_unread(g, op->work[PACKED]);
+    } else
         route(g, op, &r);
     const int32_t *counts = share_counts(g, op, &r);
     if (!g->idle)
@@ -258,7 +320,7 @@ static void experts_forward(struct graph *g, struct op *op)
     for (int64_t s = 0; s < e->sources; s++)
         expert_mlp_forward(e->mlp, part(g, op->work[RESULT], s, e->sources), part(g, op->statistic[INNER], s, e->sources),
                            part(g, op->statistic[ACTIVE], s, e->sources), part(g, op->statistic[RECEIVED], s, e->sources), &weights,
-                           counts + s * e->own);
+                           counts_of(e, counts, s));
     exchange(g, e, tensor_data(g, op->work[RESULT]), tensor_data(g, op->statistic[RETURNED]), block, g->backend->act);
     if (!g->idle)
         KERNEL(g)->combine(e->router, tensor_data(g, op->y), tensor_data(g, op->statistic[RETURNED]), &r);
@@ -272,13 +334,13 @@ static void backward_experts(struct graph *g, struct op *op)
     const struct expert_gradients gradients = {
         .expand = parameter_gradient(g, op->bias, false), .expand_bias = parameter_gradient(g, op->more[0], false),
         .contract = parameter_gradient(g, op->more[1], false), .contract_bias = parameter_gradient(g, op->more[2], false)};
-    const int32_t *counts = tensor_data(g, op->statistic[COUNTS]);
+    const int32_t *counts = KERNEL(g)->host_memory ? tensor_data(g, op->statistic[COUNTS]) : NULL;
     for (int64_t s = 0; s < e->sources; s++) {
         char *d_inner = part(g, op->work[D_INNER], s, e->sources), *dy = part(g, op->work[D_RESULT], s, e->sources);
         expert_mlp_backward_input(e->mlp, part(g, op->work[D_RECEIVED], s, e->sources), d_inner, dy,
-                                  part(g, op->statistic[INNER], s, e->sources), &weights, counts + s * e->own);
+                                  part(g, op->statistic[INNER], s, e->sources), &weights, counts_of(e, counts, s));
         expert_mlp_backward_weight(e->mlp, &gradients, d_inner, dy, part(g, op->statistic[RECEIVED], s, e->sources),
-                                   part(g, op->statistic[ACTIVE], s, e->sources), counts + s * e->own, s > 0);
+                                   part(g, op->statistic[ACTIVE], s, e->sources), counts_of(e, counts, s), s > 0);
     }
 }
 
@@ -290,7 +352,7 @@ static void backward_combine(struct graph *g, struct op *op, const struct routin
     KERNEL(g)->combine_backward(e->router, tensor_data(g, op->work[D_PACKED]), d_gate, gradient_of(g, op->y),
                                 tensor_data(g, op->statistic[RETURNED]), r);
     if (graph_tensor_size(g) > 1)
-        graph_note(g, group_all_reduce(g->options.tensor, d_gate, e->routing.rows * e->routing.choices, g->backend->acc));
+        graph_note(g, staged_all_reduce(&g->staging, g->options.tensor, d_gate, e->routing.rows * e->routing.choices, g->backend->acc));
 }
 
 /* Tensor ranks find the same of the router, and their gradients of x are summed: one of them adds the router's. */
@@ -308,20 +370,39 @@ static void backward_router(struct graph *g, struct op *op, const struct routing
 }
 
 /* Tensor ranks decide the same, ranks that share sequences know the same load: one of them counts it. */
-static void count_use(struct graph *g, const struct op *op, const struct routing *r)
+static void count_uses(struct graph *g, struct experts *e)
 {
-    const struct experts *e = op->experts;
-    int32_t greatest = 0;
+    int64_t experts = e->desc.experts;
+    KERNEL(g)->download(g->backend, e->uses_there, e->uses, uses_bytes(e, e->use_count));
+    for (int k = 0; k < e->use_count; k++) {
+        const int32_t *load = e->uses_there + 2 * k * experts;
+        const struct routing known = {.taken = e->uses_there + (2 * k + 1) * experts};
+        int32_t greatest = 0;
+        g->experts_use.dropped += routing_dropped(&e->routing, &known);
+        for (int64_t i = 0; i < experts; i++)
+            greatest = load[i] > greatest ? load[i] : greatest;
+        g->experts_use.greatest += g->options.columns && g->options.columns->rank != 0 ? 0 : greatest;
+    }
+    e->use_count = 0;
+}
+
+static void keep_use(struct graph *g, struct experts *e, const struct routing *r)
+{
+    size_t half = uses_bytes(e, 1) / 2;
     if (graph_tensor_rank(g) != 0)
         return;
-    g->experts_use.dropped += routing_dropped(&e->routing, r);
-    for (int64_t i = 0; i < e->desc.experts; i++)
-        greatest = r->load[i] > greatest ? r->load[i] : greatest;
-    g->experts_use.greatest += g->options.columns && g->options.columns->rank != 0 ? 0 : greatest;
+    if (e->use_count == KEPT_USES)
+        count_uses(g, e);
+    char *to = (char *)e->uses + uses_bytes(e, e->use_count++);
+    KERNEL(g)->copy(g->backend, to, r->load, half);
+    KERNEL(g)->copy(g->backend, to + half, r->taken, half);
 }
 
 struct graph_experts_use graph_take_experts_use(struct graph *g)
 {
+    for (int i = 0; i < g->op_count; i++)
+        if (g->ops[i].experts && g->ops[i].experts->use_count > 0)
+            count_uses(g, g->ops[i].experts);
     struct graph_experts_use use = g->experts_use;
     g->experts_use = (struct graph_experts_use){0};
     return use;
@@ -333,7 +414,9 @@ static void experts_backward(struct graph *g, struct op *op)
     const struct experts *e = op->experts;
     const struct routing r = routing_of(g, op);
     int64_t block = e->own * e->routing.capacity * e->routing.width;
-    if (!g->idle)
+    if (g->idle)
+        clear_unread(g, op->work[D_PACKED]);
+    else
         backward_combine(g, op, &r);
     exchange(g, e, tensor_data(g, op->work[D_PACKED]), tensor_data(g, op->work[D_RESULT]), block, g->backend->act);
     if (parameter_gradient(g, op->bias, false))
@@ -341,7 +424,7 @@ static void experts_backward(struct graph *g, struct op *op)
     exchange(g, e, tensor_data(g, op->work[D_RECEIVED]), tensor_data(g, op->work[D_RETURNED]), block, g->backend->act);
     if (!g->idle) {
         backward_router(g, op, &r);
-        count_use(g, op, &r);
+        keep_use(g, op->experts, &r);
     }
 }
 

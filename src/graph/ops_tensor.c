@@ -3,9 +3,7 @@
 #include "graph/graph_internal.h"
 
 #include <stdlib.h>
-#include <string.h>
 
-#include "mesh/collective.h"
 #include "mesh/tree.h"
 
 int graph_tensor_rank(const struct graph *g)
@@ -76,7 +74,7 @@ tensor_id graph_tensor_leave(struct graph *g, tensor_id x)
 static void sum(struct graph *g, tensor_id x)
 {
     const struct tensor *t = &g->tensors[x];
-    graph_note(g, group_all_reduce(g->options.tensor, tensor_data(g, x), t->rows * t->width, t->dtype));
+    graph_note(g, staged_all_reduce(&g->staging, g->options.tensor, tensor_data(g, x), t->rows * t->width, t->dtype));
 }
 
 static void nothing(struct graph *g, struct op *op)
@@ -118,8 +116,8 @@ static void gather(struct graph *g, tensor_id all, tensor_id own)
     size_t size = dtype_size(g->tensors[own].dtype);
     share_rows(g, width, begins, counts);
     char *whole = tensor_data(g, all);
-    memcpy(whole + (size_t)begins[group->rank] * size, tensor_data(g, own), (size_t)counts[group->rank] * size);
-    graph_note(g, group_all_gather(group, whole, begins, counts, g->tensors[own].dtype));
+    g->backend->table->copy(g->backend, whole + (size_t)begins[group->rank] * size, tensor_data(g, own), (size_t)counts[group->rank] * size);
+    graph_note(g, staged_all_gather(&g->staging, group, whole, begins, counts, g->tensors[own].dtype));
 }
 
 static void scatter(struct graph *g, tensor_id own, tensor_id all)
@@ -127,7 +125,7 @@ static void scatter(struct graph *g, tensor_id own, tensor_id all)
     struct group *group = g->options.tensor;
     int64_t *begins = g->shares, *counts = g->shares + group->size;
     share_rows(g, g->tensors[own].width, begins, counts);
-    graph_note(g, group_reduce_scatter(group, tensor_data(g, own), tensor_data(g, all), begins, counts, g->tensors[own].dtype));
+    graph_note(g, staged_reduce_scatter(&g->staging, group, tensor_data(g, own), tensor_data(g, all), begins, counts, g->tensors[own].dtype));
 }
 
 static cairn_err rows_prepare(struct graph *g, struct op *op)
@@ -168,5 +166,5 @@ const struct op_class op_rows_scatter = {.name = "scatter of rows", .prepare = r
 void graph_sum_over_rows(struct graph *g, void *gradient, int64_t n)
 {
     if (graph_shares_rows(g))
-        graph_note(g, group_all_reduce(g->options.tensor, gradient, n, g->backend->acc));
+        graph_note(g, staged_all_reduce(&g->staging, g->options.tensor, gradient, n, g->backend->acc));
 }

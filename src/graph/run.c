@@ -1,8 +1,6 @@
 /* Running a graph's phases. */
 #include "graph/graph_internal.h"
 
-#include <string.h>
-
 void graph_bind_parameters(struct graph *g, const void *parameters)
 {
     for (int b = 0; b < g->bucket_count; b++)
@@ -20,8 +18,8 @@ static void clear_lookup(struct graph *g, int bucket)
 {
     for (int i = 0; i < g->op_count; i++)
         if (g->ops[i].clears_lookup && gradient_bucket(g, g->ops[i].weight, true) == bucket)
-            memset(parameter_gradient(g, g->ops[i].weight, true), 0,
-                   (size_t)parameter_of(g, g->ops[i].weight)->elements * dtype_size(g->backend->acc));
+            g->backend->table->zero(g->backend, parameter_gradient(g, g->ops[i].weight, true),
+                                    (size_t)parameter_of(g, g->ops[i].weight)->elements * dtype_size(g->backend->acc));
 }
 
 static cairn_err handle(struct graph *g, const struct event *e)
@@ -111,11 +109,28 @@ static void place_dropout(struct graph *g, struct op *op, int64_t step, int64_t 
     op->dropout.first = (uint64_t)((elements + 3) / 4 * 4) * (uint64_t)microbatch;
 }
 
+/* To a device they go once, at a microbatch's first phase. */
+static const int32_t *place_tokens(struct graph *g, const int32_t *tokens, int32_t *place, bool first)
+{
+    if (!tokens || g->backend->table->host_memory)
+        return tokens;
+    if (first)
+        g->backend->table->upload(g->backend, place, tokens, (size_t)g->rows * sizeof *tokens);
+    return place;
+}
+
+static void take_tokens(struct graph *g, enum graph_phase phase, const struct graph_pass *pass)
+{
+    bool first = (phase == GRAPH_FORWARD || phase == GRAPH_EVALUATE) && !pass->idle;
+    int32_t *place = g->tokens ? g->tokens + 2 * pass->slot * g->rows : NULL;
+    g->inputs = place_tokens(g, pass->inputs, place, first);
+    g->targets = place_tokens(g, pass->targets, place ? place + g->rows : NULL, first);
+}
+
 cairn_err graph_run(struct graph *g, enum graph_phase phase, const struct graph_pass *pass)
 {
     g->slot = g->slots + (size_t)pass->slot * g->slot_bytes;
-    g->inputs = pass->inputs;
-    g->targets = pass->targets;
+    take_tokens(g, phase, pass);
     g->loss_scale = pass->loss_scale;
     g->dropping = phase != GRAPH_EVALUATE;
     g->idle = pass->idle;

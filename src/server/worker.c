@@ -11,6 +11,7 @@
 #include "server/replica.h"
 #include "server/wire.h"
 #include "server/work.h"
+#include "train/device.h"
 #include "train/shares.h"
 #include "train/trainer.h"
 
@@ -326,7 +327,8 @@ static cairn_err open_replica(struct worker *w)
 {
     const struct replica_options options = {.joined = w->config->parallel.staleness > 0,
                                             .hooks = {.context = w, .partial = push_partial, .progress = progress}};
-    TRY(trainer_backend(w->config, w->threads, &w->backend));
+    TRY(device_open_alone(w->config, 0, w->threads, &w->backend));
+    TRY(device_check(w->config, w->backend));
     TRY(replica_open(w->backend, w->config, w->train, w->validation, &options, &w->replica));
     for (int s = 0; s < w->count; s++)
         wire_set_limit(w->wires[s], most_parameters(w, s) + WIRE_FIRST_LIMIT);

@@ -10,6 +10,14 @@
 
 enum { SHARD_MAX_DIMS = 4, SHARD_NAME_SIZE = 96 };
 
+/* Memory that the processor cannot reach. READ copies from there to the processor's, WRITE the other way; what they copied is there when
+ * they return. */
+struct shard_memory {
+    void *context;
+    cairn_err (*read)(void *context, void *to, const void *from, size_t bytes);
+    cairn_err (*write)(void *context, void *to, const void *from, size_t bytes);
+};
+
 struct shard {
     char name[SHARD_NAME_SIZE];       /* global name, "/"-separated, e.g. "weights/block.3.attention.qkv.weight" */
     enum dtype dtype;
@@ -18,6 +26,7 @@ struct shard {
     int64_t offset[SHARD_MAX_DIMS];   /* of this rank's slab in it */
     int64_t extent[SHARD_MAX_DIMS];   /* of this rank's slab; equal to shape where the array is whole */
     void *data;                       /* the slab, row-major, dense; not owned */
+    const struct shard_memory *memory; /* where DATA is; NULL: the processor's */
 };
 
 static inline int64_t shard_elements(const struct shard *s)

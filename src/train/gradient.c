@@ -16,15 +16,9 @@ enum { BUFFERS = 3 };
 
 enum { ENDS_TAG = 2 }; /* stages' messages have 0 and 1 (train/stage.c) */
 
-static void add(void *context, void *sum, const void *a, const void *b, int64_t n)
+static void add(const struct gradient *g, void *sum, const void *a, const void *b, int64_t n)
 {
-    struct backend *backend = context;
-    backend->table->add(backend, sum, a, b, n);
-}
-
-static void *at(const struct gradient *g, void *vector, int64_t element)
-{
-    return (char *)vector + (size_t)element * dtype_size(g->backend->acc);
+    g->backend->table->add(g->backend, sum, a, b, n);
 }
 
 /* ---- opening ---- */
@@ -78,8 +72,8 @@ static cairn_err open_holders(struct gradient *g, struct holders *h, struct grou
                           .stride = g->rounds ? data : 1, .count = count[group->rank]};
     g->passes = count[0] > g->passes ? count[0] : g->passes;
     const struct reducer_options options = {
-        .leaves = {.leaves = h->leaves, .stride = h->stride, .first = first, .count = count}, .dtype = g->backend->acc, .add = add,
-        .add_context = g->backend, .rounds = g->rounds, .fast = g->options.fast};
+        .leaves = {.leaves = h->leaves, .stride = h->stride, .first = first, .count = count}, .dtype = g->backend->acc,
+        .add = gradient_add_exchanged, .add_context = g, .rounds = g->rounds, .fast = g->options.fast};
     cairn_err err = reducer_create(group, &options, &h->reducer);
     free(first);
     return err;
@@ -133,6 +127,23 @@ static int slots_of(const struct gradient *g, const struct holders *h)
     return held;
 }
 
+static int parameters_of(const struct gradient *g)
+{
+    int count = 0;
+    for (int p = 0; p < g->piece_count; p++)
+        count += graph_parameter_count(g->pieces[p].graph);
+    return count;
+}
+
+/* Chunks of all parameters, and one to begin and one to end each share. */
+static int64_t squares_of(const struct gradient *g)
+{
+    int64_t chunks = 1;
+    for (int p = 0; p < g->piece_count; p++)
+        chunks += graph_parameter_elements(g->pieces[p].graph) / NORM_CHUNK + 2 * graph_parameter_count(g->pieces[p].graph);
+    return chunks;
+}
+
 static cairn_err allocate(struct gradient *g)
 {
     const struct backend_table *table = g->backend->table;
@@ -145,9 +156,12 @@ static cairn_err allocate(struct gradient *g)
     }
     g->slots = calloc((size_t)g->slot_count, sizeof *g->slots);
     g->buffer_of = calloc((size_t)g->slot_count, sizeof *g->buffer_of);
-    g->squares = calloc((size_t)(g->buffer_elements / NORM_CHUNK) + 2, sizeof *g->squares);
+    g->squares_room = squares_of(g);
+    g->squares = table->alloc(g->backend, (size_t)g->squares_room * sizeof *g->squares);
+    g->squares_there = calloc((size_t)g->squares_room, sizeof *g->squares_there);
+    g->squares_runs = calloc((size_t)parameters_of(g) + 1, sizeof *g->squares_runs);
     g->total = calloc(1, sizeof *g->total);
-    bool memory = g->slots && g->buffer_of && g->squares && g->total;
+    bool memory = g->slots && g->buffer_of && g->squares && g->squares_there && g->squares_runs && g->total;
     for (int i = 0; i < g->slot_count && memory; i++) {
         g->buffer_of[i] = -1;
         g->slots[i] = table->alloc(g->backend, (size_t)elements * dtype_size(g->backend->acc));
@@ -200,9 +214,12 @@ cairn_err gradient_open(struct mesh *mesh, struct backend *backend, const struct
     g->dense.group = options->alone ? options->alone->self : &mesh->replicas; /* list_sums asks for their sizes */
     g->expert.group = mesh->layout.expert > 1 ? &mesh->expert_replicas : NULL;
     TRY_GOTO(err, list_sums(g), failed);
+    bool others = g->dense.group->size > 1 || (g->expert.group && g->expert.group->size > 1);
+    g->staged = !backend->table->host_memory && (others || options->fast);
     TRY_GOTO(err, open_reducers(g), failed);
     TRY_GOTO(err, add_buckets(g), failed);
     TRY_GOTO(err, allocate(g), failed);
+    TRY_GOTO(err, gradient_open_staging(g), failed);
     TRY_GOTO(err, parameters_open(g), failed);
     if (options->compress.kind != COMPRESS_NONE)
         TRY_GOTO(err, compressed_open(mesh, &options->compress, count, graphs, &g->compressed), failed);
@@ -222,7 +239,10 @@ void gradient_close(struct gradient *g)
     for (int i = 0; g->slots && i < g->slot_count; i++)
         if (g->slots[i])
             g->backend->table->free(g->backend, g->slots[i], bytes);
+    if (g->squares)
+        g->backend->table->free(g->backend, g->squares, (size_t)g->squares_room * sizeof *g->squares);
     parameters_close(g);
+    gradient_close_staging(g);
     compressed_close(g->compressed);
     reducer_destroy(g->dense.reducer);
     reducer_destroy(g->expert.reducer);
@@ -230,7 +250,8 @@ void gradient_close(struct gradient *g)
     free(g->sums);
     free(g->slots);
     free(g->buffer_of);
-    free(g->squares);
+    free(g->squares_there);
+    free(g->squares_runs);
     free(g->total);
     free(g);
 }
@@ -266,7 +287,7 @@ int64_t gradient_memory(const struct gradient *g)
     int64_t bytes = g->slot_count * (g->rounds ? g->buffer_elements : g->elements) * (int64_t)dtype_size(g->backend->acc);
     bytes += g->expert.reducer ? reducer_memory(g->expert.reducer) : 0;
     bytes += g->compressed ? compressed_memory(g->compressed) : 0;
-    return bytes + reducer_memory(g->dense.reducer) + parameters_memory(g);
+    return bytes + reducer_memory(g->dense.reducer) + parameters_memory(g) + gradient_staging_memory(g);
 }
 
 /* ---- a microbatch's gradients ---- */
@@ -296,7 +317,7 @@ static cairn_err gradient_begin(void *context, int bucket, void **gradient)
         *gradient = NULL;
     } else {
         int slot = g->options.fast ? s->added > 0 : s->stack.count;
-        *gradient = at(g, g->slots[slot], s->offset);
+        *gradient = gradient_at(g, g->slots[slot], s->offset);
     }
     return CAIRN_OK;
 }
@@ -318,9 +339,9 @@ static bool is_joined_later(const struct gradient *g, const struct sum *s)
 /* Adds up what this rank holds of a sum; the order does not matter, as long as it is always the same. */
 static void *join_own(struct gradient *g, const struct sum *s)
 {
-    void *own = at(g, g->slots[0], s->offset);
+    void *own = gradient_at(g, g->slots[0], s->offset);
     for (int k = 1; k < s->stack.count; k++)
-        add(g->backend, own, own, at(g, g->slots[k], s->offset), s->elements);
+        add(g, own, own, gradient_at(g, g->slots[k], s->offset), s->elements);
     return own;
 }
 
@@ -334,7 +355,7 @@ static cairn_err start_compressed(struct gradient *g, struct sum *s)
         return CAIRN_OK;
     void *own = join_own(g, main);
     if (lookup) {
-        add(g->backend, own, own, join_own(g, lookup), main->elements);
+        add(g, own, own, join_own(g, lookup), main->elements);
         lookup->started = true;
     }
     main->started = true;
@@ -348,8 +369,9 @@ static cairn_err start(struct gradient *g, struct sum *s)
     if (g->compressed)
         return start_compressed(g, s);
     int count = g->options.fast ? 1 : s->stack.count;
+    gradient_stage_out(g, s, count, 0, s->elements);
     for (int i = 0; i < count; i++)
-        partials[i] = at(g, g->slots[i], s->offset);
+        partials[i] = gradient_exchanged(g, i, s->offset);
     s->started = true;
     return reduce_start(s->holders->reducer, s->id, partials, g->options.zero == 0 && !is_joined_later(g, s));
 }
@@ -358,9 +380,9 @@ static cairn_err start(struct gradient *g, struct sum *s)
 static void join(struct gradient *g, struct sum *s)
 {
     if (g->options.fast) {
-        void *all = at(g, g->slots[0], s->offset);
+        void *all = gradient_at(g, g->slots[0], s->offset);
         if (s->added > 0)
-            add(g->backend, all, all, at(g, g->slots[1], s->offset), s->elements);
+            add(g, all, all, gradient_at(g, g->slots[1], s->offset), s->elements);
         return;
     }
     partial_sums_push(g->backend, &s->stack, g->slots, s->offset, s->elements, s->holders->first + s->added);
@@ -391,7 +413,7 @@ static cairn_err gradient_ready(void *context, int bucket)
 
 static void *own_sum(const struct gradient *g, const struct sum *s)
 {
-    return g->rounds ? reduce_shard(s->holders->reducer, s->id) : at(g, g->slots[0], s->offset + s->own_begin);
+    return g->rounds ? reduce_shard(s->holders->reducer, s->id) : gradient_at(g, g->slots[0], s->offset + s->own_begin);
 }
 
 static cairn_err exchange_ends(const struct gradient *g, int other, const void *own, void *theirs, int length)
@@ -413,18 +435,23 @@ static cairn_err join_ends(struct gradient *g, struct sum *s)
     int64_t length = g->compressed ? s->elements : s->own_length; /* a compressed sum is whole on every replica */
     size_t bytes = (size_t)length * dtype_size(g->backend->acc);
     uint64_t begun = trace_begin();
-    char *theirs = malloc(bytes + 1), *own = g->compressed ? at(g, g->slots[0], s->offset) : own_sum(g, s);
+    const struct backend_table *table = g->backend->table;
+    bool host = table->host_memory;
+    char *theirs = malloc((host ? 1 : 2) * bytes + 1);
+    char *there = g->compressed ? gradient_at(g, g->slots[0], s->offset) : own_sum(g, s), *own = there;
     if (!theirs)
         return FAIL(CAIRN_ENOMEM, "no memory for the tied weights' gradient");
+    if (!host)
+        table->download(g->backend, own = theirs + bytes, there, bytes);
     m->pipeline.bytes_sent += (int64_t)bytes;
     m->pipeline.bytes_received += (int64_t)bytes;
     cairn_err err = exchange_ends(g, other, own, theirs, (int)length);
     if (!err && m->place.pipeline == last)
-        add(g->backend, own, own, theirs, length);
-    else if (!err) {
-        add(g->backend, theirs, theirs, own, length);
-        memcpy(own, theirs, bytes);
-    }
+        gradient_add_on_host(g, own, own, theirs, length);
+    else if (!err)
+        gradient_add_on_host(g, own, theirs, own, length);
+    if (!err && !host)
+        table->upload(g->backend, there, own, bytes);
     free(theirs);
     trace_end(begun, TRACE_COMMUNICATION, "tied weights", -1);
     return err;
@@ -435,7 +462,7 @@ static cairn_err join_uses(struct gradient *g)
     for (int i = 0; i < g->sum_count; i++) {
         struct sum *s = &g->sums[i];
         if (s->lookup >= 0 && !g->compressed)
-            add(g->backend, own_sum(g, s), own_sum(g, s), own_sum(g, &g->sums[s->lookup]), s->own_length);
+            add(g, own_sum(g, s), own_sum(g, s), own_sum(g, &g->sums[s->lookup]), s->own_length);
         else if (s->lookup < 0 && !s->of_lookup && is_joined_later(g, s))
             TRY(join_ends(g, s));
     }
@@ -450,7 +477,8 @@ static bool counts(const struct gradient *g, const struct parameter *q)
     return q->divided || g->mesh->place.tensor == 0;
 }
 
-static void add_squares(struct gradient *g, const struct sum *s)
+/* Adds the sum's parameters to the runs; *CHUNKS is how many all of them have. */
+static int list_squares(struct gradient *g, const struct sum *s, int runs, int64_t *chunks)
 {
     const struct piece *p = &g->pieces[s->piece];
     int64_t begin = graph_bucket_at(p->graph, s->bucket)->offset + s->own_begin;
@@ -459,15 +487,23 @@ static void add_squares(struct gradient *g, const struct sum *s)
         int64_t first, count = share_of_parameter(q, begin, s->own_length, &first);
         if (q->bucket != s->bucket || count == 0 || !counts(g, q))
             continue;
-        partial_sums_squares(g->backend, at(g, own_sum(g, s), q->offset + first - begin), count, g->squares, g->total);
+        g->squares_runs[runs++] = (struct squares_run){.sums = g->squares + *chunks, .n = count,
+                                                       .x = gradient_at(g, own_sum(g, s), q->offset + first - begin)};
+        *chunks += (count + NORM_CHUNK - 1) / NORM_CHUNK;
     }
+    return runs;
 }
 
 static cairn_err find_norm(struct gradient *g, double *norm)
 {
+    int64_t chunks = 0;
+    int runs = 0;
     *g->total = (struct exact_sum){0};
     for (int i = 0; i < g->sum_count; i++)
-        add_squares(g, &g->sums[i]);
+        runs = list_squares(g, &g->sums[i], runs, &chunks);
+    g->backend->table->sum_squares(g->backend, g->squares_runs, runs);
+    g->backend->table->download(g->backend, g->squares_there, g->squares, (size_t)chunks * sizeof *g->squares);
+    exact_sum_add(g->total, g->squares_there, chunks);
     exact_sum_normalize(g->total);
     uint64_t begun = trace_begin();
     MPI_Comm whole = g->options.alone ? g->options.alone->replica : g->mesh->world;
@@ -492,22 +528,44 @@ static cairn_err start_rest(struct gradient *g)
     return g->compressed ? compressed_wait(g->compressed) : CAIRN_OK;
 }
 
+static void stage_in(struct gradient *g, const struct sum *s, bool whole)
+{
+    if (whole)
+        gradient_stage_in(g, s, 0, s->elements);
+    else
+        gradient_stage_in(g, s, s->own_begin, s->own_length);
+}
+
+/* Whether every replica gets all of the sum, but not before it was changed. */
+static bool is_gathered_last(const struct gradient *g, const struct sum *s)
+{
+    return g->options.zero == 0 && !g->compressed && !s->of_lookup && is_joined_later(g, s);
+}
+
 cairn_err gradient_finish(struct gradient *g, double *norm)
 {
     TRY(start_rest(g));
     TRY(gradient_wait(g));
+    for (int i = 0; i < g->sum_count && g->staged; i++)
+        stage_in(g, &g->sums[i], g->options.zero == 0 && !is_joined_later(g, &g->sums[i]));
     TRY(join_uses(g));
     TRY(find_norm(g, norm));
     for (int i = 0; i < g->sum_count; i++) {
         struct sum *s = &g->sums[i];
         s->added = 0;
         s->started = false;
-        if (g->options.zero == 0 && !g->compressed && !s->of_lookup && is_joined_later(g, s))
-            TRY(gather_start(s->holders->reducer, s->id, at(g, g->slots[0], s->offset), g->backend->acc));
+        if (!is_gathered_last(g, s))
+            continue;
+        gradient_stage_out(g, s, 1, s->own_begin, s->own_length);
+        TRY(gather_start(s->holders->reducer, s->id, gradient_exchanged(g, 0, s->offset), g->backend->acc));
     }
     for (int i = 0; i < g->slot_count; i++)
         g->buffer_of[i] = -1;
-    return gradient_wait(g);
+    TRY(gradient_wait(g));
+    for (int i = 0; i < g->sum_count && g->staged; i++)
+        if (is_gathered_last(g, &g->sums[i]))
+            stage_in(g, &g->sums[i], true);
+    return CAIRN_OK;
 }
 
 struct compressed *gradient_compressed(const struct gradient *g)
@@ -518,5 +576,5 @@ struct compressed *gradient_compressed(const struct gradient *g)
 const void *gradient_own(const struct gradient *g, int piece, int bucket)
 {
     const struct sum *s = &g->sums[g->pieces[piece].first_sum + bucket];
-    return g->options.zero == 0 ? at(g, g->slots[0], s->offset) : own_sum(g, s);
+    return g->options.zero == 0 ? gradient_at(g, g->slots[0], s->offset) : own_sum(g, s);
 }

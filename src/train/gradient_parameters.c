@@ -91,20 +91,40 @@ int64_t parameters_memory(const struct gradient *g)
 
 /* ---- zero 1 and 2 ---- */
 
-static cairn_err finish_gather(struct sum *s)
+/* The bucket's parameters, where kernels read them, or staged on their way. */
+static char *compute_of(const struct gradient *g, const struct sum *s, bool staged)
 {
-    if (s->gathering)
-        TRY(gather_wait(s->holders->reducer, s->id));
+    const struct piece *p = &g->pieces[s->piece];
+    return (staged ? p->host_compute : (char *)p->weights->compute) + act_bytes(g, graph_bucket_at(p->graph, s->bucket)->offset);
+}
+
+/* Staged: what came from others, elements FROM to UNTIL - 1 of the bucket. */
+static void upload_parameters(const struct gradient *g, const struct sum *s, int64_t from, int64_t until)
+{
+    size_t at = act_bytes(g, from);
+    if (g->staged && until > from)
+        g->backend->table->upload(g->backend, compute_of(g, s, false) + at, compute_of(g, s, true) + at, act_bytes(g, until - from));
+}
+
+static cairn_err finish_gather(const struct gradient *g, struct sum *s)
+{
+    if (!s->gathering)
+        return CAIRN_OK;
     s->gathering = false;
+    TRY(gather_wait(s->holders->reducer, s->id));
+    upload_parameters(g, s, 0, s->own_begin);
+    upload_parameters(g, s, s->own_begin + s->own_length, s->elements);
     return CAIRN_OK;
 }
 
 static cairn_err gather_in_place(struct gradient *g, struct sum *s)
 {
-    const struct piece *p = &g->pieces[s->piece];
-    TRY(finish_gather(s));
+    TRY(finish_gather(g, s));
     s->gathering = true;
-    char *bucket = (char *)p->weights->compute + act_bytes(g, graph_bucket_at(p->graph, s->bucket)->offset);
+    char *bucket = compute_of(g, s, g->staged);
+    size_t own = act_bytes(g, s->own_begin);
+    if (g->staged)
+        g->backend->table->download(g->backend, bucket + own, compute_of(g, s, false) + own, act_bytes(g, s->own_length));
     return gather_start(s->holders->reducer, s->id, bucket, g->backend->act);
 }
 
@@ -138,7 +158,7 @@ static struct held *make_room(struct gradient *g, const struct sum *s, bool must
         return left;
     if (!must || !ahead)
         return NULL;
-    *err = finish_gather(&g->sums[ahead->sum]);
+    *err = finish_gather(g, &g->sums[ahead->sum]);
     ahead->sum = -1;
     return ahead;
 }
@@ -188,10 +208,10 @@ cairn_err parameters_acquire(void *context, int bucket, const void **parameters)
     struct gradient *g = p->gradient;
     struct sum *s = sum_of(p, bucket);
     if (!g->window)
-        return finish_gather(s);
+        return finish_gather(g, s);
     struct held *h;
     TRY(fetch(g, s, true, &h));
-    TRY(finish_gather(s));
+    TRY(finish_gather(g, s));
     h->used = true;
     *parameters = h->data;
     return fetch_ahead(g, (int)(s - g->sums));
@@ -218,7 +238,7 @@ cairn_err gradient_share_parameters(struct gradient *g)
         if (!g->window)
             TRY(gather_in_place(g, s));
         else /* what was fetched ahead is of before the update */
-            TRY(finish_gather(s));
+            TRY(finish_gather(g, s));
     }
     for (int i = 0; g->window && i < g->window->count; i++)
         g->window->held[i].sum = -1;

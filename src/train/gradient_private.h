@@ -38,6 +38,7 @@ struct piece {
     struct graph *graph;
     struct weights *weights;
     int first_sum; /* that of its bucket 0 */
+    char *host_compute; /* staged: the compute copy on its way, of act; else NULL */
 };
 
 struct gradient {
@@ -52,11 +53,16 @@ struct gradient {
     struct sum *sums;
     int sum_count;
     int64_t elements;        /* of a gradient vector of all pieces */
+    bool staged;             /* the slots are a device's: what ranks exchange goes by way of the processor */
+    void **host;             /* staged: by slot, the same vectors in the processor's memory */
     int slot_count;
     void **slots;            /* held partial sums first, in the order of the stacks; then free ones */
     int64_t passes;
     int64_t first_microbatch; /* of a replica that trains alone; else 0 */
-    double *squares;         /* sums of squares of a bucket's chunks */
+    double *squares;         /* sums of squares of all chunks that this rank counts, the backend's; and downloaded */
+    double *squares_there;
+    int64_t squares_room;
+    struct squares_run *squares_runs; /* room for all parameters */
     struct exact_sum *total;
     /* with rounds: room for buckets on their way */
     int *buffer_of;          /* which sum uses it; -1: none */
@@ -69,6 +75,22 @@ static inline struct sum *sum_of(const struct piece *p, int bucket)
 {
     return &p->gradient->sums[p->first_sum + bucket];
 }
+
+static inline void *gradient_at(const struct gradient *g, void *vector, int64_t element)
+{
+    return (char *)vector + (size_t)element * dtype_size(g->backend->acc);
+}
+
+/* gradient_staging.c: all of it does nothing unless STAGED. OUT: what this rank gives to a sum goes to the host vectors; IN: what it got
+ * from there. Elements are counted from the bucket's begin. */
+cairn_err gradient_open_staging(struct gradient *g);
+void gradient_close_staging(struct gradient *g);
+int64_t gradient_staging_memory(const struct gradient *g);
+void *gradient_exchanged(const struct gradient *g, int slot, int64_t element); /* where an exchange has an element of a slot */
+void gradient_stage_out(struct gradient *g, const struct sum *s, int slots, int64_t begin, int64_t count);
+void gradient_stage_in(struct gradient *g, const struct sum *s, int64_t begin, int64_t count);
+void gradient_add_on_host(const struct gradient *g, void *sum, const void *a, const void *b, int64_t n);
+void gradient_add_exchanged(void *context, void *sum, const void *a, const void *b, int64_t n); /* a reduce_add; CONTEXT is the gradient */
 
 /* gradient_parameters.c */
 cairn_err parameters_open(struct gradient *g);

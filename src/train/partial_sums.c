@@ -14,6 +14,7 @@ void partial_sums_push(struct backend *backend, struct tree_stack *stack, void *
 
 void partial_sums_squares(struct backend *backend, const void *elements, int64_t count, double *squares, struct exact_sum *total)
 {
-    backend->table->sum_squares(backend, squares, elements, count);
+    const struct squares_run run = {.sums = squares, .x = elements, .n = count};
+    backend->table->sum_squares(backend, &run, 1);
     exact_sum_add(total, squares, (count + NORM_CHUNK - 1) / NORM_CHUNK);
 }

@@ -7,6 +7,7 @@
 
 #include "ckpt/checkpoint.h"
 #include "model/gpt.h"
+#include "train/device.h"
 #include "train/trainer.h"
 
 /* What the config leaves to the dataset stands in the checkpoint's extra facts. */
@@ -24,10 +25,9 @@ static cairn_err read_extra(struct restored_model *m, const char *extra)
     return ok ? CAIRN_OK : FAIL(CAIRN_EFORMAT, "the checkpoint does not tell vocabulary and tokenizer: not made by cairn train");
 }
 
-static cairn_err build(struct restored_model *m, int local_ranks, int64_t samples, bool classify)
+static cairn_err build(struct restored_model *m, int64_t samples, bool classify)
 {
     const struct config *c = &m->config;
-    TRY(trainer_backend(c, trainer_threads(c, local_ranks), &m->backend));
     const struct graph_options options = {.samples = samples ? samples : c->batch.samples, .context = c->model.context};
     struct gpt gpt;
     trainer_model(c, m->vocabulary, &gpt);
@@ -58,7 +58,7 @@ static cairn_err load(struct restored_model *m, struct mesh *mesh, const char *p
     return err;
 }
 
-cairn_err restored_model_open(struct mesh *mesh, int local_ranks, const char *path, int override_count, char *const *overrides,
+cairn_err restored_model_open(struct mesh *mesh, const struct job *job, const char *path, int override_count, char *const *overrides,
                               int64_t samples, bool classify, struct restored_model *m)
 {
     *m = (struct restored_model){0};
@@ -74,9 +74,11 @@ cairn_err restored_model_open(struct mesh *mesh, int local_ranks, const char *pa
     if (!err)
         err = read_extra(m, facts.extra);
     checkpoint_facts_free(&facts);
-    if (!err)
-        err = build(m, local_ranks, samples, classify);
     err = mesh_agree(mesh, err);
+    if (!err)
+        err = device_open(&m->config, mesh, job, trainer_threads(&m->config, job_local_size(job)), &m->backend);
+    if (!err)
+        err = mesh_agree(mesh, build(m, samples, classify));
     if (!err)
         err = mesh_agree(mesh, load(m, mesh, found));
     if (err && have_config)

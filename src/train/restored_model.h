@@ -19,7 +19,7 @@ struct restored_model {
 
 /* Collective. PATH is a checkpoint's folder, a folder of checkpoints, or a run's folder: then the newest one. OVERRIDES as in
  * config_load; SAMPLES of a forward pass (0: the config's microbatch); CLASSIFY: losses are wanted. */
-cairn_err restored_model_open(struct mesh *mesh, int local_ranks, const char *path, int override_count, char *const *overrides,
+cairn_err restored_model_open(struct mesh *mesh, const struct job *job, const char *path, int override_count, char *const *overrides,
                               int64_t samples, bool classify, struct restored_model *out);
 void restored_model_close(struct restored_model *model);
 

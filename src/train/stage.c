@@ -24,6 +24,10 @@ struct stage {
     struct graph_columns columns; /* of each sequence, this rank's */
     int32_t *tokens;          /* [slots of the reader][inputs, targets][rows] */
     struct messages *messages;
+    /* A step's losses by row, kept until its end: nothing waits for a device before that. NULL where the model does not end. */
+    char *losses, *losses_there;   /* [passes][rows] (acc), the backend's; and downloaded */
+    int64_t *losses_of;       /* which microbatch each is of */
+    int64_t passes, losses_kept;
 };
 
 static cairn_err build(struct stage *s, int index)
@@ -65,6 +69,17 @@ cairn_err stage_open(struct mesh *mesh, struct backend *backend, const struct st
     return err;
 }
 
+/* Of a microbatch, on this rank. */
+static int64_t rows_of(const struct stage *s)
+{
+    return s->options.samples * s->columns.count;
+}
+
+static size_t losses_bytes(const struct stage *s, int64_t microbatches)
+{
+    return (size_t)(microbatches * rows_of(s)) * dtype_size(s->backend->acc);
+}
+
 void stage_close(struct stage *s)
 {
     if (!s)
@@ -73,7 +88,11 @@ void stage_close(struct stage *s)
         graph_free(s->graphs[i]);
     if (s->scratch)
         s->backend->table->free(s->backend, s->scratch, s->scratch_bytes);
+    if (s->losses)
+        s->backend->table->free(s->backend, s->losses, losses_bytes(s, s->passes));
     messages_close(s->messages);
+    free(s->losses_there);
+    free(s->losses_of);
     free(s->pieces);
     free(s->graphs);
     free(s->slots);
@@ -102,10 +121,15 @@ bool stage_tells_losses(const struct stage *s)
     return s->pieces[s->count - 1].ends && s->mesh->place.tensor == 0;
 }
 
-/* Of a microbatch, on this rank. */
-static int64_t rows_of(const struct stage *s)
+static cairn_err open_losses(struct stage *s, int64_t passes)
 {
-    return s->options.samples * s->columns.count;
+    s->passes = passes;
+    if (!s->pieces[s->count - 1].ends)
+        return CAIRN_OK;
+    s->losses = s->backend->table->alloc(s->backend, losses_bytes(s, passes));
+    s->losses_there = malloc(losses_bytes(s, passes));
+    s->losses_of = calloc((size_t)passes, sizeof *s->losses_of);
+    return s->losses && s->losses_there && s->losses_of ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for losses");
 }
 
 cairn_err stage_prepare(struct stage *s, int64_t passes)
@@ -128,9 +152,10 @@ cairn_err stage_prepare(struct stage *s, int64_t passes)
         if (!s->tokens)
             return FAIL(CAIRN_ENOMEM, "no memory for the tokens");
     }
+    TRY(open_losses(s, passes));
     struct graph_boundary b = graph_boundary(s->graphs[0], 0);
     size_t bytes = b.input_bytes > b.output_bytes ? b.input_bytes : b.output_bytes;
-    return messages_open(&s->mesh->pipeline, bytes, s->count > 1 ? s->schedule.stages + 2 : 2, &s->messages);
+    return messages_open(&s->mesh->pipeline, s->backend, bytes, s->count > 1 ? s->schedule.stages + 2 : 2, &s->messages);
 }
 
 int64_t stage_activation_memory(const struct stage *s)
@@ -149,7 +174,6 @@ struct step_run {
     struct loader *loader;
     int64_t step;
     double loss_scale;
-    double *losses;
 };
 
 /* Where the reader keeps the tokens of a slot. */
@@ -178,6 +202,22 @@ static cairn_err load(struct step_run *r, int slot)
 static const char *const message_names[2][2] = {{"receive backward", "receive forward"}, {"send backward", "send forward"}};
 static const char *const phase_names[] = {"forward", "backward", "weights", "evaluate"}; /* by enum graph_phase */
 
+static void keep_losses(struct stage *s, int64_t microbatch)
+{
+    graph_keep_losses(s->graphs[s->count - 1], s->losses + losses_bytes(s, s->losses_kept));
+    s->losses_of[s->losses_kept++] = microbatch;
+}
+
+void stage_take_losses(struct stage *s, double *losses)
+{
+    if (s->losses_kept == 0)
+        return;
+    s->backend->table->download(s->backend, s->losses_there, s->losses, losses_bytes(s, s->losses_kept));
+    for (int64_t i = 0; i < s->losses_kept; i++)
+        losses[s->losses_of[i]] = graph_mean_of(s->graphs[s->count - 1], s->losses_there + losses_bytes(s, i));
+    s->losses_kept = 0;
+}
+
 static cairn_err compute(struct step_run *r, const struct action *a, enum graph_phase phase)
 {
     struct stage *s = r->stage;
@@ -195,7 +235,7 @@ static cairn_err compute(struct step_run *r, const struct action *a, enum graph_
     TRY(graph_run(s->graphs[a->chunk], phase, &pass));
     trace_end(begun, TRACE_COMPUTE, phase_names[phase], pass.microbatch);
     if (phase == GRAPH_BACKWARD && s->pieces[a->chunk].ends && !pass.idle)
-        r->losses[pass.microbatch] = graph_mean_loss(s->graphs[a->chunk]);
+        keep_losses(s, pass.microbatch);
     return CAIRN_OK;
 }
 
@@ -237,9 +277,9 @@ static cairn_err act(struct step_run *r, const struct action *a)
     return CAIRN_OK;
 }
 
-cairn_err stage_run(struct stage *s, struct gradient *gradient, struct loader *loader, int64_t step, double loss_scale, double *losses)
+cairn_err stage_run(struct stage *s, struct gradient *gradient, struct loader *loader, int64_t step, double loss_scale)
 {
-    struct step_run r = {s, gradient, loader, step, loss_scale, losses};
+    struct step_run r = {s, gradient, loader, step, loss_scale};
     for (int64_t i = 0; i < s->action_count; i++)
         TRY(act(&r, &s->actions[i]));
     return CAIRN_OK;
@@ -276,7 +316,7 @@ cairn_err stage_evaluate(struct stage *s, const int32_t *inputs, const int32_t *
         if (!s->pieces[i].ends && !idle)
             TRY(messages_send(s->messages, MESSAGE_FORWARD, (stage + 1) % stages, b.output, b.output_bytes));
         else if (!idle)
-            *loss = graph_sum_losses(s->graphs[i], samples * s->columns.count);
+            TRY(graph_sum_losses(s->graphs[i], samples * s->columns.count, loss));
     }
     return CAIRN_OK;
 }

@@ -35,8 +35,11 @@ cairn_err stage_prepare(struct stage *stage, int64_t passes);
 int64_t stage_activation_memory(const struct stage *stage);
 
 /* Collective over the pipeline and the tensor ranks. All passes of STEP: LOADER (NULL where nothing is read) gives the microbatches, the
- * gradients go to GRADIENT, whose hooks the graphs have. LOSSES: by microbatch of the step, those of this rank's own. */
-cairn_err stage_run(struct stage *stage, struct gradient *gradient, struct loader *loader, int64_t step, double loss_scale, double *losses);
+ * gradients go to GRADIENT, whose hooks the graphs have. */
+cairn_err stage_run(struct stage *stage, struct gradient *gradient, struct loader *loader, int64_t step, double loss_scale);
+
+/* After that, and after all that is to be computed without waiting: LOSSES, by microbatch of the step, of this rank's own. */
+void stage_take_losses(struct stage *stage, double *losses);
 
 /* Of the passes since this was asked last (graph_take_experts_use). */
 struct graph_experts_use stage_take_experts_use(struct stage *stage);

@@ -4,14 +4,16 @@
 
 #include <stddef.h>
 
+#include "kernels/backend.h"
 #include "mesh/group.h"
 
 struct messages;
 
 enum message_direction { MESSAGE_FORWARD, MESSAGE_BACKWARD };
 
-/* Messages of up to BYTES between ranks of PIPELINE; in each direction DEPTH may be sent and not received yet. */
-cairn_err messages_open(struct group *pipeline, size_t bytes, int depth, struct messages **out);
+/* Messages of up to BYTES between ranks of PIPELINE, from and to BACKEND's memory; in each direction DEPTH may be sent and not received
+ * yet. */
+cairn_err messages_open(struct group *pipeline, struct backend *backend, size_t bytes, int depth, struct messages **out);
 void messages_close(struct messages *messages);
 
 /* Copies DATA and returns, unless DEPTH messages are still on their way: then it waits for the oldest. */

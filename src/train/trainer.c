@@ -13,13 +13,11 @@
 #include "job/threads.h"
 #include "model/gpt.h"
 #include "train/automatic.h"
+#include "train/device.h"
 #include "train/numerics.h"
 #include "train/parallel.h"
 #include "train/trainer_arrays.h"
 #include "train/tracing.h"
-
-static const char *const device_backends[] = {"cpu", "cpu", "reference"}; /* by enum config_device */
-static const enum dtype precision_types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F64}; /* by enum config_precision */
 
 int trainer_threads(const struct config *config, int local_ranks)
 {
@@ -27,13 +25,6 @@ int trainer_threads(const struct config *config, int local_ranks)
     if (config->threads > 0)
         return (int)config->threads;
     return threads_of_rank(given ? atoi(given) : 0, threads_bound(), threads_online(), local_ranks);
-}
-
-cairn_err trainer_backend(const struct config *config, int threads, struct backend **out)
-{
-    struct backend_options options = {.act = precision_types[config->precision], .threads = threads,
-                                      .instruction_set = config->instruction_set};
-    return backend_open(device_backends[config->device], &options, out);
 }
 
 void trainer_model(const struct config *config, int64_t vocabulary, struct gpt *out)
@@ -234,6 +225,7 @@ cairn_err trainer_open_run(struct trainer *t, struct job *job, struct mesh *mesh
     TRY(mesh_agree(mesh, dataset_open(mesh->world, t->config->data.path, &t->dataset)));
     TRY(mesh_agree(mesh, check_data(t)));
     TRY(numerics_open(t));
+    TRY(mesh_agree(mesh, device_check(t->config, t->backend)));
     TRY(automatic_layout(t));
     return mesh_agree(mesh, keep_config(t));
 }

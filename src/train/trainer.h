@@ -58,9 +58,8 @@ struct trainer {
     bool failed_alone;            /* the error was met by this rank between agreements: others do not know of it */
 };
 
-/* The backend, dataset and model that CONFIG asks for: steps that training, eval and generate share. */
+/* The threads, dataset and model that CONFIG asks for: steps that training, eval and generate share. */
 int trainer_threads(const struct config *config, int local_ranks);
-cairn_err trainer_backend(const struct config *config, int threads, struct backend **out);
 /* What a model needs of a config. CONFIG's vocabulary must be known. */
 struct gpt;
 void trainer_model(const struct config *config, int64_t vocabulary, struct gpt *out);

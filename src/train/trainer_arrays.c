@@ -72,8 +72,9 @@ static void forget_moments(struct trainer *t)
 {
     for (int i = 0; i < t->weights_count; i++) {
         const struct weights *w = &t->weights[i];
-        memset(w->moment1, 0, (size_t)w->own_elements * dtype_size(w->backend->acc));
-        memset(w->moment2, 0, (size_t)w->own_elements * dtype_size(w->backend->acc));
+        size_t bytes = (size_t)w->own_elements * dtype_size(w->backend->acc);
+        w->backend->table->zero(w->backend, w->moment1, bytes);
+        w->backend->table->zero(w->backend, w->moment2, bytes);
     }
 }
 

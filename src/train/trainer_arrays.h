@@ -7,6 +7,9 @@
 
 /* Among a checkpoint's extra facts, of replicas that train alone: the step at which their weights were joined last. */
 #define TRAINER_JOINED "joined_step"
+/* Likewise: the name of the backend, and where it is the processor's its threads a rank. */
+#define TRAINER_DEVICE "device"
+#define TRAINER_THREADS "threads"
 
 struct checkpoint_group trainer_group(const struct trainer *trainer);
 

@@ -76,11 +76,13 @@ static cairn_err compute(struct trainer *t, struct metrics_step *m, bool *stop)
     int64_t joined = t->local ? local_steps_microbatches(t->local) : count; /* in one gradient */
     double scale = 1 / ((double)(c->batch.samples * c->model.context) * (double)joined);
     memset(t->losses, 0, (size_t)count * sizeof *t->losses);
-    TRY(stage_run(t->stage, t->gradient, t->loader, t->step, scale, t->losses));
-    if (!stage_tells_losses(t->stage))
-        memset(t->losses, 0, (size_t)count * sizeof *t->losses);
+    TRY(stage_run(t->stage, t->gradient, t->loader, t->step, scale));
     double begin = clock_seconds();
     TRY(gradient_finish(t->gradient, &m->gradient_norm));
+    stage_take_losses(t->stage, t->losses);
+    TRY(t->backend->table->finish(t->backend));
+    if (!stage_tells_losses(t->stage))
+        memset(t->losses, 0, (size_t)count * sizeof *t->losses);
     double *told = t->losses + count;
     told[TOLD_STOP] = job_stop_requested(t->job); /* as late as can be: the step may be long, and the time short */
     told[TOLD_NO_NORM] = !isfinite(m->gradient_norm); /* replicas that train alone have each their own */

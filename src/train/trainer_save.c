@@ -32,10 +32,12 @@ static char *describe(const struct trainer *t)
 {
     char fingerprint[17];
     snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, dataset_fingerprint(t->dataset));
-    json_t *extra = json_pack("{s:s, s:I, s:I, s:I, s:I, s:i, s:I, s:s}", "dataset_fingerprint", fingerprint, "seed", (json_int_t)t->config->seed,
+    json_t *extra = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:s}", "dataset_fingerprint", fingerprint, "seed", (json_int_t)t->config->seed,
                               "microbatches", (json_int_t)t->config->batch.microbatches, "samples",
-                              (json_int_t)t->config->batch.samples, "ranks", (json_int_t)t->mesh->size, "threads", t->threads, "vocabulary",
-                              (json_int_t)dataset_vocabulary(t->dataset), "tokenizer", dataset_tokenizer(t->dataset));
+                              (json_int_t)t->config->batch.samples, "ranks", (json_int_t)t->mesh->size, "vocabulary", (json_int_t)dataset_vocabulary(t->dataset),
+                              "tokenizer", dataset_tokenizer(t->dataset), TRAINER_DEVICE, t->backend->table->name);
+    if (extra && t->backend->table->host_memory) /* a device's sums do not depend on them */
+        json_object_set_new(extra, TRAINER_THREADS, json_integer(t->threads));
     if (extra && t->extra_updates > 0)
         json_object_set_new(extra, EXTRA_UPDATES, json_integer(t->extra_updates));
     if (extra && t->local)
@@ -83,7 +85,10 @@ cairn_err trainer_save(struct trainer *t)
     struct checkpoint_group group = trainer_group(t);
     struct checkpoint_facts facts = {.step = t->step, .config = t->config_text, .signature = signature(t), .extra = describe(t)};
     job_phase(t->job, "checkpoint", t->step, io_limit(t));
-    cairn_err err = mesh_agree(t->mesh, facts.signature && facts.extra ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for a checkpoint"));
+    cairn_err err = facts.signature && facts.extra ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for a checkpoint");
+    if (!err)
+        err = t->backend->table->finish(t->backend); /* of what failed on a device nothing is kept */
+    err = mesh_agree(t->mesh, err);
     uint64_t begun = trace_begin();
     if (!err)
         err = mesh_agree(t->mesh, checkpoint_save(&group, t->checkpoints, &facts, t->shards, t->shard_count));
@@ -193,8 +198,10 @@ cairn_err trainer_restore(struct trainer *t)
     cairn_err err = trainer_read_arrays(t, &facts, &step);
     trace_end(begun, TRACE_CHECKPOINT, "restore", facts.step);
     if (err == CAIRN_ENOTFOUND) {
-        for (int i = 0; i < t->weights_count; i++)
-            weights_initialize(&t->weights[i], (uint64_t)t->config->seed);
+        err = CAIRN_OK;
+        for (int i = 0; i < t->weights_count && !err; i++)
+            err = weights_initialize(&t->weights[i], (uint64_t)t->config->seed);
+        TRY(mesh_agree(t->mesh, err));
         if (t->local)
             local_steps_restart(t->local, LOCAL_FROM_WEIGHTS, 0);
         if (t->mesh->rank == 0) {

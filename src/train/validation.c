@@ -38,8 +38,7 @@ static cairn_err evaluate(const struct job_of_rank *j, int64_t samples, bool idl
     if (idle)
         return CAIRN_OK;
     TRY(graph_forward(j->model->graph, j->inputs, j->targets));
-    *loss = graph_sum_losses(j->model->graph, samples * j->context);
-    return CAIRN_OK;
+    return graph_sum_losses(j->model->graph, samples * j->context, loss);
 }
 
 /* Every REPLICAS-th microbatch from REPLICA on; all replicas run as many, the last perhaps idle. */

@@ -70,6 +70,20 @@ static cairn_err allocate(struct weights *w, bool with_moments)
     return ok ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the weights and moments: %.1f MB each", (double)acc_bytes(w) * 1e-6);
 }
 
+static cairn_err read_memory(void *context, void *to, const void *from, size_t bytes)
+{
+    struct backend *b = context;
+    b->table->download(b, to, from, bytes);
+    return b->table->finish(b);
+}
+
+static cairn_err write_memory(void *context, void *to, const void *from, size_t bytes)
+{
+    struct backend *b = context;
+    b->table->upload(b, to, from, bytes);
+    return b->table->finish(b);
+}
+
 cairn_err weights_open(struct backend *backend, const struct graph *graph, bool with_moments, const struct weights_sharing *sharing,
                        struct weights *w)
 {
@@ -77,7 +91,11 @@ cairn_err weights_open(struct backend *backend, const struct graph *graph, bool 
     *w = (struct weights){.backend = backend, .graph = graph, .count = graph_parameter_count(graph),
                           .elements = graph_parameter_elements(graph), .sharing = sharing ? *sharing : whole};
     w->parameters = graph_parameter_at(graph, 0);
-    cairn_err err;
+    w->memory = (struct shard_memory){backend, read_memory, write_memory};
+    w->runs = calloc((size_t)w->count + 1, sizeof *w->runs);
+    cairn_err err = w->runs ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the weights");
+    if (err)
+        goto failed;
     if (w->sharing.zero > 0)
         TRY_GOTO(err, place_own(w), failed);
     else
@@ -99,6 +117,8 @@ void weights_close(struct weights *w)
         if (vectors[i])
             table->free(w->backend, vectors[i], acc_bytes(w));
     free(w->own_begins);
+    free(w->runs);
+    w->runs = NULL;
     w->master = w->moment1 = w->moment2 = w->compute = NULL;
     w->own_begins = NULL;
 }
@@ -147,8 +167,8 @@ static int64_t global_element(const struct parameter *p, int64_t i)
     return global;
 }
 
-/* Elements FIRST.. of a parameter's slab, COUNT of them, into MASTER. */
-static void initialize(const struct weights *w, const struct parameter *p, uint64_t seed, int64_t first, int64_t count, void *master)
+/* Elements FIRST.. of a parameter's slab, COUNT of them, into VALUES. */
+static void find_values(const struct weights *w, const struct parameter *p, uint64_t seed, int64_t first, int64_t count, void *values)
 {
     struct philox_key key = philox_key_make(seed, STREAM_WEIGHTS, 0);
     uint64_t high = XXH3_64bits(p->name, strlen(p->name));
@@ -168,14 +188,30 @@ static void initialize(const struct weights *w, const struct parameter *p, uint6
             }
             float value = (float)((double)p->init.constant + (double)p->init.deviation * normal[global % 4]);
             if (w->backend->acc == DTYPE_F64)
-                ((double *)master)[i - first] = (double)value; /* the same start as in float32 */
+                ((double *)values)[i - first] = (double)value; /* the same start as in float32 */
             else
-                ((float *)master)[i - first] = value;
+                ((float *)values)[i - first] = value;
         }
     }
 }
 
-void weights_initialize(struct weights *w, uint64_t seed)
+static cairn_err initialize(const struct weights *w, const struct parameter *p, uint64_t seed, int64_t first, int64_t count, void *master)
+{
+    size_t bytes = (size_t)count * dtype_size(w->backend->acc);
+    if (w->backend->table->host_memory) {
+        find_values(w, p, seed, first, count, master);
+        return CAIRN_OK;
+    }
+    void *values = malloc(bytes);
+    if (!values)
+        return FAIL(CAIRN_ENOMEM, "no memory for the first values of %s: %.1f MB", p->name, (double)bytes * 1e-6);
+    find_values(w, p, seed, first, count, values);
+    w->backend->table->upload(w->backend, master, values, bytes);
+    free(values);
+    return CAIRN_OK;
+}
+
+cairn_err weights_initialize(struct weights *w, uint64_t seed)
 {
     for (int b = 0; b < graph_bucket_count(w->graph); b++) {
         if (!is_main(w, b))
@@ -185,10 +221,11 @@ void weights_initialize(struct weights *w, uint64_t seed)
             const struct parameter *p = &w->parameters[i];
             int64_t first, count = share_of_parameter(p, own.offset, own.elements, &first);
             if (p->bucket == b && count > 0)
-                initialize(w, p, seed, first, count, element(own.master, p->offset + first - own.offset, w->backend->acc));
+                TRY(initialize(w, p, seed, first, count, element(own.master, p->offset + first - own.offset, w->backend->acc)));
         }
     }
     weights_refresh(w);
+    return CAIRN_OK;
 }
 
 void weights_refresh(struct weights *w)

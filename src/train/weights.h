@@ -25,6 +25,8 @@ struct weights {
     void *moment1, *moment2;       /* acc; own elements; NULL without an optimizer */
     void *compute;                 /* act; all elements, with zero 3 the own ones; master itself where nothing is shared and act is acc */
     int64_t *own_begins;           /* by bucket: where its own elements begin in the vectors of own elements */
+    struct adamw_run *runs;        /* room for all parameters: what an update changes */
+    struct shard_memory memory;    /* where all vectors are, if the processor does not reach them */
 };
 
 /* This replica's own part of a bucket: ELEMENTS from element OFFSET of the flat vector on. */
@@ -42,7 +44,7 @@ struct weights_own weights_own(const struct weights *weights, int bucket);
 
 /* First values of the own elements: element i of a parameter's whole array is constant + deviation * normal(seed, name, i), whatever
  * holds it. */
-void weights_initialize(struct weights *weights, uint64_t seed);
+cairn_err weights_initialize(struct weights *weights, uint64_t seed);
 
 /* Rounds the own master weights into the compute copy; needed after weights were set from outside. */
 void weights_refresh(struct weights *weights);
@@ -51,7 +53,7 @@ void weights_refresh(struct weights *weights);
 int64_t weights_memory(const struct weights *weights);
 
 /* weights_shards.c: what checkpoints keep, slabs of "weights/NAME" and, where there are, "moment1/NAME" and "moment2/NAME". SHARDS has
- * room for weights_shard_count. */
+ * room for weights_shard_count; they refer to WEIGHTS, which must stay where it is. */
 int weights_shard_count(const struct weights *weights);
 void weights_shards(const struct weights *weights, struct shard *shards);
 

@@ -82,6 +82,7 @@ static void add_shard(const struct weights *w, const struct parameter *p, const 
         s->offset[d] = p->first[d] + offset[d];
         s->extent[d] = extent[d];
     }
+    s->memory = w->backend->table->host_memory ? NULL : &w->memory;
     s->data = (char *)vectors[list->group] + (size_t)at * dtype_size(s->dtype);
 }
 

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "base/clock.h"
+#include "expert_rows.h"
 #include "kernels/attention_span.h"
 
 enum { RANKS = 2, ARRAYS = 9 };
@@ -41,22 +43,6 @@ static void **array_of(struct holder *h, int i)
     return arrays[i];
 }
 
-/* Values about 1 large, alike for every N. */
-static cairn_err fill(struct backend *b, void *act, int64_t n)
-{
-    float *values = b->table->alloc(b, (size_t)n * sizeof *values);
-    if (!values)
-        return FAIL(CAIRN_ENOMEM, "no memory for attention's inputs");
-    uint32_t state = 1;
-    for (int64_t i = 0; i < n; i++) {
-        state = state * 1664525u + 1013904223u; /* Numerical Recipes' generator */
-        values[i] = (float)state * 0x1p-31f - 1;
-    }
-    b->table->convert_to_act(b, act, values, n);
-    b->table->free(b, values, (size_t)n * sizeof *values);
-    return CAIRN_OK;
-}
-
 static cairn_err open_holder(struct split *s, struct holder *h, const struct attention_desc *desc)
 {
     struct backend *b = s->backend;
@@ -66,12 +52,11 @@ static cairn_err open_holder(struct split *s, struct holder *h, const struct att
                                   2 * n * acc};
     for (int i = 0; i < ARRAYS; i++) {
         h->bytes[i] = bytes[i];
-        *array_of(h, i) = b->table->alloc(b, bytes[i]);
+        bool input = array_of(h, i) == &h->qkv || array_of(h, i) == &h->d_out;
+        *array_of(h, i) = input ? bench_values(b, b->act, (int64_t)(bytes[i] / act)) : b->table->alloc(b, bytes[i]);
         if (!*array_of(h, i))
             return FAIL(CAIRN_ENOMEM, "no memory for attention's arrays");
     }
-    TRY(fill(b, h->qkv, 3 * n));
-    TRY(fill(b, h->d_out, n));
     return b->table->attention_create(b, desc, &h->attention);
 }
 
@@ -84,10 +69,15 @@ static void close_holder(struct backend *b, struct holder *h)
         b->table->attention_destroy(h->attention);
 }
 
-/* Of all threads; other programs disturb it less than the time that passes. */
-static double processor_seconds(void)
+/* The processor's of all threads: other programs disturb it less than the time that passes. A device's is what passes until it is
+ * done. */
+static double seconds_now(struct split *s)
 {
     struct timespec t;
+    if (!s->backend->table->host_memory) {
+        s->backend->table->finish(s->backend);
+        return clock_seconds();
+    }
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
@@ -96,12 +86,12 @@ static void run_whole(struct split *s, long round, const struct dropout *none)
 {
     const struct backend_table *t = s->backend->table;
     struct holder *h = &s->whole;
-    double begin = processor_seconds();
+    double begin = seconds_now(s);
     t->attention_forward(h->attention, h->out, h->log_sum, h->qkv, none);
-    double middle = processor_seconds();
+    double middle = seconds_now(s);
     t->attention_backward(h->attention, h->d_qkv, h->d_out, h->out, h->qkv, h->log_sum, none);
     s->seconds[0][round] = middle - begin;
-    s->seconds[1][round] = processor_seconds() - middle;
+    s->seconds[1][round] = seconds_now(s) - middle;
 }
 
 static void rank_forward(struct split *s, int rank, const struct dropout *none)
@@ -132,12 +122,12 @@ static void run_split(struct split *s, long round, const struct dropout *none)
 {
     const struct backend_table *t = s->backend->table;
     struct holder *ranks = s->ranks;
-    double begin = processor_seconds();
+    double begin = seconds_now(s);
     for (int r = 0; r < RANKS; r++)
         t->attention_keys_values(ranks[r].attention, ranks[r].kv, ranks[r].qkv, ranks[r].columns);
     for (int r = 0; r < RANKS; r++)
         rank_forward(s, r, none);
-    double middle = processor_seconds();
+    double middle = seconds_now(s);
     for (int r = 0; r < RANKS; r++)
         t->attention_pieces_backward_begin(ranks[r].attention, ranks[r].d_query, ranks[r].d_kv, ranks[r].columns);
     for (int r = 0; r < RANKS; r++)
@@ -145,7 +135,7 @@ static void run_split(struct split *s, long round, const struct dropout *none)
     for (int r = 0; r < RANKS; r++)
         t->attention_pieces_backward_end(ranks[r].attention, ranks[r].d_qkv, ranks[r].d_query, ranks[r].d_kv, ranks[r].columns);
     s->seconds[2][round] = middle - begin;
-    s->seconds[3][round] = processor_seconds() - middle;
+    s->seconds[3][round] = seconds_now(s) - middle;
 }
 
 static cairn_err open_split(struct split *s, long rounds)

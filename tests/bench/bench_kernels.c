@@ -1,4 +1,4 @@
-/* Every kernel of the cpu backend beside its own bound, as it runs in a training step. See tests/bench/README.md.
+/* Every kernel of a backend beside its own bound, as it runs in a training step. See tests/bench/README.md.
  *
  * The steps are real ones, of Cairn's own graph, gradient and optimizer, with a clock around each kernel: what is called how
  * often with which shape, and what is in the cache by then, are the step's own. */
@@ -31,10 +31,14 @@ static const struct bench_case {
 } cases[] = { /* of tests/bench/step.sh */
     {"124m", 4, 64, {.layers = 12, .width = 768, .heads = 12, .vocabulary = VOCABULARY, .tied = true}},
     {"small", 8, 256, {.layers = 6, .width = 384, .heads = 6, .vocabulary = VOCABULARY, .tied = true}},
+    {"tiny", 2, 32, {.layers = 2, .width = 64, .heads = 1, .vocabulary = 512, .tied = true}}, /* only tries this out */
+    {"124m-gpu", 32, 1024, {.layers = 12, .width = 768, .heads = 12, .vocabulary = VOCABULARY, .tied = true}}, /* of tests/gpu/step */
+    {"1.5b-gpu", 8, 1024, {.layers = 48, .width = 1600, .heads = 25, .vocabulary = VOCABULARY, .tied = true}},
 };
 
 struct choices {
     const struct bench_case *bench_case;
+    const char *backend;
     enum dtype act;
     long threads, rounds;
     enum kernel kernel; /* KERNELS: all */
@@ -67,9 +71,10 @@ static cairn_err make_tokens(struct bench *b)
     b->step_seconds = calloc((size_t)b->choices.rounds, sizeof *b->step_seconds);
     if (!b->inputs || !b->targets || !b->step_seconds)
         return FAIL(CAIRN_ENOMEM, "no memory for the tokens");
+    int64_t words = b->choices.bench_case->gpt.vocabulary;
     for (int64_t r = 0; r < rows; r++) {
-        b->inputs[r] = (int32_t)(r * TOKEN_STRIDE % VOCABULARY);
-        b->targets[r] = (int32_t)((r + 1) * TOKEN_STRIDE % VOCABULARY);
+        b->inputs[r] = (int32_t)(r * TOKEN_STRIDE % words);
+        b->targets[r] = (int32_t)((r + 1) * TOKEN_STRIDE % words);
     }
     return CAIRN_OK;
 }
@@ -90,7 +95,7 @@ static cairn_err open_model(struct bench *b)
     const struct layout one = mesh_plain_layout(1);
     TRY(mesh_arrange(&b->mesh, &one));
     TRY(gradient_open(&b->mesh, b->backend, &sums, 1, &b->graph, &b->weights, &b->gradient));
-    weights_initialize(&b->weights, 1);
+    TRY(weights_initialize(&b->weights, 1));
     return make_tokens(b);
 }
 
@@ -115,7 +120,7 @@ static cairn_err open_bench(struct bench *b)
     b->config.optimizer.epsilon = 1e-8;
     b->config.optimizer.weight_decay = 0.1;
     b->config.optimizer.clip_norm = 1;
-    TRY(backend_open("cpu", &options, &b->backend));
+    TRY(backend_open(b->choices.backend, &options, &b->backend));
     TRY(machine_rates_open(b->backend, gpt_parameter_count(&c->bench_case->gpt, c->bench_case->context), &b->rates));
     kernel_clock_attach(b->backend);
     TRY(open_experts(b));
@@ -152,6 +157,7 @@ static cairn_err run_step(struct bench *b, double *seconds)
     TRY(gradient_finish(b->gradient, &norm));
     const struct optimizer_step update = {learning_rate_at(&b->config, b->step), norm, b->step + 1};
     optimizer_update(&b->config, &b->weights, b->gradient, 0, &update);
+    TRY(b->backend->table->finish(b->backend));
     b->step++;
     *seconds = clock_seconds() - begin;
     return CAIRN_OK;
@@ -167,7 +173,7 @@ static cairn_err run_rest(struct bench *b)
     table->convert_to_act(b->backend, vector, b->weights.master, b->weights.elements);
     table->add_act(b->backend, vector, vector, b->weights.compute, b->weights.elements);
     expert_rows_run(&b->experts);
-    return CAIRN_OK;
+    return table->finish(b->backend);
 }
 
 static cairn_err run_rounds(struct bench *b)
@@ -270,7 +276,7 @@ static cairn_err choose_case(const char *name, const struct bench_case **out)
             *out = &cases[i];
             return CAIRN_OK;
         }
-    return FAIL(CAIRN_ECONFIG, "--case: expected 124m or small, found '%s'", name);
+    return FAIL(CAIRN_ECONFIG, "--case: expected 124m, small, tiny, 124m-gpu or 1.5b-gpu, found '%s'", name);
 }
 
 static cairn_err choose_kernel(const char *name, enum kernel *out)
@@ -301,7 +307,8 @@ static cairn_err read_choices(int argc, char **argv, struct choices *c, bool *he
 {
     const char *bench_case = "124m", *precision = "float32", *kernel = NULL;
     const struct option_spec options[] = {
-        {0, "case", OPTION_STRING, &bench_case, "NAME", "124m or small (124m)"},
+        {0, "case", OPTION_STRING, &bench_case, "NAME", "124m, small, tiny, or a GPU's: 124m-gpu, 1.5b-gpu (124m)"},
+        {0, "backend", OPTION_STRING, &c->backend, "NAME", "cpu, reference or cuda (cpu)"},
         {0, "precision", OPTION_STRING, &precision, "TYPE", "float32 or bfloat16 (float32)"},
         {0, "threads", OPTION_INT, &c->threads, "N", "threads; 0: as many as may be used (2)"},
         {0, "rounds", OPTION_INT, &c->rounds, "N", "timed steps (5)"},
@@ -309,7 +316,7 @@ static cairn_err read_choices(int argc, char **argv, struct choices *c, bool *he
         {0, "split", OPTION_FLAG, &c->split, NULL, "no steps: attention over sequences that two ranks share, by whole ones"},
         {0, NULL, OPTION_FLAG, NULL, NULL, NULL},
     };
-    const struct command_spec spec = {"bench_kernels [options]", "Times every kernel of the cpu backend beside its own bound.",
+    const struct command_spec spec = {"bench_kernels [options]", "Times every kernel of a backend beside its own bound.",
                                       options, NULL};
     TRY(options_parse(&spec, &argc, argv, help));
     if (*help) {
@@ -327,7 +334,7 @@ static cairn_err run_split(struct bench *b)
 {
     const struct bench_case *c = b->choices.bench_case;
     const struct backend_options options = {.act = b->choices.act, .threads = (int)b->choices.threads, .instruction_set = "auto"};
-    TRY(backend_open("cpu", &options, &b->backend));
+    TRY(backend_open(b->choices.backend, &options, &b->backend));
     printf("# attention over sequences split over 2 ranks, the work of both, by that over whole ones; %ld rounds; %s\n",
            b->choices.rounds, b->backend->table->signature(b->backend));
     for (int longer = 1; longer <= 16; longer *= 4) {
@@ -353,7 +360,7 @@ static cairn_err run_bench(struct bench *b)
 
 int main(int argc, char **argv)
 {
-    struct bench b = {.choices = {.threads = 2, .rounds = 5}};
+    struct bench b = {.choices = {.backend = "cpu", .threads = 2, .rounds = 5}};
     bool help = false;
     if (read_choices(argc, argv, &b.choices, &help) != CAIRN_OK) {
         log_error("%s", cairn_err_message());

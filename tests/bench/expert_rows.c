@@ -1,18 +1,27 @@
 #include "expert_rows.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 void *bench_values(struct backend *b, enum dtype type, int64_t n)
 {
     size_t size = dtype_size(type);
-    char *p = b->table->alloc(b, (size_t)n * size);
+    void *p = b->table->alloc(b, (size_t)n * size);
+    char *values = malloc((size_t)n * size); /* of the processor */
     uint32_t word = 12345;
-    for (int64_t i = 0; p != NULL && i < n; i++) {
+    for (int64_t i = 0; values != NULL && i < n; i++) {
         word = word * 1664525u + 1013904223u; /* the generator of Press et al., "Numerical Recipes", 2nd edition, section 7.1 */
         float v = (float)(word >> 8) * 0x1p-24f - 0.5f;
         uint16_t half = bf16_from_float(v);
-        memcpy(p + (size_t)i * size, type == DTYPE_BF16 ? (void *)&half : (void *)&v, size);
+        memcpy(values + (size_t)i * size, type == DTYPE_BF16 ? (void *)&half : (void *)&v, size);
     }
+    if (p != NULL && values != NULL)
+        b->table->upload(b, p, values, (size_t)n * size);
+    if (p != NULL && values == NULL) {
+        b->table->free(b, p, (size_t)n * size);
+        p = NULL;
+    }
+    free(values);
     return p;
 }
 

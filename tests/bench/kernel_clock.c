@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
-
 enum { LINES_MAX = 256 };
 
 /* Plans are opaque: what they were made for. */
@@ -16,10 +14,18 @@ struct plan {
     struct attention_desc attention;
     struct classifier_desc classifier;
     struct router_desc router;
+    int64_t taken; /* rows that the router's experts took, -1 until it is known */
+};
+
+/* One call; its seconds are asked for later, so that a device's calls follow each other without a gap. */
+struct call {
+    struct backend_mark *begin, *end;
+    struct kernel_line *line; /* NULL: of no account */
 };
 
 /* Kernels with a plan get no backend, so there is one clock. */
 static struct {
+    struct backend *backend;
     const struct backend_table *inner;
     struct backend_table table;
     enum kernel_clock_mode mode;
@@ -28,6 +34,8 @@ static struct {
     int plan_count;
     struct kernel_line lines[LINES_MAX];
     int line_count;
+    struct call *calls; /* begun since the mode was set; their marks are used again */
+    int call_count, call_room;
     bool full; /* no memory for more */
 } timer;
 
@@ -70,6 +78,65 @@ static struct kernel_line *line_of(enum kernel kernel, const char *shape, struct
     return line;
 }
 
+/* A call more; NULL where there is no memory. */
+static struct call *new_call(void)
+{
+    if (timer.call_count == timer.call_room) {
+        int room = timer.call_room ? 2 * timer.call_room : 64;
+        struct call *more = realloc(timer.calls, (size_t)room * sizeof *more);
+        if (!more)
+            return NULL;
+        memset(more + timer.call_room, 0, (size_t)(room - timer.call_room) * sizeof *more);
+        timer.calls = more;
+        timer.call_room = room;
+    }
+    struct call *call = &timer.calls[timer.call_count];
+    if (!call->begin)
+        call->begin = timer.inner->mark_create(timer.backend);
+    if (!call->end)
+        call->end = timer.inner->mark_create(timer.backend);
+    if (!call->begin || !call->end)
+        return NULL;
+    call->line = NULL;
+    timer.call_count++;
+    return call;
+}
+
+static struct call *begin_call(void)
+{
+    if (timer.mode == CLOCK_OFF)
+        return NULL;
+    struct call *call = new_call();
+    if (call)
+        timer.inner->mark_set(call->begin);
+    else
+        timer.full = true;
+    return call;
+}
+
+static void end_call(struct call *call)
+{
+    if (call)
+        timer.inner->mark_set(call->end);
+}
+
+static void record(enum kernel kernel, struct call *call, struct kernel_work work, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+static void record(enum kernel kernel, struct call *call, struct kernel_work work, const char *format, ...)
+{
+    if (!call || (timer.mode == CLOCK_REST && met_in_step(kernel)))
+        return;
+    char shape[sizeof timer.lines->shape];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(shape, sizeof shape, format, arguments);
+    va_end(arguments);
+    call->line = line_of(kernel, shape, work);
+    if (!call->line)
+        timer.full = true;
+}
+
 static bool make_room(struct kernel_line *line)
 {
     if (line->count < line->room)
@@ -83,34 +150,30 @@ static bool make_room(struct kernel_line *line)
     return true;
 }
 
-static void record(enum kernel kernel, double seconds, struct kernel_work work, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
-
-static void record(enum kernel kernel, double seconds, struct kernel_work work, const char *format, ...)
+/* The times of all calls so far go to their lines. */
+static void settle_calls(void)
 {
-    if (timer.mode == CLOCK_OFF || (timer.mode == CLOCK_REST && met_in_step(kernel)))
-        return;
-    char shape[sizeof timer.lines->shape];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(shape, sizeof shape, format, arguments);
-    va_end(arguments);
-    struct kernel_line *line = line_of(kernel, shape, work);
-    if (line && make_room(line))
-        line->seconds[line->count++] = seconds;
-    else
-        timer.full = true;
+    for (int i = 0; i < timer.call_count; i++) {
+        const struct call *call = &timer.calls[i];
+        if (!call->line)
+            continue;
+        if (make_room(call->line))
+            call->line->seconds[call->line->count++] = timer.inner->mark_seconds(call->begin, call->end);
+        else
+            timer.full = true;
+    }
+    timer.call_count = 0;
 }
 
-/* Calls kernel NAME of the timed table's own; SECONDS is declared. */
-#define TIME(seconds, name, ...)              \
-    double seconds = clock_seconds();         \
-    timer.inner->name(__VA_ARGS__);           \
-    seconds = clock_seconds() - seconds
+/* Calls kernel NAME of the timed table's own; CALL is declared. */
+#define TIME(call, name, ...)               \
+    struct call *call = begin_call();       \
+    timer.inner->name(__VA_ARGS__);         \
+    end_call(call)
 
-static const struct plan *plan_of(const void *p)
+static struct plan *plan_of(const void *p)
 {
-    const struct plan *plan = timer.plans;
+    struct plan *plan = timer.plans;
     while (plan->plan != p)
         plan++;
     return plan;
@@ -137,11 +200,11 @@ static cairn_err time_matmul_create(struct backend *b, const struct matmul_desc 
 
 static void time_matmul_run(struct matmul *plan, void *c, const void *a, const void *b, const void *bias)
 {
-    TIME(seconds, matmul_run, plan, c, a, b, bias);
+    TIME(call, matmul_run, plan, c, a, b, bias);
     const struct matmul_desc *d = &plan_of(plan)->matmul;
     double m = (double)d->m, n = (double)d->n, k = (double)d->k, of_c = m * n * (d->c_is_acc ? timer.acc : timer.act);
     struct kernel_work work = {(m * k + k * n + (d->bias ? n : 0)) * timer.act + (d->accumulate ? of_c : 0), of_c, 2 * m * n * k};
-    record(KERNEL_matmul_run, seconds, work, "%lldx%lldx%lld %s%s%s%s", (long long)d->m, (long long)d->n, (long long)d->k,
+    record(KERNEL_matmul_run, call, work, "%lldx%lldx%lld %s%s%s%s", (long long)d->m, (long long)d->n, (long long)d->k,
            d->transpose_a ? "a^T " : "a ", d->transpose_b ? "b^T" : "b", d->bias ? " + bias" : "", d->accumulate ? " + c" : "");
 }
 
@@ -152,7 +215,7 @@ static cairn_err time_attention_create(struct backend *b, const struct attention
 }
 
 /* PRODUCTS of queries with the keys up to theirs; of VECTORS as long as the width READ and WRITTEN. */
-static void record_attention(enum kernel kernel, double seconds, const struct attention *plan, int products, int read, int written)
+static void record_attention(enum kernel kernel, struct call *call, const struct attention *plan, int products, int read, int written)
 {
     const struct attention_desc *d = &plan_of(plan)->attention;
     double heads = (double)(d->batch * d->heads), context = (double)d->context, size = (double)d->head_size;
@@ -160,21 +223,21 @@ static void record_attention(enum kernel kernel, double seconds, const struct at
     bool forward = kernel == KERNEL_attention_forward;
     struct kernel_work work = {read * vector + (forward ? 0 : log_sum), written * vector + (forward ? log_sum : 0),
                                products * 2 * size * context * (context + 1) / 2 * heads};
-    record(kernel, seconds, work, "%lldx%lld, %lld heads of %lld", (long long)d->batch, (long long)d->context, (long long)d->heads,
+    record(kernel, call, work, "%lldx%lld, %lld heads of %lld", (long long)d->batch, (long long)d->context, (long long)d->heads,
            (long long)d->head_size);
 }
 
 static void time_attention_forward(struct attention *plan, void *out, void *log_sum, const void *qkv, const struct dropout *dropout)
 {
-    TIME(seconds, attention_forward, plan, out, log_sum, qkv, dropout);
-    record_attention(KERNEL_attention_forward, seconds, plan, 2, 3, 1);
+    TIME(call, attention_forward, plan, out, log_sum, qkv, dropout);
+    record_attention(KERNEL_attention_forward, call, plan, 2, 3, 1);
 }
 
 static void time_attention_backward(struct attention *plan, void *d_qkv, const void *d_out, const void *out, const void *qkv,
                                     const void *log_sum, const struct dropout *dropout)
 {
-    TIME(seconds, attention_backward, plan, d_qkv, d_out, out, qkv, log_sum, dropout);
-    record_attention(KERNEL_attention_backward, seconds, plan, 5, 5, 3);
+    TIME(call, attention_backward, plan, d_qkv, d_out, out, qkv, log_sum, dropout);
+    record_attention(KERNEL_attention_backward, call, plan, 5, 5, 3);
 }
 
 static cairn_err time_classifier_create(struct backend *b, const struct classifier_desc *desc, struct classifier **out)
@@ -183,7 +246,7 @@ static cairn_err time_classifier_create(struct backend *b, const struct classifi
     return remember(made, (struct plan){.plan = *out, .classifier = *desc});
 }
 
-static void record_classifier(enum kernel kernel, double seconds, const struct classifier *plan)
+static void record_classifier(enum kernel kernel, struct call *call, const struct classifier *plan)
 {
     const struct classifier_desc *d = &plan_of(plan)->classifier;
     double rows = (double)d->rows, x = rows * (double)d->width, weight = (double)d->vocabulary * (double)d->width;
@@ -192,140 +255,145 @@ static void record_classifier(enum kernel kernel, double seconds, const struct c
         work.written += x * timer.act + weight * timer.acc;
         work.flops *= 3;
     }
-    record(kernel, seconds, work, "%lldx%lldx%lld", (long long)d->rows, (long long)d->vocabulary, (long long)d->width);
+    record(kernel, call, work, "%lldx%lldx%lld", (long long)d->rows, (long long)d->vocabulary, (long long)d->width);
 }
 
 static void time_classifier_loss(struct classifier *plan, void *losses, const void *x, const void *weight, const int32_t *targets)
 {
-    TIME(seconds, classifier_loss, plan, losses, x, weight, targets);
-    record_classifier(KERNEL_classifier_loss, seconds, plan);
+    TIME(call, classifier_loss, plan, losses, x, weight, targets);
+    record_classifier(KERNEL_classifier_loss, call, plan);
 }
 
 static void time_classifier_loss_and_gradients(struct classifier *plan, void *losses, void *dx, void *d_weight, const void *x,
                                                const void *weight, const int32_t *targets, double scale)
 {
-    TIME(seconds, classifier_loss_and_gradients, plan, losses, dx, d_weight, x, weight, targets, scale);
-    record_classifier(KERNEL_classifier_loss_and_gradients, seconds, plan);
+    TIME(call, classifier_loss_and_gradients, plan, losses, dx, d_weight, x, weight, targets, scale);
+    record_classifier(KERNEL_classifier_loss_and_gradients, call, plan);
 }
 
 /* ---- rows ---- */
 
-static void record_rows(enum kernel kernel, double seconds, int64_t rows, int64_t width, double read, double written)
+static void record_rows(enum kernel kernel, struct call *call, int64_t rows, int64_t width, double read, double written)
 {
-    record(kernel, seconds, (struct kernel_work){read, written, 0}, "%lldx%lld", (long long)rows, (long long)width);
+    record(kernel, call, (struct kernel_work){read, written, 0}, "%lldx%lld", (long long)rows, (long long)width);
 }
 
 static void time_embedding_forward(struct backend *b, void *y, const int32_t *tokens, const void *token_table,
                                    const void *position_table, const struct embedding_desc *d)
 {
-    TIME(seconds, embedding_forward, b, y, tokens, token_table, position_table, d);
+    TIME(call, embedding_forward, b, y, tokens, token_table, position_table, d);
     double x = (double)(d->rows * d->width) * timer.act, positions = (double)(d->context * d->width) * timer.act;
-    record_rows(KERNEL_embedding_forward, seconds, d->rows, d->width, x + positions + (double)d->rows * sizeof *tokens, x);
+    record_rows(KERNEL_embedding_forward, call, d->rows, d->width, x + positions + (double)d->rows * sizeof *tokens, x);
 }
 
 /* Counts a row of the table for each token: the bench's differ. */
 static void time_embedding_backward(struct backend *b, void *d_token, void *d_position, const void *dy, const int32_t *tokens,
                                     const struct embedding_desc *d)
 {
-    TIME(seconds, embedding_backward, b, d_token, d_position, dy, tokens, d);
+    TIME(call, embedding_backward, b, d_token, d_position, dy, tokens, d);
     double x = (double)(d->rows * d->width), positions = (double)(d->position_count * d->width) * timer.acc;
-    record_rows(KERNEL_embedding_backward, seconds, d->rows, d->width, x * (timer.act + timer.acc) + (double)d->rows * sizeof *tokens,
+    record_rows(KERNEL_embedding_backward, call, d->rows, d->width, x * (timer.act + timer.acc) + (double)d->rows * sizeof *tokens,
                 x * timer.acc + positions);
 }
 
 static void time_layer_norm_forward(struct backend *b, void *y, void *mean, void *rstd, const void *x, const void *gain,
                                     const void *bias, int64_t rows, int64_t width, double epsilon)
 {
-    TIME(seconds, layer_norm_forward, b, y, mean, rstd, x, gain, bias, rows, width, epsilon);
+    TIME(call, layer_norm_forward, b, y, mean, rstd, x, gain, bias, rows, width, epsilon);
     double of_x = (double)(rows * width) * timer.act;
-    record_rows(KERNEL_layer_norm_forward, seconds, rows, width, of_x + 2 * (double)width * timer.act, of_x + 2 * (double)rows * timer.acc);
+    record_rows(KERNEL_layer_norm_forward, call, rows, width, of_x + 2 * (double)width * timer.act, of_x + 2 * (double)rows * timer.acc);
 }
 
 static void time_layer_norm_backward_input(struct backend *b, void *dx, const void *dy, const void *x, const void *gain,
                                            const void *mean, const void *rstd, int64_t rows, int64_t width, bool add_to_dx)
 {
-    TIME(seconds, layer_norm_backward_input, b, dx, dy, x, gain, mean, rstd, rows, width, add_to_dx);
+    TIME(call, layer_norm_backward_input, b, dx, dy, x, gain, mean, rstd, rows, width, add_to_dx);
     double of_x = (double)(rows * width) * timer.act;
     double read = (add_to_dx ? 3 : 2) * of_x + (double)width * timer.act + 2 * (double)rows * timer.acc;
-    record(KERNEL_layer_norm_backward_input, seconds, (struct kernel_work){read, of_x, 0}, "%lldx%lld%s", (long long)rows,
+    record(KERNEL_layer_norm_backward_input, call, (struct kernel_work){read, of_x, 0}, "%lldx%lld%s", (long long)rows,
            (long long)width, add_to_dx ? " + dx" : "");
 }
 
 static void time_layer_norm_backward_weight(struct backend *b, void *d_gain, void *d_bias, const void *dy, const void *x,
                                             const void *mean, const void *rstd, int64_t rows, int64_t width)
 {
-    TIME(seconds, layer_norm_backward_weight, b, d_gain, d_bias, dy, x, mean, rstd, rows, width);
-    record_rows(KERNEL_layer_norm_backward_weight, seconds, rows, width,
+    TIME(call, layer_norm_backward_weight, b, d_gain, d_bias, dy, x, mean, rstd, rows, width);
+    record_rows(KERNEL_layer_norm_backward_weight, call, rows, width,
                 2 * (double)(rows * width) * timer.act + 2 * (double)rows * timer.acc, 2 * (double)width * timer.acc);
 }
 
 static void time_bias_backward(struct backend *b, void *d_bias, const void *dy, int64_t rows, int64_t width)
 {
-    TIME(seconds, bias_backward, b, d_bias, dy, rows, width);
-    record_rows(KERNEL_bias_backward, seconds, rows, width, (double)(rows * width) * timer.act, (double)width * timer.acc);
+    TIME(call, bias_backward, b, d_bias, dy, rows, width);
+    record_rows(KERNEL_bias_backward, call, rows, width, (double)(rows * width) * timer.act, (double)width * timer.acc);
 }
 
 /* ---- elements ---- */
 
 /* READ and WRITTEN: bytes of an element. */
-static void record_elements(enum kernel kernel, double seconds, int64_t n, double read, double written)
+static void record_elements(enum kernel kernel, struct call *call, int64_t n, double read, double written)
 {
-    record(kernel, seconds, (struct kernel_work){read * (double)n, written * (double)n, 0}, "%lld", (long long)n);
+    record(kernel, call, (struct kernel_work){read * (double)n, written * (double)n, 0}, "%lld", (long long)n);
 }
 
 static void time_gelu_forward(struct backend *b, void *y, const void *x, int64_t n)
 {
-    TIME(seconds, gelu_forward, b, y, x, n);
-    record_elements(KERNEL_gelu_forward, seconds, n, timer.act, timer.act);
+    TIME(call, gelu_forward, b, y, x, n);
+    record_elements(KERNEL_gelu_forward, call, n, timer.act, timer.act);
 }
 
 static void time_gelu_backward(struct backend *b, void *dx, const void *dy, const void *x, int64_t n)
 {
-    TIME(seconds, gelu_backward, b, dx, dy, x, n);
-    record_elements(KERNEL_gelu_backward, seconds, n, 2 * timer.act, timer.act);
+    TIME(call, gelu_backward, b, dx, dy, x, n);
+    record_elements(KERNEL_gelu_backward, call, n, 2 * timer.act, timer.act);
 }
 
 static void time_add_dropout_forward(struct backend *b, void *y, const void *x, const void *h, int64_t n, const struct dropout *d)
 {
-    TIME(seconds, add_dropout_forward, b, y, x, h, n, d);
-    record_elements(KERNEL_add_dropout_forward, seconds, n, (x ? 2 : 1) * timer.act, timer.act);
+    TIME(call, add_dropout_forward, b, y, x, h, n, d);
+    record_elements(KERNEL_add_dropout_forward, call, n, (x ? 2 : 1) * timer.act, timer.act);
 }
 
 static void time_dropout_backward(struct backend *b, void *dh, const void *dy, int64_t n, const struct dropout *d)
 {
-    TIME(seconds, dropout_backward, b, dh, dy, n, d);
-    record_elements(KERNEL_dropout_backward, seconds, n, timer.act, timer.act);
+    TIME(call, dropout_backward, b, dh, dy, n, d);
+    record_elements(KERNEL_dropout_backward, call, n, timer.act, timer.act);
 }
 
 static void time_add(struct backend *b, void *sum, const void *x, const void *y, int64_t n)
 {
-    TIME(seconds, add, b, sum, x, y, n);
-    record_elements(KERNEL_add, seconds, n, 2 * timer.acc, timer.acc);
+    TIME(call, add, b, sum, x, y, n);
+    record_elements(KERNEL_add, call, n, 2 * timer.acc, timer.acc);
 }
 
 static void time_add_act(struct backend *b, void *sum, const void *x, const void *y, int64_t n)
 {
-    TIME(seconds, add_act, b, sum, x, y, n);
-    record_elements(KERNEL_add_act, seconds, n, 2 * timer.act, timer.act);
+    TIME(call, add_act, b, sum, x, y, n);
+    record_elements(KERNEL_add_act, call, n, 2 * timer.act, timer.act);
 }
 
-static void time_sum_squares(struct backend *b, double *sums, const void *x, int64_t n)
+static void time_sum_squares(struct backend *b, const struct squares_run *runs, int count)
 {
-    TIME(seconds, sum_squares, b, sums, x, n);
-    record_elements(KERNEL_sum_squares, seconds, n, timer.acc, 0);
+    int64_t n = 0;
+    for (int i = 0; i < count; i++)
+        n += runs[i].n;
+    TIME(call, sum_squares, b, runs, count);
+    record_elements(KERNEL_sum_squares, call, n, timer.acc, 0);
 }
 
-static void time_adamw(struct backend *b, void *master, void *moment1, void *moment2, void *compute, const void *gradient, int64_t n,
-                       const struct adamw *options)
+static void time_adamw(struct backend *b, const struct adamw_run *runs, int count, const struct adamw *options)
 {
-    TIME(seconds, adamw, b, master, moment1, moment2, compute, gradient, n, options);
-    record_elements(KERNEL_adamw, seconds, n, 4 * timer.acc, 3 * timer.acc + (compute ? timer.act : 0));
+    int64_t n = 0;
+    for (int i = 0; i < count; i++)
+        n += runs[i].n;
+    TIME(call, adamw, b, runs, count, options);
+    record_elements(KERNEL_adamw, call, n, 4 * timer.acc, 3 * timer.acc + (count > 0 && runs[0].compute ? timer.act : 0));
 }
 
 static void time_convert_to_act(struct backend *b, void *act, const void *acc, int64_t n)
 {
-    TIME(seconds, convert_to_act, b, act, acc, n);
-    record_elements(KERNEL_convert_to_act, seconds, n, timer.acc, timer.act);
+    TIME(call, convert_to_act, b, act, acc, n);
+    record_elements(KERNEL_convert_to_act, call, n, timer.acc, timer.act);
 }
 
 /* ---- mixture of experts ---- */
@@ -333,52 +401,52 @@ static void time_convert_to_act(struct backend *b, void *act, const void *acc, i
 static cairn_err time_router_create(struct backend *b, const struct router_desc *desc, struct router **out)
 {
     cairn_err made = timer.inner->router_create(b, desc, out);
-    return remember(made, (struct plan){.plan = *out, .router = *desc});
+    return remember(made, (struct plan){.plan = *out, .router = *desc, .taken = -1});
 }
 
-static void record_router(enum kernel kernel, double seconds, const struct router_desc *d, struct kernel_work work)
+static void record_router(enum kernel kernel, struct call *call, const struct router_desc *d, struct kernel_work work)
 {
-    record(kernel, seconds, work, "%lldx%lld, %lld of %lld", (long long)d->rows, (long long)d->width, (long long)d->choices,
+    record(kernel, call, work, "%lldx%lld, %lld of %lld", (long long)d->rows, (long long)d->width, (long long)d->choices,
            (long long)d->experts);
 }
 
 /* The router's products: x, weight and logits, each read or written. */
-static void record_logits(enum kernel kernel, double seconds, const struct router *plan, double read_x, double written_x, bool add_to_dx)
+static void record_logits(enum kernel kernel, struct call *call, const struct router *plan, double read_x, double written_x, bool add_to_dx)
 {
     const struct router_desc *d = &plan_of(plan)->router;
     double x = (double)(d->rows * d->width), weight = (double)(d->experts * d->width), logits = (double)(d->rows * d->experts) * timer.acc;
     bool of_weight = kernel == KERNEL_router_backward_weight;
     struct kernel_work work = {(read_x + add_to_dx) * x * timer.act + (of_weight ? logits : weight * timer.act),
                                written_x * x * timer.act + (of_weight ? weight * timer.acc : logits), 2 * x * (double)d->experts};
-    record_router(kernel, seconds, d, work);
+    record_router(kernel, call, d, work);
 }
 
 static void time_router_forward(struct router *plan, const struct routing *routing, const void *x, const void *weight)
 {
-    TIME(seconds, router_forward, plan, routing, x, weight);
-    record_logits(KERNEL_router_forward, seconds, plan, 1, 0, false);
+    TIME(call, router_forward, plan, routing, x, weight);
+    record_logits(KERNEL_router_forward, call, plan, 1, 0, false);
 }
 
 /* Choices become places; the probabilities are summed. */
 static void time_router_place(struct router *plan, const struct routing *routing, const int32_t *most)
 {
-    TIME(seconds, router_place, plan, routing, most);
+    TIME(call, router_place, plan, routing, most);
     const struct router_desc *d = &plan_of(plan)->router;
     double chosen = (double)(d->rows * d->choices) * sizeof(int32_t), probabilities = (double)(d->rows * (d->experts + 1)) * timer.acc;
-    record_router(KERNEL_router_place, seconds, d, (struct kernel_work){chosen + probabilities, chosen, 0});
+    record_router(KERNEL_router_place, call, d, (struct kernel_work){chosen + probabilities, chosen, 0});
 }
 
 static void time_router_backward_input(struct router *plan, void *d_logits, void *dx, const void *d_gate, const struct routing *routing,
                                        const void *weight, const struct router_scales *scales, bool add_to_dx)
 {
-    TIME(seconds, router_backward_input, plan, d_logits, dx, d_gate, routing, weight, scales, add_to_dx);
-    record_logits(KERNEL_router_backward_input, seconds, plan, 0, 1, add_to_dx);
+    TIME(call, router_backward_input, plan, d_logits, dx, d_gate, routing, weight, scales, add_to_dx);
+    record_logits(KERNEL_router_backward_input, call, plan, 0, 1, add_to_dx);
 }
 
 static void time_router_backward_weight(struct router *plan, void *d_weight, const void *d_logits, const void *x)
 {
-    TIME(seconds, router_backward_weight, plan, d_weight, d_logits, x);
-    record_logits(KERNEL_router_backward_weight, seconds, plan, 1, 0, false);
+    TIME(call, router_backward_weight, plan, d_weight, d_logits, x);
+    record_logits(KERNEL_router_backward_weight, call, plan, 1, 0, false);
 }
 
 /* Reads and writes are counted in rows of the block, in rows that experts took, and in places of the packed rows. */
@@ -386,39 +454,53 @@ struct moved {
     int rows, taken, places;
 };
 
-static void record_moved(enum kernel kernel, double seconds, const struct router *plan, const struct routing *routing, struct moved read,
+/* Asked once: the bench routes the same rows each time, and a device would be waited for. */
+static int64_t taken_of(struct plan *plan, const struct routing *routing)
+{
+    const struct router_desc *d = &plan->router;
+    size_t bytes = (size_t)d->experts * sizeof(int32_t);
+    struct routing copy = {.taken = plan->taken < 0 ? malloc(bytes) : NULL};
+    if (copy.taken) {
+        timer.inner->download(timer.backend, copy.taken, routing->taken, bytes);
+        plan->taken = d->rows * d->choices - routing_dropped(d, &copy);
+        free(copy.taken);
+    }
+    return plan->taken;
+}
+
+static void record_moved(enum kernel kernel, struct call *call, const struct router *plan, const struct routing *routing, struct moved read,
                          struct moved written)
 {
     const struct router_desc *d = &plan_of(plan)->router;
     double row = (double)d->width * timer.act, rows = (double)d->rows, places = (double)(d->experts * d->capacity);
-    double taken = (double)(d->rows * d->choices - routing_dropped(d, routing));
-    record_router(kernel, seconds, d, (struct kernel_work){(read.rows * rows + read.taken * taken + read.places * places) * row,
+    double taken = (double)taken_of(plan_of(plan), routing);
+    record_router(kernel, call, d, (struct kernel_work){(read.rows * rows + read.taken * taken + read.places * places) * row,
                                                            (written.rows * rows + written.taken * taken + written.places * places) * row, 0});
 }
 
 static void time_dispatch(struct router *plan, void *packed, const void *x, const struct routing *routing)
 {
-    TIME(seconds, dispatch, plan, packed, x, routing);
-    record_moved(KERNEL_dispatch, seconds, plan, routing, (struct moved){.rows = 1}, (struct moved){.places = 1});
+    TIME(call, dispatch, plan, packed, x, routing);
+    record_moved(KERNEL_dispatch, call, plan, routing, (struct moved){.rows = 1}, (struct moved){.places = 1});
 }
 
 static void time_dispatch_backward(struct router *plan, void *dx, const void *d_packed, const struct routing *routing, bool add_to_dx)
 {
-    TIME(seconds, dispatch_backward, plan, dx, d_packed, routing, add_to_dx);
-    record_moved(KERNEL_dispatch_backward, seconds, plan, routing, (struct moved){.rows = add_to_dx, .taken = 1}, (struct moved){.rows = 1});
+    TIME(call, dispatch_backward, plan, dx, d_packed, routing, add_to_dx);
+    record_moved(KERNEL_dispatch_backward, call, plan, routing, (struct moved){.rows = add_to_dx, .taken = 1}, (struct moved){.rows = 1});
 }
 
 static void time_combine(struct router *plan, void *y, const void *packed, const struct routing *routing)
 {
-    TIME(seconds, combine, plan, y, packed, routing);
-    record_moved(KERNEL_combine, seconds, plan, routing, (struct moved){.taken = 1}, (struct moved){.rows = 1});
+    TIME(call, combine, plan, y, packed, routing);
+    record_moved(KERNEL_combine, call, plan, routing, (struct moved){.taken = 1}, (struct moved){.rows = 1});
 }
 
 static void time_combine_backward(struct router *plan, void *d_packed, void *d_gate, const void *dy, const void *packed,
                                   const struct routing *routing)
 {
-    TIME(seconds, combine_backward, plan, d_packed, d_gate, dy, packed, routing);
-    record_moved(KERNEL_combine_backward, seconds, plan, routing, (struct moved){.rows = 1, .taken = 1}, (struct moved){.places = 1});
+    TIME(call, combine_backward, plan, d_packed, d_gate, dy, packed, routing);
+    record_moved(KERNEL_combine_backward, call, plan, routing, (struct moved){.rows = 1, .taken = 1}, (struct moved){.places = 1});
 }
 
 /* ---- the table ---- */
@@ -427,6 +509,7 @@ static void time_combine_backward(struct router *plan, void *d_packed, void *d_g
 
 void kernel_clock_attach(struct backend *b)
 {
+    timer.backend = b;
     timer.inner = b->table;
     timer.table = *b->table;
     timer.act = (double)dtype_size(b->act);
@@ -444,13 +527,22 @@ void kernel_clock_detach(struct backend *b)
     b->table = timer.inner;
     for (int i = 0; i < timer.line_count; i++)
         free(timer.lines[i].seconds);
+    for (int i = 0; i < timer.call_room; i++) {
+        if (timer.calls[i].begin)
+            timer.inner->mark_destroy(timer.calls[i].begin);
+        if (timer.calls[i].end)
+            timer.inner->mark_destroy(timer.calls[i].end);
+    }
+    free(timer.calls);
     free(timer.plans);
+    timer.calls = NULL;
     timer.plans = NULL;
-    timer.plan_count = timer.line_count = 0;
+    timer.plan_count = timer.line_count = timer.call_count = timer.call_room = 0;
 }
 
 void kernel_clock_set(enum kernel_clock_mode mode)
 {
+    settle_calls();
     timer.mode = mode;
 }
 

@@ -44,6 +44,7 @@ enum kernel kernel_find(const char *name); /* KERNELS if there is none */
 /* Puts the clock into B, before any plan is made; its own table is put back by kernel_clock_detach. */
 void kernel_clock_attach(struct backend *b);
 void kernel_clock_detach(struct backend *b);
+/* Waits for a device's calls. */
 void kernel_clock_set(enum kernel_clock_mode mode);
 
 /* In the order of the first calls. Valid until the next call of a kernel. False where the memory to record ended. */

@@ -5,19 +5,27 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "expert_rows.h"
 
 /* Products as large as these are at oneDNN's best rate; which of them is the fastest differs by machine. */
 static const int64_t product_sizes[] = {1024, 2048};
-enum { SIZES = 2, SIZE_MAX_OF_PRODUCT = 2048, ROUNDS_MAX = 1000 };
+enum { SIZES = 2, SIZE_MAX_OF_PRODUCT = 2048, SIZE_MAX_OF_DEVICE_PRODUCT = 8192, DEVICE_CALLS = 5, ROUNDS_MAX = 1000 };
 
-/* COPY, READ, the sgemms by size, and the backend's own product where it computes in bfloat16. */
+/* COPY, READ, the sgemms by size, and the backend's own product where it computes in bfloat16. Of a device, whose memory the
+ * processor does not reach: its copies, which stand for reads too, and the backend's own product. */
 enum { COPY, READ, SGEMM, OWN_PRODUCT = SGEMM + SIZES, KINDS };
+/* Floats that are copied within a device: many times its cache. */
+#define DEVICE_COPIED ((int64_t)1 << 28)
 
 struct machine_rates {
     struct backend *b;
-    int64_t elements;
+    const struct backend_table *table; /* b's own: by now a clock may be around it */
+    int64_t elements; /* of TO */
+    int64_t copied;   /* of FROM, and from there to TO */
     float *from, *to;
+    int64_t product_size;
     struct matmul *product;
+    struct backend_mark *begin, *end; /* of a device */
     double samples[KINDS][ROUNDS_MAX]; /* bytes or operations a second */
     int rounds;
     uint64_t sum; /* so that the reads are not left out */
@@ -37,28 +45,55 @@ double median(double *values, int count)
     return (values[(count - 1) / 2] + values[count / 2]) / 2;
 }
 
+static cairn_err open_vectors(struct machine_rates *r)
+{
+    const struct backend_table *t = r->table;
+    bool device = !t->host_memory;
+    /* Numbers as they are in products: what they are changes a GPU's clock. */
+    if (device)
+        r->from = bench_values(r->b, r->b->act, r->copied * (int64_t)(sizeof *r->from / dtype_size(r->b->act)));
+    else
+        r->from = t->alloc(r->b, (size_t)r->copied * sizeof *r->from);
+    r->to = t->alloc(r->b, (size_t)r->elements * sizeof *r->to);
+    if (!r->from || !r->to)
+        return FAIL(CAIRN_ENOMEM, "no memory to copy between two vectors of %lld floats", (long long)r->elements);
+    for (int64_t i = 0; !device && i < r->copied; i++)
+        r->from[i] = (float)(i % 7) - 3;
+    return CAIRN_OK;
+}
+
+static cairn_err open_device(struct machine_rates *r)
+{
+    r->begin = r->table->mark_create(r->b);
+    r->end = r->table->mark_create(r->b);
+    return r->begin && r->end ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the machine's rates");
+}
+
 cairn_err machine_rates_open(struct backend *b, int64_t elements, struct machine_rates **out)
 {
     struct machine_rates *r = calloc(1, sizeof *r);
     if (!r)
         return FAIL(CAIRN_ENOMEM, "no memory for the machine's rates");
-    int64_t least = 2 * SIZE_MAX_OF_PRODUCT * SIZE_MAX_OF_PRODUCT;
+    bool device = !b->table->host_memory;
     r->b = b;
+    r->table = b->table;
+    r->product_size = SIZE_MAX_OF_PRODUCT;
+    if (device) /* a small model means that this is tried out without a GPU */
+        for (r->product_size = SIZE_MAX_OF_DEVICE_PRODUCT; r->product_size > 1 && 2 * r->product_size * r->product_size > elements;)
+            r->product_size /= 2;
+    int64_t least = 2 * r->product_size * r->product_size;
     r->elements = elements > least ? elements : least;
-    cairn_err err = CAIRN_OK;
-    r->from = b->table->alloc(b, (size_t)r->elements * sizeof *r->from);
-    r->to = b->table->alloc(b, (size_t)r->elements * sizeof *r->to);
-    if (!r->from || !r->to)
-        err = FAIL(CAIRN_ENOMEM, "no memory to copy between two vectors of %lld floats", (long long)r->elements);
-    const struct matmul_desc desc = {.m = SIZE_MAX_OF_PRODUCT, .n = SIZE_MAX_OF_PRODUCT, .k = SIZE_MAX_OF_PRODUCT};
-    if (!err && b->act == DTYPE_BF16)
+    r->copied = device && r->elements > DEVICE_COPIED ? DEVICE_COPIED : r->elements;
+    const struct matmul_desc desc = {.m = r->product_size, .n = r->product_size, .k = r->product_size};
+    cairn_err err = open_vectors(r);
+    if (!err && device)
+        err = open_device(r);
+    if (!err && (device || b->act == DTYPE_BF16))
         err = b->table->matmul_create(b, &desc, &r->product);
     if (err) {
         machine_rates_close(r);
         return err;
     }
-    for (int64_t i = 0; i < r->elements; i++)
-        r->from[i] = (float)(i % 7) - 3;
     *out = r;
     return CAIRN_OK;
 }
@@ -67,13 +102,16 @@ void machine_rates_close(struct machine_rates *r)
 {
     if (!r)
         return;
-    size_t bytes = (size_t)r->elements * sizeof(float);
     if (r->from)
-        r->b->table->free(r->b, r->from, bytes);
+        r->table->free(r->b, r->from, (size_t)r->copied * sizeof *r->from);
     if (r->to)
-        r->b->table->free(r->b, r->to, bytes);
+        r->table->free(r->b, r->to, (size_t)r->elements * sizeof *r->to);
     if (r->product)
-        r->b->table->matmul_destroy(r->product);
+        r->table->matmul_destroy(r->product);
+    if (r->begin)
+        r->table->mark_destroy(r->begin);
+    if (r->end)
+        r->table->mark_destroy(r->end);
     free(r);
 }
 
@@ -140,18 +178,46 @@ static cairn_err sgemm(struct machine_rates *r, int64_t size, double *rate)
     return CAIRN_OK;
 }
 
+static void run_product(struct machine_rates *r)
+{
+    int64_t size = r->product_size;
+    r->table->matmul_run(r->product, r->to, r->from, r->from + size * size, NULL);
+}
+
 static double own_product(struct machine_rates *r)
 {
-    int64_t size = SIZE_MAX_OF_PRODUCT;
     double begin = clock_seconds();
-    r->b->table->matmul_run(r->product, r->to, r->from, r->from + size * size, NULL);
-    return operations(size) / (clock_seconds() - begin);
+    run_product(r);
+    return operations(r->product_size) / (clock_seconds() - begin);
+}
+
+/* Several calls in a row: the first may wait for the processor. */
+static void measure_device(struct machine_rates *r)
+{
+    const struct backend_table *t = r->table;
+    size_t bytes = (size_t)r->copied * sizeof *r->from;
+    t->mark_set(r->begin);
+    for (int i = 0; i < DEVICE_CALLS; i++)
+        t->copy(r->b, r->to, r->from, bytes);
+    t->mark_set(r->end);
+    double rate = DEVICE_CALLS * 2 * (double)bytes / t->mark_seconds(r->begin, r->end);
+    r->samples[COPY][r->rounds] = r->samples[READ][r->rounds] = rate;
+    t->mark_set(r->begin);
+    for (int i = 0; i < DEVICE_CALLS; i++)
+        run_product(r);
+    t->mark_set(r->end);
+    r->samples[OWN_PRODUCT][r->rounds] = DEVICE_CALLS * operations(r->product_size) / t->mark_seconds(r->begin, r->end);
+    r->rounds++;
 }
 
 cairn_err machine_rates_measure(struct machine_rates *r)
 {
     if (r->rounds == ROUNDS_MAX)
         return FAIL(CAIRN_EINVAL, "the machine's rates are measured %d times at most", ROUNDS_MAX);
+    if (!r->table->host_memory) {
+        measure_device(r);
+        return CAIRN_OK;
+    }
     r->samples[COPY][r->rounds] = copy(r);
     r->samples[READ][r->rounds] = read_all(r);
     for (int i = 0; i < SIZES; i++)
@@ -176,7 +242,7 @@ struct machine_speed machine_rates_speed(struct machine_rates *r)
             continue;
         speed.products = rate;
         speed.best_products = r->samples[kind][r->rounds - 1];
-        speed.products_by = kind == OWN_PRODUCT ? "the backend's bfloat16 product" : "oneDNN's sgemm";
+        speed.products_by = kind == OWN_PRODUCT ? "the backend's own product" : "oneDNN's sgemm";
     }
     return speed;
 }

@@ -26,7 +26,7 @@ allowed() {
 for part in cairn base tensor schedule job mesh kernels graph model io ckpt plan train server slurm cmd; do
     folder=$CAIRN_SOURCE/src/$part
     [ -d "$folder" ] || folder=$CAIRN_SOURCE/$part
-    grep -rnE --include='*.[ch]' --include='*.inc' '^#include "[a-z_]+/' "$folder" >"$scratch/includes"
+    grep -rnE --include='*.[ch]' --include='*.cu' --include='*.inc' '^#include "[a-z_]+/' "$folder" >"$scratch/includes"
     while IFS= read -r line; do
         included=$(printf '%s\n' "$line" | sed 's/.*#include "\([a-z_]*\)\/.*/\1/')
         header=$(printf '%s\n' "$line" | sed 's/.*#include "\([^"]*\)".*/\1/')

@@ -1,5 +1,8 @@
 # For command-line tests, sourced by tests/cmd/*.t: TAP in shell. CAIRN is the built command.
 cases=0
+# "device: auto" means the processor, whatever is there; a test of GPUs sets it to $cuda_plugin.
+cuda_plugin=${CAIRN_PLUGIN_DIR:-${CAIRN_CUDA_ON_CPU:-}}
+export CAIRN_PLUGIN_DIR=/nonexistent
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/cairn-cmd-XXXXXX") || exit 99
 trap 'rm -rf "$scratch"' EXIT
 trap 'exit 143' INT TERM HUP

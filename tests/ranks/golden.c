@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/plugin.h"
 #include "mesh/tree.h"
 #include "model/gpt.h"
 #include "tests/ranks/tap.h"
@@ -96,6 +97,15 @@ static void open_golden(const char *path, struct golden *g)
     g->targets = array(g->file, "targets", H5T_NATIVE_INT32, &n);
 }
 
+/* N elements of acc at VECTOR, in the processor's memory; freed by free. */
+static void *downloaded(struct backend *b, const void *vector, int64_t n)
+{
+    size_t bytes = (size_t)n * dtype_size(b->acc);
+    void *there = malloc(bytes);
+    b->table->download(b, there, vector, bytes);
+    return there;
+}
+
 static double value_at(const struct backend *b, const void *vector, int64_t i)
 {
     return b->acc == DTYPE_F64 ? ((const double *)vector)[i] : (double)((const float *)vector)[i];
@@ -108,12 +118,10 @@ static void set_weights(struct golden *g, struct weights *w)
         char name[160];
         int64_t n;
         snprintf(name, sizeof name, "initial/weights/%s", p->name);
-        double *values = array(g->file, name, H5T_NATIVE_DOUBLE, &n);
-        for (int64_t k = 0; k < n; k++)
-            if (w->backend->acc == DTYPE_F64)
-                ((double *)w->master)[p->offset + k] = values[k];
-            else
-                ((float *)w->master)[p->offset + k] = (float)values[k];
+        bool wide = w->backend->acc == DTYPE_F64;
+        void *values = array(g->file, name, wide ? H5T_NATIVE_DOUBLE : H5T_NATIVE_FLOAT, &n);
+        size_t size = dtype_size(w->backend->acc);
+        w->backend->table->upload(w->backend, (char *)w->master + (size_t)p->offset * size, values, (size_t)n * size);
         free(values);
     }
     weights_refresh(w);
@@ -121,9 +129,10 @@ static void set_weights(struct golden *g, struct weights *w)
 
 /* The worst relative Frobenius error over the arrays GROUP/NAME. Keys' biases are left out: their gradient is zero but for rounding
  * (a shift of all of a query's scores), and Adam divides rounding by rounding. */
-static double worst_error(struct golden *g, const struct weights *w, const char *group, const void *vector, char *worst_name)
+static double worst_error(struct golden *g, const struct weights *w, const char *group, const void *there, char *worst_name)
 {
     double worst = 0;
+    void *vector = downloaded(w->backend, there, w->elements);
     int64_t width = g->config.model.width;
     for (int i = 0; i < w->count; i++) {
         const struct parameter *p = &w->parameters[i];
@@ -145,6 +154,7 @@ static double worst_error(struct golden *g, const struct weights *w, const char 
         worst = worse(worst, error);
         free(golden);
     }
+    free(vector);
     return worst;
 }
 
@@ -247,6 +257,14 @@ static void run(const char *folder, const char *file, const char *backend, enum 
     H5Fclose(g.file);
 }
 
+static void run_on_gpu(const char *folder, const char *file, struct mesh *mesh)
+{
+    if (plugin_is_there("cuda"))
+        run(folder, file, "cuda", DTYPE_F32, 1e-5, mesh);
+    else
+        tap_skip("there is no cuda backend");
+}
+
 int main(int argc, char **argv)
 {
     static const char *const files[] = {"gpt_tied.h5", "gpt_untied.h5", "gpt_accumulate.h5"};
@@ -265,7 +283,9 @@ int main(int argc, char **argv)
         run(folder, files[i], "reference", DTYPE_F64, 1e-10, &alone);
         run(folder, files[i], "reference", DTYPE_F32, 1e-5, &alone);
         run(folder, files[i], "cpu", DTYPE_F32, 1e-5, &alone);
+        run_on_gpu(folder, files[i], &alone);
     }
+    run_on_gpu(folder, files[2], &all);
     run(folder, files[2], "cpu", DTYPE_F32, 1e-5, &all);
     run(folder, files[2], "reference", DTYPE_F64, 1e-10, &all);
     mesh_disband(&all);

@@ -76,6 +76,14 @@ static inline bool tap_ok(bool good, const char *format, ...)
     return all;
 }
 
+/* Collective: what is not tested here, and why. */
+static inline void tap_skip(const char *why)
+{
+    tap_tests++;
+    if (tap_rank() == 0)
+        printf("ok %d # SKIP %s\n", tap_tests, why);
+}
+
 /* Collective: a new folder for the test NAME, its path of at most SIZE bytes on every rank. */
 static inline void tap_folder(const char *name, char *path, int size)
 {

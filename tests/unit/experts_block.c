@@ -117,15 +117,6 @@ static int64_t state_size(const struct block *k, int which)
     return which == STATE_D_GATE ? d->rows * d->choices : which == STATE_D_LOGITS ? d->rows * d->experts : d->rows;
 }
 
-static void *make_integers(struct backend *b, int64_t n)
-{
-    int32_t *p = b->table->alloc(b, array_bytes(DTYPE_I32, n));
-    cr_assert_not_null(p);
-    for (int64_t i = 0; i < n; i++)
-        p[i] = -7;
-    return p;
-}
-
 static void begin(struct run *run, double *const inputs[INPUTS])
 {
     for (int i = 0; i < INPUTS; i++)
@@ -133,7 +124,7 @@ static void begin(struct run *run, double *const inputs[INPUTS])
     for (int i = 0; i < RESULTS; i++) {
         enum dtype type = result_type(run->b, (enum block_result)i);
         int64_t n = block_result_size(run->block, (enum block_result)i);
-        run->results[i] = type == DTYPE_I32 ? make_integers(run->b, n) : make_array(run->b, type, NULL, n);
+        run->results[i] = make_array(run->b, type, NULL, n);
     }
     for (int i = 0; i < STATES; i++)
         run->states[i] = make_array(run->b, state_type(run->b, i), NULL, state_size(run->block, i));
@@ -149,7 +140,7 @@ static void end(struct run *run, struct block_results *results)
     for (int i = 0; i < RESULTS; i++) {
         enum dtype type = result_type(run->b, (enum block_result)i);
         int64_t n = block_result_size(run->block, (enum block_result)i);
-        results->values[i] = array_values(type, run->results[i], n);
+        results->values[i] = array_values(run->b, type, run->results[i], n);
         free_array(run->b, type, run->results[i], n);
     }
     for (int i = 0; i < INPUTS; i++)
@@ -161,7 +152,8 @@ static void end(struct run *run, struct block_results *results)
 static struct expert_mlp *make_mlp(const struct run *run)
 {
     const struct router_desc *d = &run->block->router;
-    struct expert_mlp_desc desc = {.experts = d->experts, .capacity = d->capacity, .width = d->width, .hidden = run->block->hidden};
+    struct expert_mlp_desc desc = {.experts = d->experts, .capacity = d->capacity, .width = d->width, .hidden = run->block->hidden,
+                                    .whole = !run->b->table->host_memory};
     struct expert_mlp *mlp;
     if (run->block->hidden == 0)
         return NULL;
@@ -214,7 +206,7 @@ void block_run(struct backend *b, const struct block *k, double *const inputs[IN
     begin(&run, inputs);
     cr_assert_eq(b->table->router_create(b, &k->router, &router), CAIRN_OK, "%s", cairn_err_message());
     struct expert_mlp *mlp = make_mlp(&run);
-    const int32_t *counts = k->whole ? NULL : run.routing.load;
+    const int32_t *counts = k->whole || !b->table->host_memory ? NULL : run.routing.load;
     run_forward(&run, router, mlp, counts);
     run_backward(&run, router, mlp, counts);
     expert_mlp_destroy(mlp);

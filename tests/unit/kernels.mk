@@ -1,5 +1,9 @@
 UNIT_TESTS += tests/unit/test_kernels_cpu tests/unit/test_kernels_dropout tests/unit/test_kernels_gradients \
-  tests/unit/test_kernels_pieces tests/unit/test_kernels_slices tests/unit/test_kernels_words
+  tests/unit/test_kernels_pieces tests/unit/test_kernels_slices tests/unit/test_kernels_words tests/unit/test_kernels_cuda
+tests_unit_test_kernels_cuda_SOURCES = tests/unit/test_kernels_cuda.c \
+  tests/unit/kernels_ops.c tests/unit/kernels_ops.h tests/unit/kernels_support.c tests/unit/kernels_support.h
+tests_unit_test_kernels_cuda_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_kernels_cuda_LDADD = $(UNIT_LDADD)
 tests_unit_test_kernels_cpu_SOURCES = tests/unit/test_kernels_cpu.c \
   tests/unit/kernels_ops.c tests/unit/kernels_ops.h tests/unit/kernels_support.c tests/unit/kernels_support.h
 tests_unit_test_kernels_cpu_CPPFLAGS = $(UNIT_CPPFLAGS)

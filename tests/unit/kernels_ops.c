@@ -17,7 +17,7 @@ struct run {
         enum dtype type;
         int64_t n;
     } arrays[ARRAYS_MAX];
-    int count;
+    int count, reals;
 };
 
 static void *keep(struct run *run, enum dtype type, const double *values, int64_t n)
@@ -27,13 +27,14 @@ static void *keep(struct run *run, enum dtype type, const double *values, int64_
     run->arrays[run->count].p = p;
     run->arrays[run->count].type = type;
     run->arrays[run->count++].n = n;
+    run->reals += type != DTYPE_I32;
     return p;
 }
 
-/* An input: its values depend on how many arrays the run has already. */
+/* An input: its values depend on how many arrays of reals the run has already. */
 static void *input(struct run *run, enum dtype type, int64_t n, double scale)
 {
-    double *values = random_values(n, (uint64_t)run->count + 77, scale);
+    double *values = random_values(n, (uint64_t)run->reals + 77, scale);
     void *p = keep(run, type, values, n);
     free(values);
     return p;
@@ -52,7 +53,7 @@ static void take(struct run *run, const void *p)
             continue;
         struct results *r = run->results;
         cr_assert_lt(r->count, RESULTS_MAX);
-        r->values[r->count] = array_values(run->arrays[i].type, p, run->arrays[i].n);
+        r->values[r->count] = array_values(run->b, run->arrays[i].type, p, run->arrays[i].n);
         r->sizes[r->count++] = run->arrays[i].n;
     }
 }
@@ -80,13 +81,20 @@ static struct dropout some_dropout(void)
     return (struct dropout){.rate = 0.25f, .key = philox_key_make(5, STREAM_DROPOUT, 3), .step = 11, .first = 40};
 }
 
-static int32_t *make_tokens(int64_t n, int64_t vocabulary)
+static const void *tokens(struct run *run, int64_t n, int64_t vocabulary)
 {
-    int32_t *tokens = malloc((size_t)n * sizeof *tokens);
+    double *values = malloc((size_t)n * sizeof *values);
     for (int64_t i = 0; i < n; i++)
-        tokens[i] = (int32_t)((i * i * 7 + 3 * i) % vocabulary);
-    tokens[n - 1] = (int32_t)vocabulary - 1;
-    return tokens;
+        values[i] = (double)((i * i * 7 + 3 * i) % vocabulary);
+    values[n - 1] = (double)vocabulary - 1;
+    void *p = keep(run, DTYPE_I32, values, n);
+    free(values);
+    return p;
+}
+
+static void *at(enum dtype type, void *p, int64_t element)
+{
+    return (char *)p + array_bytes(type, element);
 }
 
 static void run_matmul(struct backend *b, struct shape s, struct results *results, struct matmul_desc d)
@@ -131,18 +139,17 @@ static void run_embedding(struct backend *b, struct shape s, struct results *res
 {
     BEGIN(run);
     int64_t vocabulary = 257, context = s.rows % 10 == 0 ? 10 : s.rows;
-    int32_t *tokens = make_tokens(s.rows, vocabulary);
+    const int32_t *words = tokens(&run, s.rows, vocabulary);
     void *table = input(&run, b->act, vocabulary * s.width, 1), *positions = input(&run, b->act, context * s.width, 1);
     void *y = output(&run, b->act, s.rows * s.width), *dy = input(&run, b->act, s.rows * s.width, 1);
     void *d_token = input(&run, b->acc, vocabulary * s.width, 1), *d_position = output(&run, b->acc, context * s.width);
     const struct embedding_desc d = {.rows = s.rows, .width = s.width, .context = context, .token_count = vocabulary,
                                      .position_count = context};
-    T->embedding_forward(b, y, tokens, table, positions, &d);
-    T->embedding_backward(b, d_token, d_position, dy, tokens, &d);
+    T->embedding_forward(b, y, words, table, positions, &d);
+    T->embedding_backward(b, d_token, d_position, dy, words, &d);
     take(&run, y);
     take(&run, d_token);
     take(&run, d_position);
-    free(tokens);
     end(&run);
 }
 
@@ -151,25 +158,25 @@ static void run_embedding_slice(struct backend *b, struct shape s, struct result
 {
     BEGIN(run);
     int64_t context = s.rows % 10 == 0 ? 10 : s.rows;
-    int32_t *tokens = make_tokens(s.rows, 257), *columns = malloc((size_t)context * sizeof *columns);
+    const int32_t *words = tokens(&run, s.rows, 257);
+    double *columns = malloc((size_t)context * sizeof *columns);
     for (int64_t i = 0; i < context; i++)
-        columns[i] = (int32_t)(2 * (context - 1 - i));
+        columns[i] = (double)(2 * (context - 1 - i));
     const struct embedding_desc d = {.rows = s.rows, .width = s.width, .context = context, .token_first = 40, .token_count = 100,
-                                     .position_count = 2 * context, .positions = columns};
+                                     .position_count = 2 * context, .positions = keep(&run, DTYPE_I32, columns, context)};
     void *table = input(&run, b->act, d.token_count * s.width, 1), *positions = input(&run, b->act, d.position_count * s.width, 1);
     void *y = output(&run, b->act, s.rows * s.width), *plain = output(&run, b->act, s.rows * s.width);
     void *dy = input(&run, b->act, s.rows * s.width, 1), *d_token = input(&run, b->acc, d.token_count * s.width, 1);
     void *d_position = output(&run, b->acc, d.position_count * s.width);
-    T->embedding_forward(b, y, tokens, table, positions, &d);
-    T->embedding_forward(b, plain, tokens, table, NULL, &d);
-    T->embedding_backward(b, d_token, d_position, dy, tokens, &d);
+    T->embedding_forward(b, y, words, table, positions, &d);
+    T->embedding_forward(b, plain, words, table, NULL, &d);
+    T->embedding_backward(b, d_token, d_position, dy, words, &d);
     take(&run, y);
     take(&run, plain);
     take(&run, d_token);
     take(&run, d_position);
-    T->embedding_backward(b, d_token, NULL, dy, tokens, &d);
+    T->embedding_backward(b, d_token, NULL, dy, words, &d);
     take(&run, d_token);
-    free(tokens);
     free(columns);
     end(&run);
 }
@@ -271,7 +278,7 @@ static void run_classifier_of(struct backend *b, int64_t rows, int64_t width, in
 {
     BEGIN(run);
     struct classifier_desc d = {.rows = rows, .width = width, .vocabulary = vocabulary};
-    int32_t *targets = make_tokens(d.rows, d.vocabulary);
+    const int32_t *targets = tokens(&run, d.rows, d.vocabulary);
     void *x = input(&run, b->act, d.rows * d.width, 1), *weight = input(&run, b->act, d.vocabulary * d.width, 1);
     void *losses = output(&run, b->acc, d.rows), *losses2 = output(&run, b->acc, d.rows);
     void *dx = output(&run, b->act, d.rows * d.width), *d_weight = output(&run, b->acc, d.vocabulary * d.width);
@@ -284,7 +291,6 @@ static void run_classifier_of(struct backend *b, int64_t rows, int64_t width, in
     take(&run, losses2);
     take(&run, dx);
     take(&run, d_weight);
-    free(targets);
     end(&run);
 }
 
@@ -315,8 +321,15 @@ static void run_update(struct backend *b, struct shape s, struct results *result
     double *zeros = calloc((size_t)n, sizeof *zeros);
     void *m1 = keep(&run, b->acc, zeros, n), *m2 = keep(&run, b->acc, zeros, n), *compute = output(&run, b->act, n);
     free(zeros);
+    /* The first row decays, what follows of a third of all does not, and the rest. */
+    int64_t firsts[] = {0, s.width, s.width + (n - s.width) / 3, n};
+    struct adamw_run runs[3];
+    for (int i = 0; i < 3; i++)
+        runs[i] = (struct adamw_run){.master = at(b->acc, master, firsts[i]), .moment1 = at(b->acc, m1, firsts[i]),
+                                     .moment2 = at(b->acc, m2, firsts[i]), .compute = at(b->act, compute, firsts[i]),
+                                     .gradient = at(b->acc, gradient, firsts[i]), .n = firsts[i + 1] - firsts[i], .decays = i != 1};
     for (; o.step <= 3; o.step++)
-        T->adamw(b, master, m1, m2, b->act == DTYPE_BF16 || b->act == b->acc ? compute : NULL, gradient, n, &o);
+        T->adamw(b, runs, 3, &o);
     T->convert_to_act(b, compute, master, n);
     take(&run, master);
     take(&run, m1);
@@ -329,11 +342,15 @@ static void run_vectors(struct backend *b, struct shape s, struct results *resul
 {
     BEGIN(run);
     int64_t n = s.rows * s.width * 3;
-    double *sums = calloc((size_t)(n / NORM_CHUNK) + 1, sizeof *sums);
+    int64_t chunks = (n + NORM_CHUNK - 1) / NORM_CHUNK;
+    void *sums = output(&run, DTYPE_F64, chunks);
     void *a = input(&run, b->acc, n, 1), *c = input(&run, b->acc, n, 1), *sum = output(&run, b->acc, n);
     T->add(b, sum, a, c, n);
     T->add(b, a, a, c, n);
-    T->sum_squares(b, sums, sum, n);
+    /* Two arrays at once, parted at a chunk's border. */
+    int64_t parted = chunks / 2 * NORM_CHUNK;
+    const struct squares_run runs[] = {{sums, sum, parted}, {(double *)sums + chunks / 2, at(b->acc, sum, parted), n - parted}};
+    T->sum_squares(b, runs, 2);
     void *x = input(&run, b->act, n, 1), *y = input(&run, b->act, n, 1), *sum_act = output(&run, b->act, n);
     T->add_act(b, sum_act, x, y, n);
     T->add_act(b, x, x, y, n);
@@ -341,9 +358,7 @@ static void run_vectors(struct backend *b, struct shape s, struct results *resul
     take(&run, a);
     take(&run, sum_act);
     take(&run, x);
-    int64_t chunks = (n + NORM_CHUNK - 1) / NORM_CHUNK;
-    results->values[results->count] = sums;
-    results->sizes[results->count++] = chunks;
+    take(&run, sums);
     end(&run);
 }
 
@@ -354,8 +369,8 @@ const struct op ops[] = {
     {"product of two transposed", run_all_transposed, true, {130, 768}},
     {"embedding", run_embedding, false, {130, 768}},
     {"embedding of a slice", run_embedding_slice, false, {130, 768}},
-    {"layer norm", run_layer_norm, false, {130, 768}},
-    {"bias backward", run_bias_backward, false, {130, 768}},
+    {"layer norm", run_layer_norm, false, {130, 1600}},
+    {"bias backward", run_bias_backward, false, {130, 1600}},
     {"gelu", run_gelu, false, {130, 768}},
     {"dropout", run_dropout, false, {130, 768}},
     {"attention", run_attention_plain, false, {130, 65}},

@@ -5,6 +5,9 @@
 #include <stdlib.h>
 
 #include "base/philox.h"
+#include "kernels/plugin.h"
+
+static const double POISON = -7; /* of integers */
 
 struct backend *open_backend(const char *name, enum dtype act, int threads, const char *instruction_set)
 {
@@ -13,6 +16,13 @@ struct backend *open_backend(const char *name, enum dtype act, int threads, cons
     cairn_err err = backend_open(name, &options, &b);
     cr_assert_eq(err, CAIRN_OK, "%s", cairn_err_message());
     return b;
+}
+
+struct backend *open_cuda(enum dtype act)
+{
+    if (!plugin_is_there("cuda"))
+        cr_skip_test("no cuda backend, nor one for the processor in its place: %s", getenv("CAIRN_SKIP_CUDA") ? getenv("CAIRN_SKIP_CUDA") : "CAIRN_PLUGIN_DIR names none");
+    return open_backend("cuda", act, 1, NULL);
 }
 
 double *random_values(int64_t n, uint64_t seed, double scale)
@@ -58,12 +68,24 @@ void set_array_value(enum dtype type, void *p, int64_t i, double value)
 
 void *make_array(struct backend *b, enum dtype type, const double *values, int64_t n)
 {
-    void *p = b->table->alloc(b, array_bytes(type, n));
+    size_t bytes = array_bytes(type, n);
+    void *p = b->table->alloc(b, bytes), *there = malloc(bytes + 1);
     cr_assert_not_null(p);
+    b->table->download(b, there, p, bytes);
     for (int64_t i = 0; i < n; i++) {
-        cr_assert_eq(array_value(type, p, i), 0, "memory of alloc is not zero");
-        set_array_value(type, p, i, values != NULL ? values[i] : (double)NAN);
+        cr_assert_eq(array_value(type, there, i), 0, "memory of alloc is not zero");
+        set_array_value(type, there, i, values != NULL ? values[i] : type == DTYPE_I32 ? POISON : (double)NAN);
     }
+    b->table->upload(b, p, there, bytes);
+    free(there);
+    return p;
+}
+
+int32_t *make_integers(struct backend *b, const int32_t *values, int64_t n)
+{
+    int32_t *p = b->table->alloc(b, array_bytes(DTYPE_I32, n));
+    cr_assert_not_null(p);
+    b->table->upload(b, p, values, array_bytes(DTYPE_I32, n));
     return p;
 }
 
@@ -72,11 +94,14 @@ void free_array(struct backend *b, enum dtype type, void *p, int64_t n)
     b->table->free(b, p, array_bytes(type, n));
 }
 
-double *array_values(enum dtype type, const void *p, int64_t n)
+double *array_values(struct backend *b, enum dtype type, const void *p, int64_t n)
 {
+    void *there = malloc(array_bytes(type, n) + 1);
     double *values = malloc((size_t)n * sizeof *values);
+    b->table->download(b, there, p, array_bytes(type, n));
     for (int64_t i = 0; i < n; i++)
-        values[i] = array_value(type, p, i);
+        values[i] = array_value(type, there, i);
+    free(there);
     return values;
 }
 

@@ -130,7 +130,7 @@ Test(config, wrong_types)
     expect_error(PATH "model: [1, 2]\n", "dir/gpt.yaml:2:1: model: expected a section of keys, found a list");
     expect_error(PATH "model: {tied: yes}\n", "dir/gpt.yaml:2:15: model.tied: expected true or false, found 'yes'");
     expect_error(PATH "model: {family: bert}\n", "dir/gpt.yaml:2:17: model.family: expected gpt, found 'bert'");
-    expect_error(PATH "device: gpu\n", "dir/gpt.yaml:2:9: device: expected auto, cpu or reference, found 'gpu'");
+    expect_error(PATH "device: gpu\n", "dir/gpt.yaml:2:9: device: expected auto, cpu, cuda or reference, found 'gpu'");
     expect_error(PATH "name: ~\n", "dir/gpt.yaml:2:7: name: expected text, found nothing");
     expect_error(PATH "name: ''\n", "dir/gpt.yaml:2:7: name: expected text, found nothing");
     expect_error("- a\n- b\n", "dir/gpt.yaml:1:1: expected keys with values, found a list");

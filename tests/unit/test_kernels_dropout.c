@@ -20,7 +20,7 @@ static double *masked(struct backend *b, int64_t n, uint64_t first)
     void *x = make_array(b, b->act, ones, n), *y = make_array(b, b->act, NULL, n);
     b->table->add_dropout_forward(b, y, NULL, x, n, &d);
     free(ones);
-    double *result = array_values(b->act, y, n);
+    double *result = array_values(b, b->act, y, n);
     free_array(b, b->act, x, n);
     free_array(b, b->act, y, n);
     return result;
@@ -76,7 +76,7 @@ static double *attention_out(struct backend *b, int64_t batch, uint64_t first, c
     void *log_sum = make_array(b, b->acc, NULL, batch * heads * context);
     b->table->attention_forward(a, out, log_sum, qkv, &d);
     b->table->attention_destroy(a);
-    double *result = array_values(b->act, out, n);
+    double *result = array_values(b, b->act, out, n);
     free_array(b, b->act, qkv, 3 * n);
     free_array(b, b->act, out, n);
     free_array(b, b->acc, log_sum, batch * heads * context);

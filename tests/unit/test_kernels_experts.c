@@ -32,19 +32,26 @@ static void run_logits(struct backend *b, const struct block *k, const double *l
     block_run(b, k, inputs, results);
 }
 
-/* Runs CHECK on what every backend makes of the logits. */
-static void in_every_backend(const struct block *k, const double *logits, void (*check)(const struct block_results *, const char *))
+typedef void check_results(const struct block_results *results, const char *label);
+
+static void check_logits(struct backend *b, const struct block *k, const double *logits, check_results *check)
 {
-    for (int i = 0; i < BACKENDS; i++) {
-        struct backend *b = open_backend(backends[i].name, backends[i].act, 2, NULL);
-        struct block_results r;
-        char label[64];
-        snprintf(label, sizeof label, "%s %s", backends[i].name, dtype_name(backends[i].act));
-        run_logits(b, k, logits, &r);
-        check(&r, label);
-        block_results_free(&r);
-        b->table->close(b);
-    }
+    struct block_results r;
+    char label[64];
+    snprintf(label, sizeof label, "%s %s", b->table->name, dtype_name(b->act));
+    run_logits(b, k, logits, &r);
+    check(&r, label);
+    block_results_free(&r);
+    b->table->close(b);
+}
+
+/* Runs CHECK on what every backend makes of the logits. */
+static void in_every_backend(const struct block *k, const double *logits, check_results *check)
+{
+    for (int i = 0; i < BACKENDS; i++)
+        check_logits(open_backend(backends[i].name, backends[i].act, 2, NULL), k, logits, check);
+    check_logits(open_cuda(DTYPE_F32), k, logits, check);
+    check_logits(open_cuda(DTYPE_BF16), k, logits, check);
 }
 
 static void expect_integers(const struct block_results *r, enum block_result which, const int *expected, int n, const char *label)
@@ -350,6 +357,8 @@ Test(cpu, float32_v3) { compare_all(open_backend("cpu", DTYPE_F32, 2, "v3"), 1e-
 Test(cpu, float32_auto) { compare_all(open_backend("cpu", DTYPE_F32, 2, "auto"), 1e-5); }
 Test(cpu, bfloat16_baseline) { compare_all(open_backend("cpu", DTYPE_BF16, 2, "baseline"), 1e-2); }
 Test(cpu, bfloat16_auto) { compare_all(open_backend("cpu", DTYPE_BF16, 2, "auto"), 1e-2); }
+Test(cuda, float32) { compare_all(open_cuda(DTYPE_F32), 1e-5); }
+Test(cuda, bfloat16) { compare_all(open_cuda(DTYPE_BF16), 1e-2); }
 Test(reference, float32_is_near_float64) { compare_all(open_backend("reference", DTYPE_F32, 1, NULL), 1e-6); }
 
 /* Experts that give back what they get: the library's products may depend on the number of threads. */
@@ -473,8 +482,9 @@ static void mlp_case_free(struct mlp_case *c)
 
 static void take_values(struct backend *b, enum dtype type, void *p, double *to, int64_t n)
 {
-    for (int64_t i = 0; i < n; i++)
-        to[i] = array_value(type, p, i);
+    double *values = array_values(b, type, p, n);
+    memcpy(to, values, (size_t)n * sizeof *to);
+    free(values);
     free_array(b, type, p, n);
 }
 
@@ -539,9 +549,10 @@ static void expect_same_rows(const double *got, const double *expected, const ch
 }
 
 /* Experts divided among ranks, 1 and 3, give the bits of all on one rank; gradients of sources one by one sum to those added up. */
-static void check_slices(const char *name, enum dtype act)
+static void check_slices(struct backend *b)
 {
-    struct mlp_case c = mlp_case_make(open_backend(name, act, 1, NULL));
+    const char *name = b->table->name;
+    struct mlp_case c = mlp_case_make(b);
     struct mlp_results *whole = calloc(4, sizeof *whole), *slices = whole + 1, *one = whole + 2, *two = whole + 3;
     run_slice(&c, 0, SOURCES, 0, ALL, whole);
     run_slice(&c, 0, SOURCES, 0, 1, slices);
@@ -561,7 +572,13 @@ static void check_slices(const char *name, enum dtype act)
 
 Test(experts, slices_give_the_bits_of_the_whole)
 {
-    check_slices("reference", DTYPE_F64);
-    check_slices("cpu", DTYPE_F32);
-    check_slices("cpu", DTYPE_BF16);
+    check_slices(open_backend("reference", DTYPE_F64, 1, NULL));
+    check_slices(open_backend("cpu", DTYPE_F32, 1, NULL));
+    check_slices(open_backend("cpu", DTYPE_BF16, 1, NULL));
+}
+
+Test(experts, slices_give_the_bits_of_the_whole_on_a_gpu)
+{
+    check_slices(open_cuda(DTYPE_F32));
+    check_slices(open_cuda(DTYPE_BF16));
 }

@@ -76,7 +76,7 @@ static void *part_of(struct backend *b, const struct layout *l, const struct ran
 
 static void put_back(struct backend *b, const struct layout *l, const struct rank *r, const void *part, double *whole, int64_t width)
 {
-    double *values = array_values(b->act, part, BATCH * r->columns * width);
+    double *values = array_values(b, b->act, part, BATCH * r->columns * width);
     copy_columns(l, r, values, whole, width, true);
     free(values);
 }
@@ -186,8 +186,8 @@ static void attend_whole(struct backend *b, const struct layout *l, double **out
     b->table->attention_forward(a, y, log_sum, x, &d);
     b->table->attention_backward(a, dx, dy, y, x, log_sum, &d);
     b->table->attention_destroy(a);
-    *out = array_values(b->act, y, n);
-    *d_qkv = array_values(b->act, dx, 3 * n);
+    *out = array_values(b, b->act, y, n);
+    *d_qkv = array_values(b, b->act, dx, 3 * n);
     free_array(b, b->act, x, 3 * n);
     free_array(b, b->act, y, n);
     free_array(b, b->act, dy, n);
@@ -219,9 +219,8 @@ static const struct layout layouts[] = {
     {.context = 3, .heads = 1, .size = 16},   /* segments of one column and of none */
 };
 
-static void check_all(const char *name, enum dtype act, const char *set, double tolerance)
+static void check_on(struct backend *b, double tolerance)
 {
-    struct backend *b = open_backend(name, act, 2, set);
     for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
         for (int ranks = 1; ranks <= RANKS_MAX; ranks++) {
             for (int dropped = 0; dropped < 2; dropped++) {
@@ -235,11 +234,19 @@ static void check_all(const char *name, enum dtype act, const char *set, double 
     b->table->close(b);
 }
 
+static void check_all(const char *name, enum dtype act, const char *set, double tolerance)
+{
+    check_on(open_backend(name, act, 2, set), tolerance);
+}
+
 Test(pieces, reference_float64) { check_all("reference", DTYPE_F64, NULL, 1e-12); }
 Test(pieces, reference_float32) { check_all("reference", DTYPE_F32, NULL, 1e-6); }
 Test(pieces, cpu_float32) { check_all("cpu", DTYPE_F32, NULL, 1e-6); }
 Test(pieces, cpu_float32_baseline) { check_all("cpu", DTYPE_F32, "baseline", 1e-6); }
 Test(pieces, cpu_bfloat16) { check_all("cpu", DTYPE_BF16, NULL, 1e-2); }
+
+Test(pieces, cuda_float32) { check_on(open_cuda(DTYPE_F32), 1e-6); }
+Test(pieces, cuda_bfloat16) { check_on(open_cuda(DTYPE_BF16), 1e-2); }
 
 /* Against central differences of the ring's own forward pass. */
 Test(pieces, gradients)

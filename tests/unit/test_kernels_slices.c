@@ -14,6 +14,16 @@ static const struct opened all_backends[] = {
     {"reference", DTYPE_F64}, {"reference", DTYPE_F32}, {"cpu", DTYPE_F32}, {"cpu", DTYPE_BF16}};
 enum { BACKENDS = sizeof all_backends / sizeof *all_backends };
 
+static void on_a_gpu(void (*check)(struct backend *))
+{
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16};
+    for (int i = 0; i < 2; i++) {
+        struct backend *b = open_cuda(types[i]);
+        check(b);
+        b->table->close(b);
+    }
+}
+
 static void in_every_backend(void (*check)(struct backend *))
 {
     for (int i = 0; i < BACKENDS; i++) {
@@ -62,7 +72,7 @@ static struct attention_results attend(struct backend *b, int64_t first, int64_t
     b->table->attention_forward(a, y, log_sum, x, &d);
     b->table->attention_backward(a, dx, dy, y, x, log_sum, &d);
     b->table->attention_destroy(a);
-    struct attention_results results = {array_values(b->act, y, n), array_values(b->act, dx, 3 * n)};
+    struct attention_results results = {array_values(b, b->act, y, n), array_values(b, b->act, dx, 3 * n)};
     free_array(b, b->act, x, 3 * n);
     free_array(b, b->act, dy, n);
     free_array(b, b->act, y, n);
@@ -97,6 +107,7 @@ static void check_heads(struct backend *b)
 }
 
 Test(slices, of_heads) { in_every_backend(check_heads); }
+Test(slices, of_heads_on_a_gpu) { on_a_gpu(check_heads); }
 
 /* ---- embedding over slices of the vocabulary and of the positions ---- */
 
@@ -114,10 +125,16 @@ static struct embedding_results embed(struct backend *b, const struct embedding_
     void *t = make_array(b, b->act, table + d->token_first * WIDTH, of_tokens), *p = make_array(b, b->act, positions, of_positions);
     void *y = make_array(b, b->act, NULL, n), *dy = make_array(b, b->act, dy_values, n);
     void *d_token = make_array(b, b->acc, zeros, of_tokens), *d_position = make_array(b, b->acc, NULL, of_positions);
-    b->table->embedding_forward(b, y, tokens, t, d->token_first == 0 ? p : NULL, d);
-    b->table->embedding_backward(b, d_token, d_position, dy, tokens, d);
-    struct embedding_results results = {array_values(b->act, y, n), array_values(b->acc, d_token, of_tokens),
-                                        array_values(b->acc, d_position, of_positions)};
+    int32_t *words = make_integers(b, tokens, d->rows), *columns = d->positions ? make_integers(b, d->positions, d->context) : NULL;
+    struct embedding_desc there = *d;
+    there.positions = columns;
+    b->table->embedding_forward(b, y, words, t, d->token_first == 0 ? p : NULL, &there);
+    b->table->embedding_backward(b, d_token, d_position, dy, words, &there);
+    struct embedding_results results = {array_values(b, b->act, y, n), array_values(b, b->acc, d_token, of_tokens),
+                                        array_values(b, b->acc, d_position, of_positions)};
+    free_array(b, DTYPE_I32, words, d->rows);
+    if (columns)
+        free_array(b, DTYPE_I32, columns, d->context);
     free_array(b, b->act, t, of_tokens);
     free_array(b, b->act, p, of_positions);
     free_array(b, b->act, y, n);
@@ -183,6 +200,7 @@ static void check_words(struct backend *b)
 }
 
 Test(slices, of_words) { in_every_backend(check_words); }
+Test(slices, of_words_on_a_gpu) { on_a_gpu(check_words); }
 
 /* Columns 0..8 and 28..36 on one rank, the others on another: each row and each position is one rank's. */
 static void check_columns(struct backend *b)
@@ -221,3 +239,4 @@ static void check_columns(struct backend *b)
 }
 
 Test(slices, of_columns) { in_every_backend(check_columns); }
+Test(slices, of_columns_on_a_gpu) { on_a_gpu(check_columns); }

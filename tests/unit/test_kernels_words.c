@@ -1,6 +1,5 @@
 /* The classifier over slices of the vocabulary, unevenly split, against the whole. */
 #include <criterion/criterion.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,9 +31,11 @@ static struct arrays arrays_make(struct backend *b, const struct split *s)
 {
     int64_t n = s->rows * s->width, of_weight = vocabulary_of(s) * s->width;
     struct arrays a = {.split = s, .x_values = random_values(n, 1, 1), .weight_values = random_values(of_weight, 2, 1)};
-    a.targets = malloc((size_t)s->rows * sizeof *a.targets);
+    int32_t *targets = malloc((size_t)s->rows * sizeof *targets);
     for (int64_t r = 0; r < s->rows; r++)
-        a.targets[r] = (int32_t)((r * r * 7 + 3 * r) % vocabulary_of(s));
+        targets[r] = (int32_t)((r * r * 7 + 3 * r) % vocabulary_of(s));
+    a.targets = make_integers(b, targets, s->rows);
+    free(targets);
     a.x = make_array(b, b->act, a.x_values, n);
     a.weight = make_array(b, b->act, a.weight_values, of_weight);
     a.losses = make_array(b, b->acc, NULL, s->rows);
@@ -54,9 +55,9 @@ static void arrays_free(struct backend *b, struct arrays *a)
     for (int i = 0; i < SLICES_MAX; i++)
         free_array(b, b->act, a->dx[i], n);
     free_array(b, b->acc, a->d_weight, of_weight);
+    free_array(b, DTYPE_I32, a->targets, s->rows);
     free(a->x_values);
     free(a->weight_values);
-    free(a->targets);
 }
 
 static void *at(enum dtype type, void *p, int64_t element)
@@ -91,8 +92,8 @@ static void run_slices(struct backend *b, struct arrays *a, bool gradients)
     const struct backend_table *t = b->table;
     struct slice slices[SLICES_MAX];
     int64_t most, rows;
-    for (int64_t r = 0; r < s->rows; r++)
-        set_array_value(b->acc, a->losses, r, (double)NAN);
+    free_array(b, b->acc, a->losses, s->rows);
+    a->losses = make_array(b, b->acc, NULL, s->rows);
     open_slices(b, a, slices);
     int64_t blocks = t->classifier_blocks(slices[0].classifier, &most);
     void *stats = make_array(b, b->acc, NULL, SLICES_MAX * 3 * most), *joined = make_array(b, b->acc, NULL, 2 * most);
@@ -134,12 +135,15 @@ static struct results results_of(struct backend *b, const struct arrays *a)
 {
     const struct split *s = a->split;
     struct results r = {{s->rows, s->rows * s->width, vocabulary_of(s) * s->width}, {NULL}};
-    r.values[0] = array_values(b->acc, a->losses, r.sizes[0]);
-    r.values[1] = array_values(b->act, a->dx[0], r.sizes[1]);
-    for (int i = 1; i < s->slices; i++)
+    r.values[0] = array_values(b, b->acc, a->losses, r.sizes[0]);
+    r.values[1] = array_values(b, b->act, a->dx[0], r.sizes[1]);
+    for (int i = 1; i < s->slices; i++) {
+        double *more = array_values(b, b->act, a->dx[i], r.sizes[1]);
         for (int64_t e = 0; e < r.sizes[1]; e++)
-            r.values[1][e] += array_value(b->act, a->dx[i], e);
-    r.values[2] = array_values(b->acc, a->d_weight, r.sizes[2]);
+            r.values[1][e] += more[e];
+        free(more);
+    }
+    r.values[2] = array_values(b, b->acc, a->d_weight, r.sizes[2]);
     return r;
 }
 
@@ -160,9 +164,8 @@ static void results_free(struct results *r)
 }
 
 /* Slices of SPLIT against the whole, by gradients and by losses alone. */
-static void check_split(const char *name, enum dtype act, struct split split, double tolerance)
+static void check_split_on(struct backend *b, struct split split, double tolerance)
 {
-    struct backend *b = open_backend(name, act, 2, NULL);
     struct split one = {.rows = split.rows, .width = split.width, .slices = 1, .firsts = {0, vocabulary_of(&split)}};
     struct arrays of_whole = arrays_make(b, &one), of_slices = arrays_make(b, &split);
     run_whole(b, &of_whole);
@@ -170,7 +173,7 @@ static void check_split(const char *name, enum dtype act, struct split split, do
     struct results whole = results_of(b, &of_whole), slices = results_of(b, &of_slices);
     compare(&slices, &whole, tolerance, b);
     run_slices(b, &of_slices, false);
-    double *losses = array_values(b->acc, of_slices.losses, split.rows);
+    double *losses = array_values(b, b->acc, of_slices.losses, split.rows);
     cr_expect_eq(memcmp(losses, slices.values[0], (size_t)split.rows * sizeof *losses), 0, "losses without gradients differ");
     free(losses);
     results_free(&whole);
@@ -178,6 +181,11 @@ static void check_split(const char *name, enum dtype act, struct split split, do
     arrays_free(b, &of_whole);
     arrays_free(b, &of_slices);
     b->table->close(b);
+}
+
+static void check_split(const char *name, enum dtype act, struct split split, double tolerance)
+{
+    check_split_on(open_backend(name, act, 2, NULL), split, tolerance);
 }
 
 static const struct split thirds = {.rows = 37, .width = 65, .slices = 3, .firsts = {0, 100, 101, 257}};
@@ -200,6 +208,15 @@ Test(words, of_three_slices_give_the_whole)
     check_split("cpu", DTYPE_F32, thirds, 1e-6);
     check_split("cpu", DTYPE_BF16, thirds, 1e-2);
     check_split("cpu", DTYPE_F32, large, 1e-6);
+}
+
+Test(words, on_a_gpu)
+{
+    check_split_on(open_cuda(DTYPE_F32), one_slice, 0);
+    check_split_on(open_cuda(DTYPE_BF16), one_slice, 0);
+    check_split_on(open_cuda(DTYPE_F32), thirds, 1e-6);
+    check_split_on(open_cuda(DTYPE_BF16), thirds, 1e-2);
+    check_split_on(open_cuda(DTYPE_F32), large, 1e-6);
 }
 
 /* Losses by slices, their sum weighted by 1 / 64, against central differences of x and weight. */

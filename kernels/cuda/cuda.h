@@ -1,0 +1,98 @@
+/* The cuda backend: float32 and bfloat16 on NVIDIA's GPUs. Products by cuBLASLt, all else by own kernels. What its files
+ * share. Everything runs on one stream, in the order of the calls; float32 sums are taken in an order that depends on shapes
+ * alone, never on the GPU or on which block is first, and no kernel adds floats atomically.
+ *
+ * Device code uses what a GPU alone has (warps' exchanges apart) through machine.h, and kernels are started by launch(), so
+ * that tests can compile these files for the processor (tests/cuda_on_cpu). */
+#ifndef CUDA_CUDA_H
+#define CUDA_CUDA_H
+
+#include <cublasLt.h>
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+extern "C" {
+#include "kernels/backend.h"
+}
+#include "kernels/cuda/machine.h"
+
+typedef __nv_bfloat16 bf16;
+
+/* Partial sums of a kernel's first part that its second part joins, and what else lives within one call. What would need more
+ * takes fewer, longer parts, chosen by the shape alone. */
+#define SCRATCH_BYTES ((size_t)64 << 20)
+#define PRODUCT_WORKSPACE_BYTES ((size_t)64 << 20)
+
+struct cuda {
+    struct backend base; /* first: a struct backend * is a struct cuda * */
+    int device, processors;  /* processors: multiprocessors, for sizes of grids only */
+    size_t shared_most;  /* bytes of shared memory that a block may ask for */
+    cudaStream_t stream;
+    cublasLtHandle_t products;
+    void *workspace;     /* of products, PRODUCT_WORKSPACE_BYTES */
+    void *scratch;       /* SCRATCH_BYTES, 256-byte aligned; each call may use all of it */
+    cudaError_t error;   /* the first that was met; nothing is started after it */
+    const char *error_in; /* what was begun then */
+    char signature[256];
+    char name[128];      /* the GPU's */
+    struct staging *staging; /* of memory.cu */
+};
+
+static inline struct cuda *cuda_of(struct backend *b)
+{
+    return reinterpret_cast<struct cuda *>(b);
+}
+
+/* Keeps the first error. False if there is one. WHAT: "a copy to the GPU", for finish's message. */
+bool cuda_ok(struct cuda *, cudaError_t, const char *what);
+
+/* Of cublasLt: fails with CAIRN_ELIBRARY unless STATUS is success; WHAT names what was tried. */
+cairn_err cuda_check_products(cublasStatus_t, const char *what);
+
+/* Starts KERNEL on the stream; WHAT names it in an error. SHARED: bytes of dynamic shared memory, up to shared_most. A grid
+ * without blocks starts nothing. */
+template <typename... Parameters, typename... Arguments>
+void launch(struct cuda *cuda, const char *what, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
+            Arguments... arguments)
+{
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0 || cuda->error != cudaSuccess)
+        return;
+    if (shared > ((size_t)48 << 10) &&
+        !cuda_ok(cuda, cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                            static_cast<int>(shared)), what))
+        return;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = cuda->stream;
+    cuda_ok(cuda, cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), what);
+}
+
+/* How many blocks of SIZE hold N. */
+static inline unsigned blocks_of(int64_t n, int64_t size)
+{
+    return static_cast<unsigned>((n + size - 1) / size);
+}
+
+void *memory_alloc(struct backend *, size_t bytes);
+void memory_free(struct backend *, void *, size_t bytes);
+/* The pinned memory that uploads and downloads go through; after the stream is there. */
+cairn_err memory_open(struct cuda *);
+void memory_close(struct cuda *);
+
+/* Each fills its entries of the table. */
+void memory_fill(struct backend_table *);
+void elementwise_fill(struct backend_table *);
+void update_fill(struct backend_table *);
+void norm_fill(struct backend_table *);
+void embedding_fill(struct backend_table *);
+void product_fill(struct backend_table *);
+void attention_fill(struct backend_table *);
+void attention_pieces_fill(struct backend_table *);
+void classifier_fill(struct backend_table *);
+void experts_fill(struct backend_table *);
+
+#endif

@@ -1,0 +1,154 @@
+/* GELU and dropout. */
+#include "kernels/cuda/map.h"
+
+extern "C" {
+#include "kernels/dropout.h"
+}
+
+/* x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)) is the tanh form, without the loss of digits of 1 + tanh near -1. */
+#define GELU_SCALE (2 * 0.797884560802865356f)
+#define GELU_CUBIC 0.044715f
+#define LOG2_E 1.44269504088896341f
+
+/* exp of what sigmoid takes, negated; no more than 2^120, so that its inverse and their product are numbers. */
+static __device__ __forceinline__ float gelu_exponential(float x)
+{
+    return exp2f(fminf(-GELU_SCALE * LOG2_E * x * (1.0f + GELU_CUBIC * x * x), 120.0f));
+}
+
+struct gelu_value {
+    static constexpr bool two = false;
+    static __device__ __forceinline__ float of(float x, float) { return __fdividef(x, 1.0f + gelu_exponential(x)); }
+};
+
+struct gelu_gradient {
+    static constexpr bool two = true;
+    static __device__ __forceinline__ float of(float dy, float x)
+    {
+        float e = gelu_exponential(x), sigmoid = __fdividef(1.0f, 1.0f + e);
+        /* 1 - sigmoid = e sigmoid, without its loss of digits */
+        float slope = GELU_SCALE * (1.0f + 3 * GELU_CUBIC * x * x);
+        return dy * sigmoid * (1.0f + x * slope * (e * sigmoid));
+    }
+};
+
+template <typename T, typename F>
+static void map_act(struct backend *b, const char *what, void *y, const void *first, const void *second, int64_t n)
+{
+    map(cuda_of(b), what,
+        map_values<T, F>{static_cast<T *>(y), static_cast<const T *>(first), static_cast<const T *>(second)}, n);
+}
+
+template <typename F>
+static void map_either(struct backend *b, const char *what, void *y, const void *first, const void *second, int64_t n)
+{
+    if (b->act == DTYPE_BF16)
+        map_act<bf16, F>(b, what, y, first, second, n);
+    else
+        map_act<float, F>(b, what, y, first, second, n);
+}
+
+static void gelu_forward(struct backend *b, void *y, const void *x, int64_t n)
+{
+    map_either<gelu_value>(b, "GELU", y, x, nullptr, n);
+}
+
+static void gelu_backward(struct backend *b, void *dx, const void *dy, const void *x, int64_t n)
+{
+    map_either<gelu_gradient>(b, "GELU's gradient", dx, dy, x, n);
+}
+
+static void add_act(struct backend *b, void *sum, const void *first, const void *second, int64_t n)
+{
+    map_either<sum_of_two>(b, "a sum", sum, first, second, n);
+}
+
+/* Four elements have one draw of random words, so packs begin at multiples of four. */
+template <typename T> struct dropped_sum {
+    T *y;
+    const T *x, *h; /* x NULL: none */
+    struct philox_key key;
+    uint64_t step, first;
+    uint32_t threshold;
+    float scale;
+
+    static constexpr int count = PACK<T>, each = 2;
+    template <int N> struct inputs {
+        pack<T, N> x, h;
+    };
+
+    bool aligned(int64_t at) const
+    {
+        return at % 4 == 0 && pack_aligned<count>(y + at) && pack_aligned<count>(h + at) &&
+               (x == nullptr || pack_aligned<count>(x + at));
+    }
+
+    template <int N> __device__ __forceinline__ inputs<N> load(int64_t at) const
+    {
+        inputs<N> in;
+        in.h = load_pack<N>(h + at);
+        if (x != nullptr)
+            in.x = load_pack<N>(x + at);
+        return in;
+    }
+
+    template <int N> __device__ __forceinline__ void store(int64_t at, const inputs<N> &in) const
+    {
+        constexpr int DRAWN = N < 4 ? N : 4;
+        float out[N];
+#pragma unroll
+        for (int i = 0; i < N; i += 4) {
+            uint64_t element = first + static_cast<uint64_t>(at + i);
+            uint32_t words[4];
+            philox4x32(key, step, element / 4, words);
+#pragma unroll
+            for (int j = 0; j < DRAWN; j++) {
+                uint32_t word = words[N < 4 ? element % 4 : j];
+                float v = word >= threshold ? in.h.at(i + j) * scale : 0.0f;
+                out[i + j] = x != nullptr ? v + in.x.at(i + j) : v;
+            }
+        }
+        store_pack<N>(y + at, out);
+    }
+};
+
+template <typename T>
+static void add_dropped(struct backend *b, void *y, const void *x, const void *h, int64_t n, const struct dropout *d)
+{
+    dropped_sum<T> op = {};
+    op.y = static_cast<T *>(y);
+    op.x = static_cast<const T *>(x);
+    op.h = static_cast<const T *>(h);
+    op.key = d->key;
+    op.step = d->step;
+    op.first = d->first;
+    op.threshold = dropout_threshold(d->rate);
+    op.scale = static_cast<float>(dropout_scale(d->rate));
+    map(cuda_of(b), "dropout", op, n);
+}
+
+static void add_dropout_forward(struct backend *b, void *y, const void *x, const void *h, int64_t n, const struct dropout *d)
+{
+    if (d->rate == 0 && x != nullptr)
+        add_act(b, y, x, h, n);
+    else if (d->rate == 0 && y != h)
+        b->table->copy(b, y, h, static_cast<size_t>(n) * dtype_size(b->act));
+    else if (d->rate != 0 && b->act == DTYPE_BF16)
+        add_dropped<bf16>(b, y, x, h, n, d);
+    else if (d->rate != 0)
+        add_dropped<float>(b, y, x, h, n, d);
+}
+
+static void dropout_backward(struct backend *b, void *dh, const void *dy, int64_t n, const struct dropout *d)
+{
+    add_dropout_forward(b, dh, nullptr, dy, n, d);
+}
+
+void elementwise_fill(struct backend_table *t)
+{
+    t->gelu_forward = gelu_forward;
+    t->gelu_backward = gelu_backward;
+    t->add_act = add_act;
+    t->add_dropout_forward = add_dropout_forward;
+    t->dropout_backward = dropout_backward;
+}

@@ -1,0 +1,253 @@
+/* The GPU's memory, copies, the end of calls, and moments. A second thread may download while the first computes (a checkpoint's
+ * writer does), so each call here says which GPU it means: CUDA keeps that for each thread. */
+#include "kernels/cuda/cuda.h"
+
+#include <pthread.h>
+
+#include <cstdlib>
+#include <cstring>
+
+/* Copies between pageable memory and the GPU wait for the stream, and are slower than what goes through pinned memory. An
+ * upload waits only where all PARTS are still on their way. */
+enum { PARTS = 8 };
+#define PART_BYTES ((size_t)1 << 20)
+/* Up to this a download takes no part, and so waits for no other thread's. */
+#define SMALL_BYTES ((size_t)64 << 10)
+
+struct ring {
+    pthread_mutex_t mutex;
+    unsigned char *bytes;     /* pinned, PARTS * PART_BYTES */
+    cudaEvent_t done[PARTS];  /* the copy from or to a part */
+    int next;
+};
+
+struct staging {
+    struct ring up, down;
+};
+
+static bool here(struct cuda *cuda)
+{
+    return cuda_ok(cuda, cudaSetDevice(cuda->device), "the choice of the GPU");
+}
+
+static bool ring_open(struct ring *ring)
+{
+    pthread_mutex_init(&ring->mutex, nullptr);
+    void *bytes = nullptr;
+    bool ok = cudaMallocHost(&bytes, PARTS * PART_BYTES) == cudaSuccess;
+    ring->bytes = static_cast<unsigned char *>(bytes);
+    for (int i = 0; ok && i < PARTS; i++)
+        ok = cudaEventCreateWithFlags(&ring->done[i], cudaEventDisableTiming) == cudaSuccess;
+    return ok;
+}
+
+static void ring_close(struct ring *ring)
+{
+    for (int i = 0; i < PARTS; i++)
+        if (ring->done[i] != nullptr)
+            cudaEventDestroy(ring->done[i]);
+    if (ring->bytes != nullptr)
+        cudaFreeHost(ring->bytes);
+    pthread_mutex_destroy(&ring->mutex);
+}
+
+cairn_err memory_open(struct cuda *cuda)
+{
+    struct staging *staging = static_cast<struct staging *>(calloc(1, sizeof *staging));
+    if (staging == nullptr)
+        return FAIL(CAIRN_ENOMEM, "no memory for the cuda backend");
+    cuda->staging = staging;
+    bool up = ring_open(&staging->up), down = ring_open(&staging->down);
+    if (up && down)
+        return CAIRN_OK;
+    cudaError_t status = cudaGetLastError();
+    return FAIL(CAIRN_ENOMEM, "no pinned memory for copies to the GPU %s: %s", cuda->name, cudaGetErrorString(status));
+}
+
+void memory_close(struct cuda *cuda)
+{
+    if (cuda->staging == nullptr)
+        return;
+    ring_close(&cuda->staging->up);
+    ring_close(&cuda->staging->down);
+    free(cuda->staging);
+    cuda->staging = nullptr;
+}
+
+void *memory_alloc(struct backend *b, size_t bytes)
+{
+    struct cuda *cuda = cuda_of(b);
+    if (!here(cuda))
+        return nullptr;
+    void *p = nullptr;
+    size_t size = bytes != 0 ? bytes : 1;
+    cudaError_t status = cudaMalloc(&p, size);
+    if (status == cudaErrorMemoryAllocation) {
+        cudaGetLastError(); /* to have none left is no failure of the GPU */
+        return nullptr;
+    }
+    if (!cuda_ok(cuda, status, "an allocation"))
+        return nullptr;
+    cuda_ok(cuda, cudaMemsetAsync(p, 0, size, cuda->stream), "the clearing of new memory");
+    cuda_ok(cuda, cudaStreamSynchronize(cuda->stream), "the clearing of new memory");
+    return p;
+}
+
+void memory_free(struct backend *b, void *p, size_t bytes)
+{
+    (void)bytes;
+    if (p == nullptr)
+        return;
+    struct cuda *cuda = cuda_of(b);
+    here(cuda);
+    cuda_ok(cuda, cudaFree(p), "the freeing of memory"); /* waits for what is under way */
+}
+
+static void upload(struct backend *b, void *to, const void *from, size_t bytes)
+{
+    struct cuda *cuda = cuda_of(b);
+    struct ring *ring = &cuda->staging->up;
+    static const char what[] = "a copy to the GPU";
+    if (!here(cuda))
+        return;
+    pthread_mutex_lock(&ring->mutex);
+    for (size_t at = 0; at < bytes; at += PART_BYTES) {
+        size_t size = bytes - at < PART_BYTES ? bytes - at : PART_BYTES;
+        unsigned char *part = ring->bytes + static_cast<size_t>(ring->next) * PART_BYTES;
+        if (!cuda_ok(cuda, cudaEventSynchronize(ring->done[ring->next]), what))
+            break;
+        memcpy(part, static_cast<const char *>(from) + at, size);
+        if (!cuda_ok(cuda, cudaMemcpyAsync(static_cast<char *>(to) + at, part, size, cudaMemcpyHostToDevice, cuda->stream), what) ||
+            !cuda_ok(cuda, cudaEventRecord(ring->done[ring->next], cuda->stream), what))
+            break;
+        ring->next = (ring->next + 1) % PARTS;
+    }
+    pthread_mutex_unlock(&ring->mutex);
+}
+
+static const char download_name[] = "a copy from the GPU";
+
+/* Begins the copy of part NUMBER of a download. */
+static bool begin_part(struct cuda *cuda, struct ring *ring, const void *from, size_t bytes, size_t number)
+{
+    size_t at = number * PART_BYTES, size = bytes - at < PART_BYTES ? bytes - at : PART_BYTES, slot = number % PARTS;
+    return cuda_ok(cuda, cudaMemcpyAsync(ring->bytes + slot * PART_BYTES, static_cast<const char *>(from) + at, size,
+                                         cudaMemcpyDeviceToHost, cuda->stream), download_name) &&
+           cuda_ok(cuda, cudaEventRecord(ring->done[slot], cuda->stream), download_name);
+}
+
+/* Parts are on their way while those before them are taken out. */
+static bool download_parts(struct cuda *cuda, struct ring *ring, void *to, const void *from, size_t bytes)
+{
+    size_t count = (bytes + PART_BYTES - 1) / PART_BYTES, begun = 0;
+    for (size_t taken = 0; taken < count; taken++) {
+        for (; begun < count && begun < taken + PARTS; begun++)
+            if (!begin_part(cuda, ring, from, bytes, begun))
+                return false;
+        size_t at = taken * PART_BYTES, size = bytes - at < PART_BYTES ? bytes - at : PART_BYTES, slot = taken % PARTS;
+        if (!cuda_ok(cuda, cudaEventSynchronize(ring->done[slot]), download_name))
+            return false;
+        memcpy(static_cast<char *>(to) + at, ring->bytes + slot * PART_BYTES, size);
+    }
+    return true;
+}
+
+static bool download_small(struct cuda *cuda, void *to, const void *from, size_t bytes)
+{
+    return cuda_ok(cuda, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda->stream), download_name) &&
+           cuda_ok(cuda, cudaStreamSynchronize(cuda->stream), download_name);
+}
+
+static void download(struct backend *b, void *to, const void *from, size_t bytes)
+{
+    struct cuda *cuda = cuda_of(b);
+    struct ring *ring = &cuda->staging->down;
+    bool ok = here(cuda);
+    if (ok && bytes <= SMALL_BYTES) {
+        ok = bytes == 0 || download_small(cuda, to, from, bytes);
+    } else if (ok) {
+        pthread_mutex_lock(&ring->mutex);
+        ok = download_parts(cuda, ring, to, from, bytes);
+        pthread_mutex_unlock(&ring->mutex);
+    }
+    if (!ok)
+        memset(to, 0xff, bytes);
+}
+
+static void copy(struct backend *b, void *to, const void *from, size_t bytes)
+{
+    struct cuda *cuda = cuda_of(b);
+    if (here(cuda) && bytes > 0)
+        cuda_ok(cuda, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, cuda->stream), "a copy within the GPU");
+}
+
+static void zero(struct backend *b, void *p, size_t bytes)
+{
+    struct cuda *cuda = cuda_of(b);
+    if (here(cuda) && bytes > 0)
+        cuda_ok(cuda, cudaMemsetAsync(p, 0, bytes, cuda->stream), "the clearing of memory");
+}
+
+static cairn_err finish(struct backend *b)
+{
+    struct cuda *cuda = cuda_of(b);
+    if (here(cuda) && cuda_ok(cuda, cudaStreamSynchronize(cuda->stream), "calls under way"))
+        return CAIRN_OK;
+    return FAIL(CAIRN_EDEVICE, "the GPU %s failed: %s (%s)", cuda->name, cudaGetErrorString(cuda->error), cuda->error_in);
+}
+
+struct backend_mark {
+    struct cuda *cuda;
+    cudaEvent_t event;
+};
+
+static struct backend_mark *mark_create(struct backend *b)
+{
+    struct backend_mark *mark = static_cast<struct backend_mark *>(calloc(1, sizeof *mark));
+    if (mark == nullptr)
+        return nullptr;
+    mark->cuda = cuda_of(b);
+    if (here(mark->cuda) && cudaEventCreate(&mark->event) == cudaSuccess)
+        return mark;
+    cudaGetLastError();
+    free(mark);
+    return nullptr;
+}
+
+static void mark_set(struct backend_mark *mark)
+{
+    if (here(mark->cuda))
+        cuda_ok(mark->cuda, cudaEventRecord(mark->event, mark->cuda->stream), "a moment");
+}
+
+static double mark_seconds(const struct backend_mark *from, const struct backend_mark *to)
+{
+    float milliseconds = 0;
+    if (!here(to->cuda) || !cuda_ok(to->cuda, cudaEventSynchronize(to->event), "a moment") ||
+        !cuda_ok(to->cuda, cudaEventElapsedTime(&milliseconds, from->event, to->event), "a moment"))
+        return 0;
+    return static_cast<double>(milliseconds) / 1000;
+}
+
+static void mark_destroy(struct backend_mark *mark)
+{
+    if (mark == nullptr)
+        return;
+    cudaEventDestroy(mark->event);
+    free(mark);
+}
+
+void memory_fill(struct backend_table *t)
+{
+    t->alloc = memory_alloc;
+    t->free = memory_free;
+    t->upload = upload;
+    t->download = download;
+    t->copy = copy;
+    t->zero = zero;
+    t->finish = finish;
+    t->mark_create = mark_create;
+    t->mark_set = mark_set;
+    t->mark_seconds = mark_seconds;
+    t->mark_destroy = mark_destroy;
+}

@@ -1,0 +1,142 @@
+#include "train/device.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "base/log.h"
+#include "job/mpi_calls.h"
+#include "kernels/plugin.h"
+
+static const enum dtype precision_types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F64}; /* by enum config_precision */
+
+/* What the config asks for that is done on processors alone; NULL: nothing. */
+static const char *not_done_on_gpus(const struct config *c)
+{
+    const struct {
+        const char *name;
+        bool given;
+    } others[] = {{"parallel: auto", config_chooses(c, NULL)}, {"parallel.zero 2 or 3", c->parallel.zero >= 2},
+                  {"parallel.compress", c->parallel.compress != CONFIG_COMPRESS_NONE}, {"parallel.sync local", c->parallel.sync == SYNC_LOCAL},
+                  {"parallel.sync server", c->parallel.sync == SYNC_SERVER}};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (others[i].given)
+            return others[i].name;
+    return NULL;
+}
+
+static cairn_err open_named(const struct config *c, const char *name, int local_rank, int threads, struct backend **out)
+{
+    const struct backend_options options = {.act = precision_types[c->precision], .threads = threads,
+                                            .instruction_set = c->instruction_set, .device = local_rank};
+    return backend_open(name, &options, out);
+}
+
+/* A GPU, *OUT NULL if there is none. That auto takes the processor instead needs no words where no GPU was to be expected: *WHY is empty. */
+static void find_gpu(const struct config *c, int local_rank, int threads, struct backend **out, char *why, size_t size)
+{
+    *out = NULL;
+    *why = 0;
+    if (c->precision == PRECISION_FLOAT64)
+        return;
+    if (open_named(c, "cuda", local_rank, threads, out) != CAIRN_OK && plugin_is_there("cuda"))
+        snprintf(why, size, "%s", cairn_err_message());
+}
+
+cairn_err device_open_alone(const struct config *c, int local_rank, int threads, struct backend **out)
+{
+    char why[512];
+    switch ((enum config_device)c->device) {
+    case DEVICE_CPU: return open_named(c, "cpu", local_rank, threads, out);
+    case DEVICE_REFERENCE: return open_named(c, "reference", local_rank, threads, out);
+    case DEVICE_CUDA: return open_named(c, "cuda", local_rank, threads, out);
+    case DEVICE_AUTO: break;
+    }
+    *why = 0;
+    *out = NULL;
+    if (!not_done_on_gpus(c))
+        find_gpu(c, local_rank, threads, out, why, sizeof why);
+    if (*out)
+        return CAIRN_OK;
+    if (*why)
+        log_info("device: auto takes the processor: %s", why);
+    return open_named(c, "cpu", local_rank, threads, out);
+}
+
+/* How many ranks found a GPU, and the lowest one's reason that found none. */
+static cairn_err count_found(struct mesh *mesh, bool found, char *why, size_t size, int *all)
+{
+    int mine[2] = {found, found ? mesh->size : mesh->rank}, lowest;
+    TRY(mpi_allreduce(&mine[0], all, 1, MPI_INT, MPI_SUM, mesh->world, "counting GPUs"));
+    TRY(mpi_allreduce(&mine[1], &lowest, 1, MPI_INT, MPI_MIN, mesh->world, "counting GPUs"));
+    return lowest < mesh->size ? mesh_broadcast(mesh, why, (int64_t)size, lowest) : CAIRN_OK;
+}
+
+/* How many ranks of a node have a GPU that a lower rank has too. */
+static cairn_err count_sharing(struct mesh *mesh, const struct backend *b, int *sharing)
+{
+    int mine = 0;
+    int64_t *keys = calloc((size_t)mesh->size, sizeof *keys);
+    TRY(mesh_agree(mesh, keys ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory to compare GPUs")));
+    keys[mesh->rank] = (int64_t)XXH3_64bits(b->unit, strlen(b->unit));
+    cairn_err err = mpi_allreduce(MPI_IN_PLACE, keys, mesh->size, MPI_INT64_T, MPI_SUM, mesh->world, "comparing GPUs");
+    for (int r = 0; r < mesh->rank && !err; r++)
+        mine |= keys[r] == keys[mesh->rank] && mesh->node_of[r] == mesh->node_of[mesh->rank];
+    free(keys);
+    TRY(err);
+    return mpi_allreduce(&mine, sharing, 1, MPI_INT, MPI_SUM, mesh->world, "comparing GPUs");
+}
+
+static cairn_err take_processors(const struct config *c, struct mesh *mesh, int threads, struct backend **out)
+{
+    if (*out)
+        (*out)->table->close(*out);
+    *out = NULL;
+    return mesh_agree(mesh, open_named(c, "cpu", 0, threads, out));
+}
+
+static cairn_err open_automatic(const struct config *c, struct mesh *mesh, const struct job *job, int threads, struct backend **out)
+{
+    char why[512] = "";
+    const char *not_done = not_done_on_gpus(c);
+    int found = 0, sharing = 0;
+    *out = NULL;
+    if (!not_done) {
+        find_gpu(c, job_local_rank(job), threads, out, why, sizeof why);
+        TRY(count_found(mesh, *out != NULL, why, sizeof why, &found));
+    }
+    if (found == mesh->size)
+        TRY(count_sharing(mesh, *out, &sharing));
+    if (found == mesh->size && sharing == 0)
+        return CAIRN_OK;
+    if (mesh->rank == 0 && not_done && plugin_is_there("cuda"))
+        log_info("device: auto takes processors: %s is not done on GPUs yet", not_done);
+    else if (mesh->rank == 0 && sharing > 0)
+        log_warning("device: auto takes processors: %d of %d ranks would share a GPU with another (device: cuda has them do so)", sharing,
+                    mesh->size);
+    else if (mesh->rank == 0 && found > 0)
+        log_warning("device: auto takes processors: only %d of %d ranks have a GPU%s%s", found, mesh->size, *why ? ": " : "", why);
+    else if (mesh->rank == 0 && *why)
+        log_info("device: auto takes processors: %s", why);
+    return take_processors(c, mesh, threads, out);
+}
+
+cairn_err device_open(const struct config *c, struct mesh *mesh, const struct job *job, int threads, struct backend **out)
+{
+    if (c->device == DEVICE_AUTO)
+        return open_automatic(c, mesh, job, threads, out);
+    int sharing = 0;
+    TRY(mesh_agree(mesh, device_open_alone(c, job_local_rank(job), threads, out)));
+    if (!(*out)->table->host_memory)
+        TRY(count_sharing(mesh, *out, &sharing));
+    if (sharing > 0 && mesh->rank == 0)
+        log_warning("%d of %d ranks share a GPU with another: as many ranks on a node as it has GPUs would be faster", sharing, mesh->size);
+    return CAIRN_OK;
+}
+
+cairn_err device_check(const struct config *c, const struct backend *backend)
+{
+    const char *name = backend->table->host_memory ? NULL : not_done_on_gpus(c);
+    return name ? FAIL(CAIRN_ECONFIG, "%s is not done on GPUs yet; device: cpu trains with it on processors", name) : CAIRN_OK;
+}

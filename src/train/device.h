@@ -1,0 +1,21 @@
+/* Which backend a config's `device` stands for. */
+#ifndef TRAIN_DEVICE_H
+#define TRAIN_DEVICE_H
+
+#include "base/config.h"
+#include "job/job.h"
+#include "kernels/backend.h"
+#include "mesh/mesh.h"
+
+/* Collective over the mesh: all ranks compute on GPUs or none does. With device auto on GPUs if every rank finds one of its own, and the
+ * config asks for nothing that is not done there, else on processors; where a GPU might be expected, rank 0 logs why. A rank takes
+ * the GPU of its number among the ranks of its node, of those that it sees. */
+cairn_err device_open(const struct config *config, struct mesh *mesh, const struct job *job, int threads, struct backend **out);
+
+/* The same for this rank alone. */
+cairn_err device_open_alone(const struct config *config, int local_rank, int threads, struct backend **out);
+
+/* CAIRN_ECONFIG, with what to set instead, for what CONFIG asks that is not done on BACKEND. */
+cairn_err device_check(const struct config *config, const struct backend *backend);
+
+#endif

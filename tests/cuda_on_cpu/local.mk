@@ -1,0 +1,75 @@
+# The cuda backend compiled for the processor, for machines without a GPU: the same files, with headers of the same names as CUDA's
+# found first. A plug-in like the real one; never installed.
+CUDA_ON_CPU_INCLUDES = \
+  tests/cuda_on_cpu/cublasLt.h \
+  tests/cuda_on_cpu/cublasLt_private.h \
+  tests/cuda_on_cpu/cuda_bf16.h \
+  tests/cuda_on_cpu/cuda_runtime.h \
+  tests/cuda_on_cpu/fibers.h \
+  tests/cuda_on_cpu/gemm.h \
+  tests/cuda_on_cpu/intrinsics.h \
+  tests/cuda_on_cpu/kernels/cuda/machine.h \
+  tests/cuda_on_cpu/runtime.h \
+  tests/cuda_on_cpu/runtime_api.h \
+  tests/cuda_on_cpu/selftest.h \
+  tests/cuda_on_cpu/vector_types.h \
+  tests/cuda_on_cpu/warp.h
+EXTRA_DIST += $(CUDA_ON_CPU_INCLUDES) tests/cuda_on_cpu/README.md tests/cuda_on_cpu/selftest.cu tests/cuda_on_cpu/selftest_library.cu
+
+if HAVE_CUDA_ON_CPU
+CUDA_ON_CPU_CPPFLAGS = -I$(top_srcdir)/tests/cuda_on_cpu $(CUDA_CODE_CPPFLAGS)
+# The shared arrays of kernels are found by the table of symbols, which -g0 leaves.
+CUDA_ON_CPU_CXXFLAGS = -std=c++20 -O2 -g0 -march=native -fno-math-errno -fno-strict-aliasing $(PLUGIN_FLAGS) $(CXX_WARN_FLAGS) \
+  -Wno-unknown-pragmas -Wno-missing-field-initializers
+
+check_LTLIBRARIES += tests/cuda_on_cpu/libemulation.la
+tests_cuda_on_cpu_libemulation_la_SOURCES = \
+  tests/cuda_on_cpu/cublasLt.cc \
+  tests/cuda_on_cpu/cublasLt_descriptions.cc \
+  tests/cuda_on_cpu/device_memory.cc \
+  tests/cuda_on_cpu/devices.cc \
+  tests/cuda_on_cpu/fibers.cc \
+  tests/cuda_on_cpu/gemm.cc \
+  tests/cuda_on_cpu/machine.cc \
+  tests/cuda_on_cpu/shared_memory.cc \
+  tests/cuda_on_cpu/streams.cc
+tests_cuda_on_cpu_libemulation_la_CPPFLAGS = $(CUDA_ON_CPU_CPPFLAGS)
+tests_cuda_on_cpu_libemulation_la_CXXFLAGS = $(CUDA_ON_CPU_CXXFLAGS)
+
+CUDA_ON_CPU_OBJECTS = $(CUDA_FILES:kernels/cuda/%.cu=tests/cuda_on_cpu/%.lo)
+check_LTLIBRARIES += tests/cuda_on_cpu/cuda.la
+tests_cuda_on_cpu_cuda_la_SOURCES = $(PLUGIN_SOURCES)
+nodist_EXTRA_tests_cuda_on_cpu_cuda_la_SOURCES = none.cc # so that it is linked as C++
+tests_cuda_on_cpu_cuda_la_CPPFLAGS = $(CUDA_CODE_CPPFLAGS)
+tests_cuda_on_cpu_cuda_la_CFLAGS = $(WARN_CFLAGS) $(PLUGIN_FLAGS)
+tests_cuda_on_cpu_cuda_la_LIBADD = $(CUDA_ON_CPU_OBJECTS) tests/cuda_on_cpu/libemulation.la -lm
+tests_cuda_on_cpu_cuda_la_DEPENDENCIES = $(CUDA_ON_CPU_OBJECTS) tests/cuda_on_cpu/libemulation.la
+# A folder, though no one installs it: libtool makes no shared library of a module that has none.
+tests_cuda_on_cpu_cuda_la_LDFLAGS = $(PLUGIN_LDFLAGS) -rpath /nonexistent
+
+SELFTEST_OBJECTS = tests/cuda_on_cpu/selftest.lo tests/cuda_on_cpu/selftest_library.lo
+check_PROGRAMS += tests/cuda_on_cpu/selftest
+TESTS += tests/cuda_on_cpu/selftest
+tests_cuda_on_cpu_selftest_SOURCES =
+nodist_EXTRA_tests_cuda_on_cpu_selftest_SOURCES = none.cc
+tests_cuda_on_cpu_selftest_LDFLAGS = # no sanitizer: it faults on purpose
+tests_cuda_on_cpu_selftest_LDADD = $(SELFTEST_OBJECTS) tests/cuda_on_cpu/libemulation.la
+
+CUDA_ON_CPU_COMPILE = $(LIBTOOL) $(AM_V_lt) --tag=CXX $(AM_LIBTOOLFLAGS) $(LIBTOOLFLAGS) --mode=compile $(CXX) $(CUDA_ON_CPU_CXXFLAGS) \
+  $(CUDA_ON_CPU_CPPFLAGS) -MD -MP -MT $@ -MF tests/cuda_on_cpu/$(DEPDIR)/$*.Plo -shared -c -o $@ -x c++
+tests/cuda_on_cpu/%.lo: kernels/cuda/%.cu
+	@$(MKDIR_P) tests/cuda_on_cpu/$(DEPDIR)
+	$(AM_V_CXX)$(CUDA_ON_CPU_COMPILE) $<
+tests/cuda_on_cpu/%.lo: tests/cuda_on_cpu/%.cu
+	@$(MKDIR_P) tests/cuda_on_cpu/$(DEPDIR)
+	$(AM_V_CXX)$(CUDA_ON_CPU_COMPILE) $<
+
+CUDA_ON_CPU_PLOS = $(CUDA_FILES:kernels/cuda/%.cu=tests/cuda_on_cpu/$(DEPDIR)/%.Plo) \
+  $(SELFTEST_OBJECTS:tests/cuda_on_cpu/%.lo=tests/cuda_on_cpu/$(DEPDIR)/%.Plo)
+-include $(CUDA_ON_CPU_PLOS)
+CLEANFILES += $(CUDA_ON_CPU_OBJECTS) $(SELFTEST_OBJECTS) $(CUDA_ON_CPU_PLOS)
+# Tests of kernels, and those of trainings that want it, load it by setting CAIRN_PLUGIN_DIR to this.
+CUDA_TESTS_ENVIRONMENT = CAIRN_CUDA_ON_CPU=$(abs_top_builddir)/tests/cuda_on_cpu/.libs; export CAIRN_CUDA_ON_CPU;
+else
+CUDA_TESTS_ENVIRONMENT = CAIRN_SKIP_CUDA='$(CUDA_ON_CPU_MISSING)'; export CAIRN_SKIP_CUDA;
+endif

@@ -1,0 +1,127 @@
+/* The part of the self-test that is about cuBLASLt. */
+#include "selftest.h"
+
+#include <cublasLt.h>
+
+struct shape {
+    uint64_t m, n, k;
+    bool transpose_a, transpose_b, bias, accumulate;
+};
+
+/* What a test needs of the library. */
+struct library_product {
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t operation;
+    cublasLtMatrixLayout_t a, b, c;
+    cublasLtMatmulHeuristicResult_t results[8];
+    int count;
+};
+
+template <typename T> static void find_algorithms(library_product *p, const shape &s, cudaDataType_t type, cudaDataType_t result, T *bias)
+{
+    cublasOperation_t transposed = CUBLAS_OP_T;
+    cublasLtEpilogue_t add_bias = CUBLASLT_EPILOGUE_BIAS;
+    cublasLtMatmulPreference_t preference;
+    uint64_t workspace = 1 << 20;
+    uint32_t alignment = sizeof(T);
+    ENSURE(cublasLtCreate(&p->handle) == CUBLAS_STATUS_SUCCESS);
+    ENSURE(cublasLtMatmulDescCreate(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS);
+    if (s.transpose_a)
+        cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed);
+    if (s.transpose_b)
+        cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSB, &transposed, sizeof transposed);
+    if (s.bias) {
+        cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &add_bias, sizeof add_bias);
+        cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
+    }
+    uint64_t lda = s.transpose_a ? s.k : s.m, ldb = s.transpose_b ? s.n : s.k;
+    cublasLtMatrixLayoutCreate(&p->a, type, lda, s.transpose_a ? s.m : s.k, static_cast<int64_t>(lda));
+    cublasLtMatrixLayoutCreate(&p->b, type, ldb, s.transpose_b ? s.k : s.n, static_cast<int64_t>(ldb));
+    cublasLtMatrixLayoutCreate(&p->c, result, s.m, s.n, static_cast<int64_t>(s.m));
+    cublasLtMatmulPreferenceCreate(&preference);
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
+    for (int i = 0; i < 4; i++)
+        cublasLtMatmulPreferenceSetAttribute(
+            preference, static_cast<cublasLtMatmulPreferenceAttributes_t>(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES + i), &alignment,
+            sizeof alignment);
+    ENSURE(cublasLtMatmulAlgoGetHeuristic(p->handle, p->operation, p->a, p->b, p->c, p->c, preference, 8, p->results, &p->count) ==
+           CUBLAS_STATUS_SUCCESS);
+    cublasLtMatmulPreferenceDestroy(preference);
+}
+
+static void forget(library_product *p)
+{
+    cublasLtMatrixLayoutDestroy(p->a);
+    cublasLtMatrixLayoutDestroy(p->b);
+    cublasLtMatrixLayoutDestroy(p->c);
+    cublasLtMatmulDescDestroy(p->operation);
+    cublasLtDestroy(p->handle);
+}
+
+/* Values are such that all sums are exact. */
+template <typename T> static void check_shape(const shape &s, cudaDataType_t type)
+{
+    device_array<T> a(s.m * s.k), b(s.k * s.n), bias(s.m), c(s.m * s.n);
+    device_array<char> workspace(1 << 20);
+    for (uint32_t i = 0; i < a.host.size(); i++)
+        a.host[i] = small(i);
+    for (uint32_t i = 0; i < b.host.size(); i++)
+        b.host[i] = small(7000 + i);
+    for (uint32_t i = 0; i < s.m; i++)
+        bias.host[i] = small(9000 + i);
+    for (device_array<T> *array : {&a, &b, &bias})
+        array->put();
+    library_product p = {};
+    find_algorithms(&p, s, type, type, bias.at);
+    for (int algorithm = 0; algorithm < p.count; algorithm++) {
+        float alpha = 1.0f, beta = s.accumulate ? 1.0f : 0.0f;
+        for (T &x : c.host)
+            x = s.accumulate ? 2.0f : NAN;
+        c.put();
+        cublasLtMatmulHeuristicResult_t *r = &p.results[algorithm];
+        ENSURE(cublasLtMatmul(p.handle, p.operation, &alpha, a.at, p.a, b.at, p.b, &beta, c.at, p.c, c.at, p.c, &r->algo, workspace.at,
+                              r->workspaceSize, nullptr) == CUBLAS_STATUS_SUCCESS);
+        c.get();
+        for (size_t i = 0; i < s.m; i++)
+            for (size_t j = 0; j < s.n; j++) {
+                float sum = s.accumulate ? 2.0f : 0.0f;
+                for (size_t k = 0; k < s.k; k++)
+                    sum += static_cast<float>(a.host[s.transpose_a ? i * s.k + k : k * s.m + i]) *
+                           static_cast<float>(b.host[s.transpose_b ? k * s.n + j : j * s.k + k]);
+                T expected = sum + (s.bias ? static_cast<float>(bias.host[i]) : 0.0f);
+                ENSURE(static_cast<float>(c.host[j * s.m + i]) == static_cast<float>(expected));
+            }
+    }
+    forget(&p);
+}
+
+void library_multiplies()
+{
+    static const uint64_t sizes[][3] = {{1, 1, 1}, {7, 5, 3}, {64, 33, 65}, {16, 16, 300}, {17, 40, 520}};
+    for (const uint64_t *size : sizes)
+        for (int bits = 0; bits < 16; bits++) {
+            shape s = {size[0], size[1], size[2], (bits & 1) != 0, (bits & 2) != 0, (bits & 4) != 0, (bits & 8) != 0};
+            check_shape<float>(s, CUDA_R_32F);
+            check_shape<__nv_bfloat16>(s, CUDA_R_16BF);
+        }
+}
+
+void library_wants_what_was_promised()
+{
+    shape s = {16, 16, 16, false, false, false, false};
+    library_product p = {};
+    device_array<__nv_bfloat16> a(257), b(256), c(256);
+    float one = 1.0f, zero = 0.0f;
+    find_algorithms(&p, s, CUDA_R_16BF, CUDA_R_16BF, a.at);
+    auto run = [&](const __nv_bfloat16 *at) {
+        return cublasLtMatmul(p.handle, p.operation, &one, at, p.a, b.at, p.b, &zero, c.at, p.c, c.at, p.c, &p.results[0].algo, nullptr, 0,
+                              nullptr);
+    };
+    ENSURE(run(a.at + 1) == CUBLAS_STATUS_SUCCESS);
+    ENSURE(run(reinterpret_cast<__nv_bfloat16 *>(reinterpret_cast<char *>(a.at) + 1)) == CUBLAS_STATUS_NOT_SUPPORTED);
+    ENSURE(run(a.at + 2) == CUBLAS_STATUS_INVALID_VALUE && run(c.at) == CUBLAS_STATUS_INVALID_VALUE);
+    uint32_t type = CUDA_R_32F;
+    cublasLtMatrixLayoutSetAttribute(p.c, CUBLASLT_MATRIX_LAYOUT_TYPE, &type, sizeof type);
+    ENSURE(run(a.at) == CUBLAS_STATUS_NOT_SUPPORTED);
+    forget(&p);
+}

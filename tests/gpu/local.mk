@@ -1,0 +1,2 @@
+EXTRA_DIST += tests/gpu/README.md tests/gpu/bundle tests/gpu/environment.sh tests/gpu/peers/pytorch_gpt.py tests/gpu/repeat \
+  tests/gpu/run tests/gpu/step

@@ -1,0 +1,131 @@
+#!/bin/sh
+# Training with device: cuda: by the plug-in that CAIRN_PLUGIN_DIR names, else by the processor in a GPU's place (tests/cuda_on_cpu).
+. "$CAIRN_SOURCE/tests/train/common.sh"
+export CAIRN_PLUGIN_DIR="$cuda_plugin"
+if [ -z "$cuda_plugin" ]; then
+    echo "1..0 # SKIP ${CAIRN_SKIP_CUDA:-there is no cuda backend}"
+    exit 0
+fi
+sed -i -e 's/^steps: .*/steps: 4/' -e 's/microbatches: 8, samples: 2/microbatches: 4, samples: 1/' -e 's/width: 24/width: 32/' \
+    -e 's/^validation: .*/validation: {every: 0}/' -e 's/^checkpoint: .*/checkpoint: {every: 2}/' tiny.yaml
+
+# losses_of RUN: step and loss, a line each
+losses_of() { sed -n 's/.*"step": *\([0-9]*\), *"loss": *\([^,]*\),.*/\1 \2/p' "$1/metrics.jsonl"; }
+
+# near NAME RUN OTHER: passes if all losses agree to one part in a thousand
+near() {
+    losses_of "$2" >a.losses
+    losses_of "$3" >b.losses
+    paste -d ' ' a.losses b.losses | awk 'NF != 4 || $1 != $3 || ($2 - $4)^2 > 1e-6 * $4^2 { bad = 1 } END { exit bad || NR < 4 }' &&
+        pass "$1" || { paste a.losses b.losses >>train.log; fail "$1" train.log; }
+}
+
+# refused NAME CODE TEXT RANKS KEY=VALUE...: one error that has TEXT
+refused() {
+    name=$1 code=$2 text=$3
+    shift 3
+    train "$@"
+    status=$?
+    [ $status -eq "$code" ] && [ "$(grep -c 'error:' train.log)" -eq 1 ] && grep -q "$text" train.log && pass "$name" || fail "$name" train.log
+}
+
+train 1 run_dir=cpu device=cpu
+train 1 run_dir=one device=cuda
+grep -q 'CUDA on the processor' train.log && emulated=yes || emulated=no
+near "a GPU trains as a processor does" one cpu
+grep -q 'cuda float32' train.log && pass "the log tells the GPU" || fail "the log tells the GPU" train.log
+expected=$(hash_of one)
+CUDA_ON_CPU_SEED=7 train 1 run_dir=again device=cuda
+same "again, with threads in another order, the same bits" again
+train 2 run_dir=two device=cuda
+same "2 ranks on one GPU end with the same weights" two
+train 4 run_dir=four device=cuda parallel.zero=1
+same "4 ranks with zero 1 too" four
+train 2 run_dir=pipe device=cuda parallel.pipeline=2
+same "and 2 stages of a pipeline" pipe
+train 2 run_dir=chain device=cuda steps=2
+train 1 run_dir=chain device=cuda steps=4
+same "so does a restart on 1 rank after 2" chain
+check "moments included" "$CAIRN" ckpt diff one/checkpoints/step-00000004 chain/checkpoints/step-00000004
+
+train 1 run_dir=bf16cpu device=cpu precision=bfloat16
+train 1 run_dir=bf16 device=cuda precision=bfloat16
+losses_of bf16 >a.losses
+losses_of bf16cpu >b.losses
+paste -d ' ' a.losses b.losses | awk '($2 - $4)^2 > 4e-4 * $4^2 { bad = 1 } END { exit bad || NR < 4 }' &&
+    pass "bfloat16 is near a processor's" || fail "bfloat16 is near a processor's" train.log
+expected=$(hash_of bf16)
+train 2 run_dir=bf16two device=cuda precision=bfloat16 parallel.zero=1
+same "bfloat16 on 2 ranks with zero 1: the same weights" bf16two
+expected=$(hash_of one)
+
+train 2 run_dir=tensor device=cuda parallel.tensor=2 parallel.sequence=true
+near "tensor and sequence parallelism" tensor cpu
+train 2 run_dir=context device=cuda parallel.context=2
+near "a ring of sequences' parts" context cpu
+train 1 run_dir=recompute device=cuda parallel.recompute=block
+same "activations computed again" recompute
+
+train 1 run_dir=expertscpu device=cpu model.experts=4 model.expert_choices=2
+train 1 run_dir=experts device=cuda model.experts=4 model.expert_choices=2
+near "experts" experts expertscpu
+train 2 run_dir=expertstwo device=cuda model.experts=4 model.expert_choices=2 parallel.expert=2
+near "experts on 2 ranks" expertstwo expertscpu
+# With 3 microbatches on 2 ranks one is idle in the last pass, but its experts are not.
+train 1 run_dir=idlecpu device=cpu model.experts=4 batch.microbatches=3
+train 2 run_dir=idle device=cuda model.experts=4 parallel.expert=2 batch.microbatches=3
+near "an idle rank's experts work for the other" idle idlecpu
+
+refused "zero 2 is refused" 2 'parallel.zero 2 or 3 is not done on GPUs yet' 2 run_dir=x device=cuda parallel.zero=2
+refused "so is compression" 2 'parallel.compress is not done on GPUs yet' 2 run_dir=x device=cuda parallel.compress=topk
+refused "and float64" 2 'float64' 1 run_dir=x device=cuda precision=float64
+
+train 1 run_dir=auto device=auto
+same "auto takes the GPU" auto
+expected=$(hash_of cpu)
+train 2 run_dir=crowded device=auto
+grep -q '1 of 2 ranks would share a GPU' train.log && pass "but not for two ranks" || fail "but not for two ranks" train.log
+same "which train on processors" crowded
+train 1 run_dir=zero2 device=auto parallel.zero=2
+same "as does what GPUs do not do yet" zero2
+if [ $emulated = yes ]; then
+    CUDA_ON_CPU_DEVICES=0 train 2 run_dir=none device=auto
+    grep -q 'auto takes processors: there is no NVIDIA GPU' train.log && pass "auto says why it takes processors" || fail "auto says why it takes processors" train.log
+    same "and trains there" none
+    export CUDA_ON_CPU_DEVICES=0
+    refused "a run that GPUs began does not go on without them unasked" 1 'made on GPUs' 1 run_dir=auto device=auto steps=5
+    refused "cuda without a GPU is one clear error" 1 'no NVIDIA GPU' 2 run_dir=x device=cuda
+    unset CUDA_ON_CPU_DEVICES
+    export CUDA_ON_CPU_DRIVER=11000
+    refused "so is a driver that is too old" 1 'driver' 1 run_dir=x device=cuda
+    unset CUDA_ON_CPU_DRIVER
+    timeout -k 5 100 "$MPIEXEC" -n 1 "$CAIRN" train tiny.yaml run_dir=some : -n 1 -env CUDA_ON_CPU_DEVICES 0 "$CAIRN" train tiny.yaml run_dir=some >train.log 2>&1
+    grep -q 'only 1 of 2 ranks have a GPU' train.log && pass "auto takes no GPU that not all ranks have" || fail "auto takes no GPU that not all ranks have" train.log
+    same "and trains on processors" some
+
+    # The 40th kernel of the process fails: in its first step, which is the third of the run.
+    cp -r one failing
+    rm -rf failing/checkpoints/step-00000004
+    CUDA_ON_CPU_FAILS_AT=40 train 1 run_dir=failing device=cuda
+    status=$?
+    [ $status -eq 1 ] && grep -q 'error: step 2: .*GPU' train.log && [ ! -e failing/checkpoints/step-00000004 ] &&
+        pass "a GPU that fails ends the run with one error, and without a checkpoint" ||
+        fail "a GPU that fails ends the run with one error, and without a checkpoint" train.log
+    train 1 run_dir=failing device=cuda
+    expected=$(hash_of one)
+    same "the next start goes on to the same bits" failing
+else
+    skip "no GPU, one that fails, an old driver" "a GPU cannot be told to"
+fi
+
+"$CAIRN" eval one device=cuda >eval.log 2>&1
+"$CAIRN" eval one device=cpu >evalcpu.log 2>&1
+[ -s eval.log ] && [ "$(cut -c1-20 eval.log)" = "$(cut -c1-20 evalcpu.log)" ] && pass "eval on a GPU" || { cat evalcpu.log >>eval.log; fail "eval on a GPU" eval.log; }
+"$CAIRN" generate one -n 5 -t 0 -p the device=cuda >text.log 2>text.err
+"$CAIRN" generate one -n 5 -t 0 -p the device=cpu >textcpu.log 2>text.err
+[ -s text.log ] && cmp -s text.log textcpu.log && pass "generate on a GPU" || { cat textcpu.log >>text.log; fail "generate on a GPU" text.log; }
+train 1 run_dir=chain device=cpu threads=0 steps=5
+grep -q 'numerics' train.log && ! grep -q 'as the checkpoint was made with' train.log && grep -q 'goes on from the checkpoint of step 4' train.log &&
+    pass "a GPU's checkpoint goes on on a processor, which says that bits may differ" ||
+    fail "a GPU's checkpoint goes on on a processor, which says that bits may differ" train.log
+finish

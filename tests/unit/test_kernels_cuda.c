@@ -1,0 +1,113 @@
+/* The cuda backend against the reference in float64, at odd sizes: on a GPU, or where there is none as the processor runs the same
+ * kernels (tests/cuda_on_cpu). */
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels_ops.h"
+#include "kernels_support.h"
+
+static const struct shape shapes[] = {{1, 1}, {1, 65}, {3, 7}, {3, 768}, {130, 1}, {130, 63}, {130, 64}, {130, 65}, {33, 768}, {33, 1600}};
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+static bool fits(const struct op *op, struct shape s)
+{
+    return s.rows <= op->most.rows && s.width <= op->most.width;
+}
+
+static void compare(const struct op *op, struct shape s, struct backend *cuda, struct backend *reference, double tolerance)
+{
+    struct results got = {.count = 0}, expected = {.count = 0};
+    op->run(cuda, s, &got);
+    cr_assert_eq(cuda->table->finish(cuda), CAIRN_OK, "%s: %s", op->name, cairn_err_message());
+    op->run(reference, s, &expected);
+    cr_assert_eq(got.count, expected.count);
+    for (int i = 0; i < got.count; i++) {
+        double error = relative_error(got.values[i], expected.values[i], got.sizes[i]);
+        cr_expect_lt(error, tolerance, "%s, rows %d, width %d, result %d: relative error %g (%s)", op->name, (int)s.rows, (int)s.width, i,
+                     error, cuda->table->signature(cuda));
+    }
+    results_free(&got);
+    results_free(&expected);
+}
+
+static void compare_all(enum dtype act, double tolerance)
+{
+    struct backend *cuda = open_cuda(act), *reference = open_backend("reference", DTYPE_F64, 1, NULL);
+    for (int i = 0; i < op_count * SHAPES; i++)
+        if (fits(&ops[i / SHAPES], shapes[i % SHAPES]))
+            compare(&ops[i / SHAPES], shapes[i % SHAPES], cuda, reference, tolerance);
+    reference->table->close(reference);
+    cuda->table->close(cuda);
+}
+
+Test(cuda, float32) { compare_all(DTYPE_F32, 1e-5); }
+Test(cuda, bfloat16) { compare_all(DTYPE_BF16, 1e-2); }
+
+/* Twice the same bits, products too. */
+Test(cuda, bits_repeat)
+{
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16};
+    struct shape s = {130, 65};
+    for (int t = 0; t < 2; t++) {
+        struct backend *b = open_cuda(types[t]);
+        for (int i = 0; i < op_count; i++) {
+            struct results first = {.count = 0}, second = {.count = 0};
+            if (!fits(&ops[i], s))
+                continue;
+            ops[i].run(b, s, &first);
+            ops[i].run(b, s, &second);
+            for (int r = 0; r < first.count; r++)
+                cr_expect(memcmp(first.values[r], second.values[r], (size_t)first.sizes[r] * sizeof(double)) == 0,
+                          "%s, result %d: other bits the second time", ops[i].name, r);
+            results_free(&first);
+            results_free(&second);
+        }
+        b->table->close(b);
+    }
+}
+
+Test(cuda, moves_memory)
+{
+    enum { N = 3 << 20 }; /* larger than a piece that goes through pinned memory */
+    struct backend *b = open_cuda(DTYPE_F32);
+    const struct backend_table *t = b->table;
+    unsigned char *here = malloc(N), *back = malloc(N);
+    void *there = t->alloc(b, N), *copy = t->alloc(b, N);
+    for (int i = 0; i < N; i++)
+        here[i] = (unsigned char)(i * 31 + i / 4099);
+    t->upload(b, there, here, N);
+    memset(here, 0, 100); /* it may change at once */
+    t->copy(b, (char *)copy + 16, there, N - 16);
+    t->zero(b, (char *)copy + 1000, 7);
+    t->download(b, back, copy, N);
+    for (int i = 0; i < N; i++) {
+        unsigned char expected = i < 16 || (i >= 1000 && i < 1007) ? 0 : (unsigned char)((i - 16) * 31 + (i - 16) / 4099);
+        cr_assert_eq(back[i], expected, "byte %d is %d, not %d", i, back[i], expected);
+    }
+    struct backend_mark *from = t->mark_create(b), *to = t->mark_create(b);
+    t->mark_set(from);
+    t->zero(b, copy, N);
+    t->mark_set(to);
+    double seconds = t->mark_seconds(from, to);
+    cr_expect(seconds >= 0 && seconds < 60, "a clear of 3 MB took %g s", seconds);
+    t->mark_destroy(from);
+    t->mark_destroy(to);
+    t->free(b, there, N);
+    t->free(b, copy, N);
+    cr_expect_eq(t->finish(b), CAIRN_OK, "%s", cairn_err_message());
+    free(here);
+    free(back);
+    t->close(b);
+}
+
+Test(cuda, refuses_what_it_has_not)
+{
+    struct backend *b = open_cuda(DTYPE_F32);
+    b->table->close(b);
+    cr_expect_eq(backend_open("cuda", &(struct backend_options){.act = DTYPE_F64}, &b), CAIRN_EUNSUPPORTED);
+    cr_expect_null(b);
+    setenv("CAIRN_PLUGIN_DIR", "/nonexistent", 1);
+    cr_expect_eq(backend_open("cuda", &(struct backend_options){.act = DTYPE_F32}, &b), CAIRN_EUNSUPPORTED);
+    cr_expect_not_null(strstr(cairn_err_message(), "--with-cuda"), "%s", cairn_err_message());
+}
