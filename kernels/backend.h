@@ -22,6 +22,9 @@
 #include "kernels/experts.h"
 #include "tensor/dtype.h"
 
+/* What a product goes through, or through whose gradient. */
+enum matmul_gelu { MATMUL_PLAIN, MATMUL_GELU, MATMUL_D_GELU };
+
 /* c[m,n] = a'[m,k] b'[k,n] (+ bias[n]) (+ c), where a' is a, stored [m,k], or its transpose, stored [k,m]; b' likewise. */
 struct matmul_desc {
     int64_t m, n, k;
@@ -29,6 +32,7 @@ struct matmul_desc {
     bool bias;       /* bias is of act */
     bool accumulate; /* add to c */
     bool c_is_acc;   /* c is of acc (gradients of weights), else of act; a and b are of act */
+    enum matmul_gelu gelu; /* other than MATMUL_PLAIN: c is of act, nothing is added to it */
 };
 struct matmul; /* a product planned ahead; opaque */
 
@@ -141,6 +145,9 @@ struct backend_table {
     /* ---- products ---- */
     cairn_err (*matmul_create)(struct backend *, const struct matmul_desc *, struct matmul **);
     void (*matmul_run)(struct matmul *, void *c, const void *a, const void *b, const void *bias);
+    /* Where desc.gelu is MATMUL_GELU: inner[m,n] (act) becomes the product (+ bias), c its GELU, of the product rounded or not. Where it
+     * is MATMUL_D_GELU: inner is read, and c becomes the product times GELU's derivative at inner. */
+    void (*matmul_run_gelu)(struct matmul *, void *c, void *inner, const void *a, const void *b, const void *bias);
     void (*matmul_destroy)(struct matmul *);
 
     /* ---- embedding: y[r, width] = token_table[tokens[r] - token_first] + position_table[position of r's column] ----
@@ -166,7 +173,7 @@ struct backend_table {
 
     /* ---- GELU, tanh form (Hendrycks and Gimpel, arXiv 1606.08415) ---- */
     void (*gelu_forward)(struct backend *, void *y, const void *x, int64_t n);
-    void (*gelu_backward)(struct backend *, void *dx, const void *dy, const void *x, int64_t n);
+    void (*gelu_backward)(struct backend *, void *dx, const void *dy, const void *x, int64_t n); /* dx may be dy */
 
     /* ---- y = x + dropout(h) (residual); x may be NULL: y = dropout(h); y may be x or h ---- */
     void (*add_dropout_forward)(struct backend *, void *y, const void *x, const void *h, int64_t n, const struct dropout *);

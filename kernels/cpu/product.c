@@ -250,9 +250,22 @@ static cairn_err matmul_create(struct backend *b, const struct matmul_desc *d, s
     return product_create(cpu_of(b), &desc, matmul);
 }
 
+static void matmul_run_gelu(struct matmul *p, void *c, void *inner, const void *a, const void *b, const void *bias)
+{
+    const struct matmul_desc *d = &p->given.matmul;
+    struct backend *backend = &p->cpu->base;
+    bool forward = d->gelu == MATMUL_GELU;
+    product_run(p, forward ? inner : c, a, b, bias);
+    if (forward)
+        backend->table->gelu_forward(backend, c, inner, d->m * d->n);
+    else
+        backend->table->gelu_backward(backend, c, c, inner, d->m * d->n);
+}
+
 void product_fill(struct backend_table *table)
 {
     table->matmul_create = matmul_create;
+    table->matmul_run_gelu = matmul_run_gelu;
     table->matmul_run = product_run;
     table->matmul_destroy = product_destroy;
 }

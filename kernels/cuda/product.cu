@@ -24,7 +24,8 @@ struct way {
     cublasLtMatmulDesc_t operation;
     cublasLtMatmulAlgo_t algorithm;
     size_t workspace_bytes;
-    bool adds_bias; /* else a kernel of its own does, afterwards */
+    bool adds_bias; /* else a kernel of its own puts it there before */
+    bool through_gelu; /* else kernels of their own follow */
 };
 
 struct matmul {
@@ -118,6 +119,15 @@ static cairn_err make_layouts(struct matmul *p)
     return make_layout(&p->c, result_type(p), d->m, d->n, p->desc.ldc);
 }
 
+static cublasLtEpilogue_t epilogue_of(const struct matmul *p, const struct way *way)
+{
+    if (way->through_gelu && p->desc.matmul.gelu == MATMUL_D_GELU)
+        return CUBLASLT_EPILOGUE_DGELU;
+    if (way->through_gelu)
+        return way->adds_bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+    return way->adds_bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+}
+
 /* The bias' address counts when an algorithm is chosen: an example of the alignment that is promised. */
 static cairn_err make_operation(const struct matmul *p, struct way *way)
 {
@@ -125,10 +135,15 @@ static cairn_err make_operation(const struct matmul *p, struct way *way)
     TRY(cuda_check_products(cublasLtMatmulDescCreate(&way->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describe a product"));
     TRY(set_operation(way->operation, CUBLASLT_MATMUL_DESC_TRANSA, d->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N));
     TRY(set_operation(way->operation, CUBLASLT_MATMUL_DESC_TRANSB, d->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N));
+    TRY(set_operation(way->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(p, way)));
+    if (way->through_gelu) {
+        const void *inner = reinterpret_cast<const void *>(static_cast<uintptr_t>(way->alignments.c));
+        TRY(set_operation(way->operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, inner));
+        TRY(set_operation(way->operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p->desc.ldc));
+    }
     if (!way->adds_bias)
         return CAIRN_OK;
     const void *example = reinterpret_cast<const void *>(static_cast<uintptr_t>(way->alignments.bias));
-    TRY(set_operation(way->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS));
     return set_operation(way->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, example);
 }
 
@@ -185,6 +200,13 @@ done:
     return err;
 }
 
+/* The library's GELU is of the tanh form, but not good to float32's last digits; its matrices of inner values are aligned. */
+static bool may_go_through_gelu(const struct matmul *p, const struct way *way)
+{
+    const struct matmul_desc *d = &p->desc.matmul;
+    return d->gelu != MATMUL_PLAIN && half_precision(p->cuda) && way->alignments.c == ALIGNMENT_MOST && (!d->bias || way->adds_bias);
+}
+
 /* Adds a way, if the library has an algorithm. It adds a bias of the result's type alone; and as it cannot be told how a bias is
  * aligned, and was seen to read one by 16 bytes at a time, only such a one is left to it. */
 static cairn_err make_way(struct matmul *p, const struct alignments *alignments, bool *found)
@@ -192,7 +214,13 @@ static cairn_err make_way(struct matmul *p, const struct alignments *alignments,
     struct way *way = &p->ways[p->way_count];
     way->alignments = *alignments;
     way->adds_bias = p->desc.matmul.bias && result_type(p) == act_type(p->cuda) && alignments->bias == ALIGNMENT_MOST;
+    way->through_gelu = may_go_through_gelu(p, way);
     TRY(try_way(p, way, found));
+    if (!*found && way->through_gelu) {
+        destroy_operation(way);
+        way->through_gelu = false;
+        TRY(try_way(p, way, found));
+    }
     if (!*found && way->adds_bias) {
         destroy_operation(way);
         way->adds_bias = false;
@@ -298,23 +326,34 @@ static bool aligned(const void *p, uint32_t alignment)
 }
 
 /* The first way whose alignments the arrays have; NULL: none. */
-static const struct way *way_for(const struct matmul *p, const void *c, const void *a, const void *b, const void *bias)
+static const struct way *way_for(const struct matmul *p, const void *c, const void *inner, const void *a, const void *b, const void *bias)
 {
     for (int i = 0; i < p->way_count; i++) {
         const struct alignments *of = &p->ways[i].alignments;
-        if (aligned(a, of->a) && aligned(b, of->b) && aligned(c, of->c) && (!p->desc.matmul.bias || aligned(bias, of->bias)))
+        if (aligned(a, of->a) && aligned(b, of->b) && aligned(c, of->c) && aligned(inner, of->c) && (!p->desc.matmul.bias || aligned(bias, of->bias)))
             return &p->ways[i];
     }
     return NULL;
 }
 
-void product_run(struct matmul *p, void *c, const void *a, const void *b, const void *bias)
+static void follow_with_gelu(const struct matmul *p, void *c, const void *inner)
+{
+    struct backend *b = &p->cuda->base;
+    int64_t n = p->desc.matmul.m * p->desc.matmul.n;
+    if (p->desc.matmul.gelu == MATMUL_GELU)
+        b->table->gelu_forward(b, c, inner, n);
+    else
+        b->table->gelu_backward(b, c, c, inner, n);
+}
+
+/* INNER: NULL, or what the product goes through. */
+static void run(struct matmul *p, void *c, void *inner, const void *a, const void *b, const void *bias)
 {
     struct cuda *cuda = p->cuda;
     const float one = 1;
     if (cuda->error != cudaSuccess)
         return;
-    const struct way *way = way_for(p, c, a, b, bias);
+    const struct way *way = way_for(p, c, inner, a, b, bias);
     cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
     if (way == NULL) {
         cuda_ok(cuda, cudaErrorMisalignedAddress, "a product");
@@ -322,15 +361,26 @@ void product_run(struct matmul *p, void *c, const void *a, const void *b, const 
     }
     bool bias_first = p->desc.matmul.bias && !way->adds_bias;
     const float factor_of_c = p->desc.matmul.accumulate || bias_first ? 1 : 0;
-    if (bias_first)
-        put_bias_before(p, c, bias);
     if (way->adds_bias)
         status = cublasLtMatmulDescSetAttribute(way->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
+    if (way->through_gelu && status == CUBLAS_STATUS_SUCCESS)
+        status = cublasLtMatmulDescSetAttribute(way->operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &inner, sizeof inner);
+    /* A product whose GELU follows is the inner value. */
+    void *to = inner != NULL && !way->through_gelu && p->desc.matmul.gelu == MATMUL_GELU ? inner : c;
+    if (bias_first)
+        put_bias_before(p, to, bias);
     if (status == CUBLAS_STATUS_SUCCESS)
-        status = cublasLtMatmul(cuda->products, way->operation, &one, b, p->b, a, p->a, &factor_of_c, c, p->c, c, p->c, &way->algorithm,
+        status = cublasLtMatmul(cuda->products, way->operation, &one, b, p->b, a, p->a, &factor_of_c, to, p->c, to, p->c, &way->algorithm,
                                 cuda->workspace, way->workspace_bytes, cuda->stream);
     if (status != CUBLAS_STATUS_SUCCESS)
         cuda_ok(cuda, cudaErrorUnknown, cublasLtGetStatusName(status));
+    if (inner != NULL && !way->through_gelu)
+        follow_with_gelu(p, c, inner);
+}
+
+void product_run(struct matmul *p, void *c, const void *a, const void *b, const void *bias)
+{
+    run(p, c, NULL, a, b, bias);
 }
 
 static cairn_err matmul_create(struct backend *b, const struct matmul_desc *d, struct matmul **matmul)
@@ -343,5 +393,6 @@ void product_fill(struct backend_table *table)
 {
     table->matmul_create = matmul_create;
     table->matmul_run = product_run;
+    table->matmul_run_gelu = run;
     table->matmul_destroy = product_destroy;
 }

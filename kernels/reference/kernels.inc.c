@@ -15,16 +15,16 @@
 #include "kernels/reference/experts.inc.c"
 
 struct matmul {
+    struct backend *backend;
     struct matmul_desc desc;
 };
 
 static cairn_err matmul_create(struct backend *b, const struct matmul_desc *desc, struct matmul **matmul)
 {
-    (void)b;
     *matmul = malloc(sizeof **matmul);
     if (*matmul == NULL)
         return FAIL(CAIRN_ENOMEM, "no memory for a product's plan");
-    (*matmul)->desc = *desc;
+    **matmul = (struct matmul){b, *desc};
     return CAIRN_OK;
 }
 
@@ -46,6 +46,20 @@ static void matmul_run(struct matmul *matmul, void *c_, const void *a_, const vo
             c[i * d->n + j] = (REAL)sum;
         }
     }
+}
+
+static void gelu_forward(struct backend *b, void *y, const void *x, int64_t n);
+static void gelu_backward(struct backend *b, void *dx, const void *dy, const void *x, int64_t n);
+
+static void matmul_run_gelu(struct matmul *matmul, void *c, void *inner, const void *a, const void *b, const void *bias)
+{
+    const struct matmul_desc *d = &matmul->desc;
+    bool forward = d->gelu == MATMUL_GELU;
+    matmul_run(matmul, forward ? inner : c, a, b, bias);
+    if (forward)
+        gelu_forward(matmul->backend, c, inner, d->m * d->n);
+    else
+        gelu_backward(matmul->backend, c, c, inner, d->m * d->n);
 }
 
 static void matmul_destroy(struct matmul *matmul)
@@ -185,6 +199,7 @@ const struct backend_table TABLE = {
     .signature = reference_signature,
     .matmul_create = matmul_create,
     .matmul_run = matmul_run,
+    .matmul_run_gelu = matmul_run_gelu,
     .matmul_destroy = matmul_destroy,
     .embedding_forward = embedding_forward,
     .embedding_backward = embedding_backward,

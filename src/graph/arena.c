@@ -33,6 +33,11 @@ static void use_backward(struct graph *g, const struct op *op, const struct step
         use(g, g->tensors[op->y].gradient, when, false);
     for (int k = op->forward_work; k < OP_WORK && s->kind == STEP_BACKWARD_INPUT; k++)
         use(g, op->work[k], when, false);
+    if (op->gelu_before >= 0 && s->kind == STEP_BACKWARD_INPUT) {
+        tensor_id inner = g->ops[op->gelu_before].x;
+        use(g, inner, when, false);
+        use(g, g->tensors[inner].gradient, when, false);
+    }
     const tensor_id given[] = {op->x, op->h};
     for (int k = 0; k < 2 && s->kind == STEP_BACKWARD_INPUT; k++)
         if (given[k] >= 0)
@@ -49,6 +54,8 @@ static void use_in_step(struct graph *g, const struct step *s, int when)
     use(g, op->x, when, false);
     use(g, op->h, when, false);
     use(g, op->y, when, s->again);
+    if (op->gelu_behind >= 0)
+        use(g, g->ops[op->gelu_behind].y, when, s->again);
     for (int k = 0; k < op->forward_work; k++)
         use(g, op->work[k], when, s->again);
     for (int k = 0; k < OP_STATISTICS; k++)

@@ -68,6 +68,9 @@ struct op {
     bool clears_lookup;           /* and the region must be cleared before */
     struct dropout dropout;
     struct matmul *forward_plan, *input_plan, *weight_plan;
+    /* On a device a linear's product goes through the GELU that follows, or through the gradient of the one before; -1: neither. */
+    int gelu_behind, gelu_before;
+    bool in_product, gradient_in_product; /* of a GELU: the linear before, or behind, does it */
     struct attention *attention;
     struct classifier *classifier;
     struct experts *experts;
@@ -220,6 +223,9 @@ struct dropout graph_active_dropout(const struct graph *g, const struct op *op);
 
 /* backward.c: gradients of activations, and which ops add to one that is there */
 void graph_derive_backward(struct graph *g);
+
+/* ops.c: which products go through GELUs; after the backward pass is derived */
+void graph_join_gelus(struct graph *g);
 
 /* steps.c: the list of steps */
 cairn_err graph_list_steps(struct graph *g);

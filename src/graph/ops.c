@@ -190,11 +190,13 @@ tensor_id graph_linear_part(struct graph *g, tensor_id x, tensor_id weight, tens
 static cairn_err linear_prepare(struct graph *g, struct op *op)
 {
     int64_t rows = rows_of(g, op->x), in = g->tensors[op->x].width, out = g->tensors[op->y].width;
-    const struct matmul_desc forward = {.m = rows, .n = out, .k = in, .transpose_b = true, .bias = op->adds_bias};
+    const struct matmul_desc forward = {.m = rows, .n = out, .k = in, .transpose_b = true, .bias = op->adds_bias,
+                                        .gelu = op->gelu_behind >= 0 ? MATMUL_GELU : MATMUL_PLAIN};
     TRY(KERNEL(g)->matmul_create(g->backend, &forward, &op->forward_plan));
     if (!g->options.training)
         return CAIRN_OK;
-    const struct matmul_desc input = {.m = rows, .n = in, .k = out, .accumulate = op->add_x};
+    const struct matmul_desc input = {.m = rows, .n = in, .k = out, .accumulate = op->add_x,
+                                      .gelu = op->gelu_before >= 0 ? MATMUL_D_GELU : MATMUL_PLAIN};
     TRY(KERNEL(g)->matmul_create(g->backend, &input, &op->input_plan));
     const struct matmul_desc of_weight = {.m = out, .n = in, .k = rows, .transpose_a = true, .c_is_acc = true};
     return KERNEL(g)->matmul_create(g->backend, &of_weight, &op->weight_plan);
@@ -202,13 +204,23 @@ static cairn_err linear_prepare(struct graph *g, struct op *op)
 
 static void linear_forward(struct graph *g, struct op *op)
 {
-    KERNEL(g)->matmul_run(op->forward_plan, tensor_data(g, op->y), tensor_data(g, op->x), parameter_data(g, op->weight),
-                          op->adds_bias ? parameter_data(g, op->bias) : NULL);
+    const void *x = tensor_data(g, op->x), *weight = parameter_data(g, op->weight);
+    const void *bias = op->adds_bias ? parameter_data(g, op->bias) : NULL;
+    void *y = tensor_data(g, op->y);
+    if (op->gelu_behind >= 0)
+        KERNEL(g)->matmul_run_gelu(op->forward_plan, tensor_data(g, g->ops[op->gelu_behind].y), y, x, weight, bias);
+    else
+        KERNEL(g)->matmul_run(op->forward_plan, y, x, weight, bias);
 }
 
 static void linear_backward_input(struct graph *g, struct op *op)
 {
-    KERNEL(g)->matmul_run(op->input_plan, gradient_of(g, op->x), gradient_of(g, op->y), parameter_data(g, op->weight), NULL);
+    const void *dy = gradient_of(g, op->y), *weight = parameter_data(g, op->weight);
+    tensor_id inner = op->gelu_before >= 0 ? g->ops[op->gelu_before].x : -1;
+    if (inner >= 0)
+        KERNEL(g)->matmul_run_gelu(op->input_plan, gradient_of(g, inner), tensor_data(g, inner), dy, weight, NULL);
+    else
+        KERNEL(g)->matmul_run(op->input_plan, gradient_of(g, op->x), dy, weight, NULL);
 }
 
 static void linear_backward_weight(struct graph *g, struct op *op)
@@ -303,13 +315,49 @@ static int64_t elements(const struct graph *g, tensor_id x)
     return g->tensors[x].rows * g->tensors[x].width;
 }
 
+/* The one op that reads X; NULL: there are none or several. */
+static struct op *reader_of(struct graph *g, tensor_id x)
+{
+    struct op *reader = NULL;
+    for (int i = 0; i < g->op_count; i++) {
+        if (g->ops[i].x != x && g->ops[i].h != x)
+            continue;
+        if (reader)
+            return NULL;
+        reader = &g->ops[i];
+    }
+    return reader;
+}
+
+void graph_join_gelus(struct graph *g)
+{
+    for (int i = 0; i < g->op_count; i++) {
+        struct op *gelu = &g->ops[i];
+        if (gelu->class != &op_gelu || g->tensors[gelu->x].alias >= 0 || g->tensors[gelu->x].producer < 0)
+            continue;
+        struct op *before = &g->ops[g->tensors[gelu->x].producer], *behind = reader_of(g, gelu->y);
+        if (before->class == &op_linear && before->segment == gelu->segment) {
+            before->gelu_behind = i;
+            gelu->in_product = true;
+        }
+        if (g->options.training && behind && behind->class == &op_linear && behind->segment == gelu->segment && !behind->add_x) {
+            behind->gelu_before = i;
+            gelu->gradient_in_product = true;
+        }
+    }
+}
+
 static void gelu_forward(struct graph *g, struct op *op)
 {
+    if (op->in_product)
+        return;
     KERNEL(g)->gelu_forward(g->backend, tensor_data(g, op->y), tensor_data(g, op->x), elements(g, op->x));
 }
 
 static void gelu_backward(struct graph *g, struct op *op)
 {
+    if (op->gradient_in_product)
+        return;
     KERNEL(g)->gelu_backward(g->backend, gradient_of(g, op->x), gradient_of(g, op->y), tensor_data(g, op->x), elements(g, op->x));
 }
 

@@ -208,6 +208,17 @@ static void time_matmul_run(struct matmul *plan, void *c, const void *a, const v
            d->transpose_a ? "a^T " : "a ", d->transpose_b ? "b^T" : "b", d->bias ? " + bias" : "", d->accumulate ? " + c" : "");
 }
 
+static void time_matmul_run_gelu(struct matmul *plan, void *c, void *inner, const void *a, const void *b, const void *bias)
+{
+    TIME(call, matmul_run_gelu, plan, c, inner, a, b, bias);
+    const struct matmul_desc *d = &plan_of(plan)->matmul;
+    bool forward = d->gelu == MATMUL_GELU;
+    double m = (double)d->m, n = (double)d->n, k = (double)d->k, of_c = m * n * timer.act;
+    struct kernel_work work = {(m * k + k * n + (d->bias ? n : 0)) * timer.act + (forward ? 0 : of_c), forward ? 2 * of_c : of_c, 2 * m * n * k};
+    record(KERNEL_matmul_run_gelu, call, work, "%lldx%lldx%lld %s", (long long)d->m, (long long)d->n, (long long)d->k,
+           forward ? "gelu" : "gelu's gradient");
+}
+
 static cairn_err time_attention_create(struct backend *b, const struct attention_desc *desc, struct attention **out)
 {
     cairn_err made = timer.inner->attention_create(b, desc, out);

@@ -135,6 +135,29 @@ static void run_all_transposed(struct backend *b, struct shape s, struct results
                (struct matmul_desc){.transpose_a = true, .transpose_b = true, .bias = true, .c_is_acc = true, .accumulate = true});
 }
 
+/* A product and its GELU, and one times GELU's derivative at what the first gave. */
+static void run_linear_gelu(struct backend *b, struct shape s, struct results *results)
+{
+    BEGIN(run);
+    struct matmul_desc d = {.m = s.rows, .n = s.width, .k = 65, .transpose_b = true, .bias = true, .gelu = MATMUL_GELU};
+    int64_t n = d.m * d.n;
+    void *a = input(&run, b->act, d.m * d.k, 1), *w = input(&run, b->act, d.k * d.n, 0.3), *bias = input(&run, b->act, d.n, 1);
+    void *c = output(&run, b->act, n), *inner = output(&run, b->act, n), *x = input(&run, b->act, n, 2), *dx = output(&run, b->act, n);
+    struct matmul *forward, *backward;
+    cr_assert_eq(T->matmul_create(b, &d, &forward), CAIRN_OK, "%s", cairn_err_message());
+    T->matmul_run_gelu(forward, c, inner, a, w, bias);
+    d.bias = false;
+    d.gelu = MATMUL_D_GELU;
+    cr_assert_eq(T->matmul_create(b, &d, &backward), CAIRN_OK, "%s", cairn_err_message());
+    T->matmul_run_gelu(backward, dx, x, a, w, NULL);
+    T->matmul_destroy(forward);
+    T->matmul_destroy(backward);
+    take(&run, c);
+    take(&run, inner);
+    take(&run, dx);
+    end(&run);
+}
+
 static void run_embedding(struct backend *b, struct shape s, struct results *results)
 {
     BEGIN(run);
@@ -367,6 +390,7 @@ const struct op ops[] = {
     {"linear backward input", run_linear_backward_input, true, {130, 768}},
     {"linear backward weight", run_linear_backward_weight, true, {130, 768}},
     {"product of two transposed", run_all_transposed, true, {130, 768}},
+    {"linear through gelu", run_linear_gelu, true, {130, 768}},
     {"embedding", run_embedding, false, {130, 768}},
     {"embedding of a slice", run_embedding_slice, false, {130, 768}},
     {"layer norm", run_layer_norm, false, {130, 1600}},
