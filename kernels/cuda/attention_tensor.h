@@ -62,12 +62,8 @@ template <int M, int SIZE, bool HELD> struct left_rows {
     }
 };
 
-/* c = left by the transpose of 8 N rows at RIGHT. */
-template <int M, int N, int SIZE, bool HELD>
-__device__ __forceinline__ void multiply_turned(float (&c)[M][N][4], left_rows<M, SIZE, HELD> &left, const bf16 *right)
+template <int M, int N> __device__ __forceinline__ void clear(float (&c)[M][N][4])
 {
-    int lane = lane_number();
-    right += (lane / 16 * 8 + lane % 8) * row_pitch<SIZE> + lane / 8 % 2 * 8;
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
@@ -75,6 +71,15 @@ __device__ __forceinline__ void multiply_turned(float (&c)[M][N][4], left_rows<M
 #pragma unroll
             for (int e = 0; e < 4; e++)
                 c[m][n][e] = 0;
+}
+
+/* c = left by the transpose of 8 N rows at RIGHT. */
+template <int M, int N, int SIZE, bool HELD>
+__device__ __forceinline__ void multiply_turned(float (&c)[M][N][4], left_rows<M, SIZE, HELD> &left, const bf16 *right)
+{
+    int lane = lane_number();
+    right += (lane / 16 * 8 + lane % 8) * row_pitch<SIZE> + lane / 8 % 2 * 8;
+    clear(c);
 #pragma unroll
     for (int k = 0; k < SIZE / 16; k++) {
         const uint32_t(&a)[M][4] = left.of(k);
@@ -126,17 +131,6 @@ template <int M, int N> __device__ __forceinline__ void to_left(uint32_t (&a)[M]
             a[m][k][3] = pack_bf16(c[m][2 * k + 1][2], c[m][2 * k + 1][3]);
         }
     }
-}
-
-template <int M, int N> __device__ __forceinline__ void clear(float (&c)[M][N][4])
-{
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-        for (int n = 0; n < N; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-                c[m][n][e] = 0;
 }
 
 template <int M, int N> __device__ __forceinline__ void scale(float (&c)[M][N][4], float factor)
@@ -271,6 +265,26 @@ template <int N> __device__ __forceinline__ void drop(float (&c)[N][4], uint32_t
 #pragma unroll
         for (int e = 0; e < 4; e++)
             c[n][e] = kept >> (4 * n + e) & 1 ? c[n][e] : 0;
+}
+
+/* Of the scores of queries from QUERY, rows, and keys from KEY, columns, those that a query does not see become HIDDEN. */
+template <int M, int N>
+__device__ __forceinline__ void hide_later(float (&scores)[M][N][4], const struct meeting &m, int query, int key, float hidden)
+{
+    int lane = lane_number();
+#pragma unroll
+    for (int i = 0; i < M; i++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int seen = keys_seen(m, query + i * 16 + half * 8 + lane / 4) - key - lane % 4 * 2;
+#pragma unroll
+            for (int n = 0; n < N; n++)
+#pragma unroll
+                for (int e = 0; e < 2; e++)
+                    if (8 * n + e >= seen)
+                        scores[i][n][2 * half + e] = hidden;
+        }
+    }
 }
 
 #endif

@@ -219,7 +219,6 @@ template <int M, int N>
 static __device__ __forceinline__ void find_probabilities(float (&c)[M][N][4], const struct row_statistics<M> &s,
                                                           const struct meeting &m, int query, int key)
 {
-    int lane = lane_number();
     float scale = m.scale * BASE2_OF_E;
     bool hidden = keys_seen(m, query) < key + N * 8; /* some are */
 #pragma unroll
@@ -230,21 +229,8 @@ static __device__ __forceinline__ void find_probabilities(float (&c)[M][N][4], c
             for (int e = 0; e < 4; e++)
                 c[i][n][e] = exp2_fast(fmaf(c[i][n][e], scale, -s.log_sum[i][e / 2]));
     }
-    if (!hidden)
-        return;
-#pragma unroll
-    for (int i = 0; i < M; i++) {
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int seen = keys_seen(m, query + i * 16 + half * 8 + lane / 4) - key - lane % 4 * 2;
-#pragma unroll
-            for (int n = 0; n < N; n++)
-#pragma unroll
-                for (int e = 0; e < 2; e++)
-                    if (8 * n + e >= seen)
-                        c[i][n][2 * half + e] = 0;
-        }
-    }
+    if (hidden)
+        hide_later(c, m, query, key, 0);
 }
 
 /* A warp's queries, from QUERY, meet STEP keys from KEY, whose rows are KEY_ROWS and VALUE_ROWS. */

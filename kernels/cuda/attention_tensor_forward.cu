@@ -12,25 +12,6 @@ template <int SIZE> struct forward_rows {
     float out[M][SIZE / 8][4], greatest[M][2], sum[M][2];
 };
 
-/* What row 16 m + 8 half + g sees among keys from KEY; others' scores to minus infinity. */
-static __device__ __forceinline__ void hide_later(float (&scores)[M][N][4], const struct meeting &m, int query, int key)
-{
-    int lane = lane_number();
-#pragma unroll
-    for (int i = 0; i < M; i++) {
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int seen = keys_seen(m, query + i * 16 + half * 8 + lane / 4) - key - lane % 4 * 2;
-#pragma unroll
-            for (int n = 0; n < N; n++)
-#pragma unroll
-                for (int e = 0; e < 2; e++)
-                    if (8 * n + e >= seen)
-                        scores[i][n][2 * half + e] = -INFINITY;
-        }
-    }
-}
-
 /* Scores to weights; what was summed before is scaled to the new greatest. */
 template <int SIZE>
 static __device__ __forceinline__ void weigh(float (&scores)[M][N][4], struct forward_rows<SIZE> *rows, float scale)
@@ -161,7 +142,7 @@ static __device__ __forceinline__ void meet_tile(struct forward_rows<SIZE> *rows
     uint32_t weights[M][N / 2][4];
     multiply_turned(scores, left, key_rows);
     if (keys_seen(m, query) < key + KEYS)
-        hide_later(scores, m, query, key);
+        hide_later(scores, m, query, key, -INFINITY);
     weigh(scores, rows, m.scale * BASE2_OF_E);
     if constexpr (DROPOUT) {
 #pragma unroll
