@@ -36,6 +36,14 @@ struct matmul_desc {
 };
 struct matmul; /* a product planned ahead; opaque */
 
+/* The algorithm that a device's library takes for a product, of several with other last bits. On another device or with another library than the
+ * signature names it means nothing. */
+struct product_choice {
+    char product[128]; /* its shape, types and alignments, in words */
+    unsigned char algorithm[64];
+    uint64_t workspace_bytes;
+};
+
 /* Dropout: element i of a tensor is kept if word (i % 4) of philox4x32(key, step, i / 4) is >= threshold,
  * threshold = rate * 2^32, and scaled by 1 / (1 - rate). FIRST is the position of the local tensor's first element in
  * the whole batch's (a multiple of 4), so that masks do not depend on which rank computes them. Rate 0: all kept. */
@@ -114,8 +122,23 @@ struct squares_run {
 
 struct backend; /* an opened backend; begins with its table */
 
-/* A moment in the order of calls, for measuring; opaque. */
+/* A moment in the order of calls; opaque. */
 struct backend_mark;
+
+/* Of a device: calls of one lane are carried out in their order, those of two beside each other but for marks. */
+enum backend_lane { LANE_COMPUTE, LANE_LINK, BACKEND_LANES };
+
+/* A way between the devices of several processes, each a rank of the link; opaque. */
+struct backend_link;
+enum { LINK_ID_BYTES = 128 };
+
+/* To or from RANK of the link. DATA is memory of alloc. */
+struct link_message {
+    void *data;
+    size_t bytes;
+    int rank;
+    bool receive;
+};
 
 struct backend_table {
     const char *name; /* "reference", "cpu", "cuda" */
@@ -139,6 +162,27 @@ struct backend_table {
     void (*mark_set)(struct backend_mark *);
     double (*mark_seconds)(const struct backend_mark *from, const struct backend_mark *to);
     void (*mark_destroy)(struct backend_mark *);
+    /* ---- of devices alone, else NULL ----
+     * Calls from now on are of LANE, until it is called again; the first is LANE_COMPUTE. Of LANE_LINK may be: add, sum_slices, copy, zero,
+     * marks and what links do. Uploads, downloads and the clearing of new memory are always of LANE_COMPUTE. */
+    void (*lane)(struct backend *, enum backend_lane);
+    /* The lane's calls from now on come after what was called before mark_set; one that was never set is no wait. */
+    void (*mark_wait)(const struct backend_mark *);
+
+    /* ---- between devices: NULL where there are none, or this build knows no way between them ----
+     * A link's first step: one rank makes its id, and tells it to all, each by its own means. Fails with CAIRN_EUNSUPPORTED, and why,
+     * where the library is missing. */
+    cairn_err (*link_id)(struct backend *, unsigned char id[LINK_ID_BYTES]);
+    /* Returns when all SIZE ranks have called it with the same id, each with its own RANK; fails with CAIRN_ETIMEOUT if that takes more than
+     * SECONDS. A link is of one lane at a time: calls of another one come after a mark. */
+    cairn_err (*link_open)(struct backend *, const unsigned char *id, int size, int rank, double seconds, struct backend_link **);
+    /* All of them at once, so that there is no order in which ranks could wait for each other. Between two ranks messages come in their order. */
+    void (*link_exchange)(struct backend_link *, const struct link_message *messages, int count);
+    /* data[n] (acc) becomes the sum over the ranks, the same on all, in an order that is the library's. */
+    void (*link_sum)(struct backend_link *, void *data, int64_t n);
+    void (*link_close)(struct backend_link *);
+    /* sum[n] = slices[count][n] added up in their order, in acc, rounded once; of TYPE act or acc. */
+    void (*sum_slices)(struct backend *, enum dtype type, void *sum, const void *slices, int count, int64_t n);
     /* One line for a checkpoint's numerics signature: backend, types, instruction set, libraries with versions, threads. */
     const char *(*signature)(struct backend *);
 
@@ -149,6 +193,11 @@ struct backend_table {
      * is MATMUL_D_GELU: inner is read, and c becomes the product times GELU's derivative at inner. */
     void (*matmul_run_gelu)(struct matmul *, void *c, void *inner, const void *a, const void *b, const void *bias);
     void (*matmul_destroy)(struct matmul *);
+    /* Of devices alone, else NULL. All choices so far, those of products that are planned and those that were told; returns how many. LIST is
+     * valid until the next product is planned or told of. */
+    int (*choices)(struct backend *, const struct product_choice **list);
+    /* From now on products take these, those that are planned already too. */
+    cairn_err (*choose)(struct backend *, const struct product_choice *list, int count);
 
     /* ---- embedding: y[r, width] = token_table[tokens[r] - token_first] + position_table[position of r's column] ----
      * position_table NULL: no positions are added. */
@@ -276,6 +325,7 @@ struct backend_options {
     enum dtype act;
     int threads;             /* 0: as many as this process may use */
     const char *instruction_set; /* "auto", or the highest to use: "baseline", "v3", "v4" */
+    bool timed_products;     /* of a device: a product's algorithm is the fastest of some that are tried; else the library's first */
     int device;              /* of those that this process sees, where the backend is a device; taken modulo how many there are */
 };
 

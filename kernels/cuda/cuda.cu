@@ -1,5 +1,6 @@
 /* Opens and closes the backend; kernels/plugin_side.c shows cairn_backend_open to the program. */
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/product_choice.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -37,15 +38,19 @@ static void close_backend(struct backend *b)
 {
     struct cuda *cuda = cuda_of(b);
     cudaSetDevice(cuda->device);
-    if (cuda->stream != nullptr)
-        cudaStreamSynchronize(cuda->stream);
+    link_close_all(cuda);
+    for (int i = 0; i < BACKEND_LANES; i++)
+        if (cuda->lanes[i] != nullptr)
+            cudaStreamSynchronize(cuda->lanes[i]);
     memory_free(b, cuda->scratch, SCRATCH_BYTES);
     memory_free(b, cuda->workspace, PRODUCT_WORKSPACE_BYTES);
     memory_close(cuda);
+    choices_close(cuda);
     if (cuda->products != nullptr)
         cublasLtDestroy(cuda->products);
-    if (cuda->stream != nullptr)
-        cudaStreamDestroy(cuda->stream);
+    for (int i = 0; i < BACKEND_LANES; i++)
+        if (cuda->lanes[i] != nullptr)
+            cudaStreamDestroy(cuda->lanes[i]);
     cudaGetLastError();
     free(cuda);
 }
@@ -69,6 +74,8 @@ static void fill_table(void)
     attention_pieces_fill(&cuda_table);
     classifier_fill(&cuda_table);
     experts_fill(&cuda_table);
+    link_fill(&cuda_table);
+    product_choice_fill(&cuda_table);
 }
 
 /* CUDA's versions are 1000 * major + 10 * minor. */
@@ -170,7 +177,10 @@ static cairn_err open_device(struct cuda *cuda)
     int capability = 0;
     TRY(describe_device(cuda, &capability));
     TRY(check_device(cuda, cudaSetDevice(cuda->device), "its choice"));
-    TRY(check_device(cuda, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), "a stream"));
+    /* What ranks wait for goes first. */
+    TRY(check_device(cuda, cudaStreamCreateWithFlags(&cuda->lanes[LANE_COMPUTE], cudaStreamNonBlocking), "a stream"));
+    TRY(check_device(cuda, cudaStreamCreateWithPriority(&cuda->lanes[LANE_LINK], cudaStreamNonBlocking, -1), "a stream"));
+    cuda->stream = cuda->lanes[LANE_COMPUTE];
     TRY(probe(cuda, capability));
     TRY(cuda_check_products(cublasLtCreate(&cuda->products), "open"));
     TRY(memory_open(cuda));
@@ -197,6 +207,7 @@ extern "C" cairn_err cairn_backend_open(const struct backend_options *options, s
     cuda->base.acc = DTYPE_F32;
     cuda->base.threads = 1;
     cuda->device = options->device % count;
+    cuda->timed_products = options->timed_products;
     cairn_err err = open_device(cuda);
     if (err != CAIRN_OK) {
         close_backend(&cuda->base);

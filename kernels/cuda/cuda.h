@@ -1,5 +1,5 @@
 /* The cuda backend: float32 and bfloat16 on NVIDIA's GPUs. Products by cuBLASLt, all else by own kernels. What its files
- * share. Everything runs on one stream, in the order of the calls; float32 sums are taken in an order that depends on shapes
+ * share. Everything runs on a stream a lane, in the order of the calls; float32 sums are taken in an order that depends on shapes
  * alone, never on the GPU or on which block is first, and no kernel adds floats atomically.
  *
  * Device code uses what a GPU alone has (warps' exchanges apart) through machine.h, and kernels are started by launch(), so
@@ -29,15 +29,19 @@ struct cuda {
     struct backend base; /* first: a struct backend * is a struct cuda * */
     int device, processors;  /* processors: multiprocessors, for sizes of grids only */
     size_t shared_most;  /* bytes of shared memory that a block may ask for */
-    cudaStream_t stream;
+    cudaStream_t lanes[BACKEND_LANES], stream; /* stream: the lane that calls are of now */
     cublasLtHandle_t products;
     void *workspace;     /* of products, PRODUCT_WORKSPACE_BYTES */
     void *scratch;       /* SCRATCH_BYTES, 256-byte aligned; each call may use all of it */
     cudaError_t error;   /* the first that was met; nothing is started after it */
     const char *error_in; /* what was begun then */
+    char link_error[256];  /* where it was a link's: why */
+    struct backend_link *links; /* those that are open */
     char signature[256];
     char name[128];      /* the GPU's */
     struct staging *staging; /* of memory.cu */
+    struct choices *choices; /* of product_choice.cu */
+    bool timed_products;
 };
 
 static inline struct cuda *cuda_of(struct backend *b)
@@ -77,6 +81,15 @@ static inline unsigned blocks_of(int64_t n, int64_t size)
     return static_cast<unsigned>((n + size - 1) / size);
 }
 
+/* Until what was given to the stream is done, or what came before the event. Links are looked after meanwhile: ranks that are gone
+ * would be waited for without an end. */
+bool cuda_wait_stream(struct cuda *, cudaStream_t, const char *what);
+bool cuda_wait_event(struct cuda *, cudaEvent_t, const char *what);
+
+/* False if one has failed: then all are given up, and what waits for them ends. */
+bool link_check(struct cuda *);
+void link_close_all(struct cuda *);
+
 void *memory_alloc(struct backend *, size_t bytes);
 void memory_free(struct backend *, void *, size_t bytes);
 /* The pinned memory that uploads and downloads go through; after the stream is there. */
@@ -94,5 +107,7 @@ void attention_fill(struct backend_table *);
 void attention_pieces_fill(struct backend_table *);
 void classifier_fill(struct backend_table *);
 void experts_fill(struct backend_table *);
+void link_fill(struct backend_table *);
+void product_choice_fill(struct backend_table *);
 
 #endif

@@ -144,6 +144,56 @@ static void dropout_backward(struct backend *b, void *dh, const void *dy, int64_
     add_dropout_forward(b, dh, nullptr, dy, n, d);
 }
 
+/* Slices [count][n] are added in their order; the sum begins with the first itself: 0 + x would lose the sign of -0. */
+template <typename T> struct slices_sum {
+    T *sum;
+    const T *slices;
+    int64_t n;
+    int slice_count;
+
+    static constexpr int count = PACK<T>, each = 1;
+    template <int N> struct inputs {
+        float v[N];
+    };
+
+    bool aligned(int64_t at) const
+    {
+        bool together = n * sizeof(T) % 16 == 0 || slice_count == 1;
+        return together && pack_aligned<count>(sum + at) && pack_aligned<count>(slices + at);
+    }
+
+    template <int N> __device__ __forceinline__ inputs<N> load(int64_t at) const
+    {
+        inputs<N> in;
+        pack<T, N> x = load_pack<N>(slices + at);
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            in.v[i] = x.at(i);
+        for (int s = 1; s < slice_count; s++) {
+            x = load_pack<N>(slices + s * n + at);
+#pragma unroll
+            for (int i = 0; i < N; i++)
+                in.v[i] += x.at(i);
+        }
+        return in;
+    }
+
+    template <int N> __device__ __forceinline__ void store(int64_t at, const inputs<N> &in) const { store_pack<N>(sum + at, in.v); }
+};
+
+template <typename T> static void add_slices(struct backend *b, void *sum, const void *slices, int count, int64_t n)
+{
+    map(cuda_of(b), "a sum over ranks", slices_sum<T>{static_cast<T *>(sum), static_cast<const T *>(slices), n, count}, n);
+}
+
+static void sum_slices(struct backend *b, enum dtype type, void *sum, const void *slices, int count, int64_t n)
+{
+    if (type == DTYPE_BF16)
+        add_slices<bf16>(b, sum, slices, count, n);
+    else
+        add_slices<float>(b, sum, slices, count, n);
+}
+
 void elementwise_fill(struct backend_table *t)
 {
     t->gelu_forward = gelu_forward;
@@ -151,4 +201,5 @@ void elementwise_fill(struct backend_table *t)
     t->add_act = add_act;
     t->add_dropout_forward = add_dropout_forward;
     t->dropout_backward = dropout_backward;
+    t->sum_slices = sum_slices;
 }

@@ -11,9 +11,11 @@ CUDA_FILES = \
   kernels/cuda/elementwise.cu \
   kernels/cuda/embedding.cu \
   kernels/cuda/experts.cu \
+  kernels/cuda/link.cu \
   kernels/cuda/memory.cu \
   kernels/cuda/norm.cu \
   kernels/cuda/product.cu \
+  kernels/cuda/product_choice.cu \
   kernels/cuda/router.cu \
   kernels/cuda/router_backward.cu \
   kernels/cuda/update.cu
@@ -26,7 +28,8 @@ CUDA_INCLUDES = \
   kernels/cuda/machine.h \
   kernels/cuda/map.h \
   kernels/cuda/pack.h \
-  kernels/cuda/product.h
+  kernels/cuda/product.h \
+  kernels/cuda/product_choice.h
 EXTRA_DIST += $(CUDA_FILES) $(CUDA_INCLUDES) kernels/cuda/nvcc
 
 CUDA_CODE_CPPFLAGS = -I$(top_srcdir)/src -I$(top_srcdir) -D_GNU_SOURCE

@@ -3,6 +3,7 @@
 #include "kernels/cuda/cuda.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -28,6 +29,32 @@ struct staging {
 static bool here(struct cuda *cuda)
 {
     return cuda_ok(cuda, cudaSetDevice(cuda->device), "the choice of the GPU");
+}
+
+bool cuda_wait_stream(struct cuda *cuda, cudaStream_t stream, const char *what)
+{
+    if (cuda->links == nullptr)
+        return cuda_ok(cuda, cudaStreamSynchronize(stream), what);
+    cudaError_t status;
+    while ((status = cudaStreamQuery(stream)) == cudaErrorNotReady) {
+        if (!link_check(cuda))
+            return false;
+        sched_yield();
+    }
+    return cuda_ok(cuda, status, what);
+}
+
+bool cuda_wait_event(struct cuda *cuda, cudaEvent_t event, const char *what)
+{
+    if (cuda->links == nullptr)
+        return cuda_ok(cuda, cudaEventSynchronize(event), what);
+    cudaError_t status;
+    while ((status = cudaEventQuery(event)) == cudaErrorNotReady) {
+        if (!link_check(cuda))
+            return false;
+        sched_yield();
+    }
+    return cuda_ok(cuda, status, what);
 }
 
 static bool ring_open(struct ring *ring)
@@ -88,8 +115,8 @@ void *memory_alloc(struct backend *b, size_t bytes)
     }
     if (!cuda_ok(cuda, status, "an allocation"))
         return nullptr;
-    cuda_ok(cuda, cudaMemsetAsync(p, 0, size, cuda->stream), "the clearing of new memory");
-    cuda_ok(cuda, cudaStreamSynchronize(cuda->stream), "the clearing of new memory");
+    cuda_ok(cuda, cudaMemsetAsync(p, 0, size, cuda->lanes[LANE_COMPUTE]), "the clearing of new memory");
+    cuda_wait_stream(cuda, cuda->lanes[LANE_COMPUTE], "the clearing of new memory");
     return p;
 }
 
@@ -108,17 +135,18 @@ static void upload(struct backend *b, void *to, const void *from, size_t bytes)
     struct cuda *cuda = cuda_of(b);
     struct ring *ring = &cuda->staging->up;
     static const char what[] = "a copy to the GPU";
+    cudaStream_t stream = cuda->lanes[LANE_COMPUTE];
     if (!here(cuda))
         return;
     pthread_mutex_lock(&ring->mutex);
     for (size_t at = 0; at < bytes; at += PART_BYTES) {
         size_t size = bytes - at < PART_BYTES ? bytes - at : PART_BYTES;
         unsigned char *part = ring->bytes + static_cast<size_t>(ring->next) * PART_BYTES;
-        if (!cuda_ok(cuda, cudaEventSynchronize(ring->done[ring->next]), what))
+        if (!cuda_wait_event(cuda, ring->done[ring->next], what))
             break;
         memcpy(part, static_cast<const char *>(from) + at, size);
-        if (!cuda_ok(cuda, cudaMemcpyAsync(static_cast<char *>(to) + at, part, size, cudaMemcpyHostToDevice, cuda->stream), what) ||
-            !cuda_ok(cuda, cudaEventRecord(ring->done[ring->next], cuda->stream), what))
+        if (!cuda_ok(cuda, cudaMemcpyAsync(static_cast<char *>(to) + at, part, size, cudaMemcpyHostToDevice, stream), what) ||
+            !cuda_ok(cuda, cudaEventRecord(ring->done[ring->next], stream), what))
             break;
         ring->next = (ring->next + 1) % PARTS;
     }
@@ -131,9 +159,10 @@ static const char download_name[] = "a copy from the GPU";
 static bool begin_part(struct cuda *cuda, struct ring *ring, const void *from, size_t bytes, size_t number)
 {
     size_t at = number * PART_BYTES, size = bytes - at < PART_BYTES ? bytes - at : PART_BYTES, slot = number % PARTS;
+    cudaStream_t stream = cuda->lanes[LANE_COMPUTE];
     return cuda_ok(cuda, cudaMemcpyAsync(ring->bytes + slot * PART_BYTES, static_cast<const char *>(from) + at, size,
-                                         cudaMemcpyDeviceToHost, cuda->stream), download_name) &&
-           cuda_ok(cuda, cudaEventRecord(ring->done[slot], cuda->stream), download_name);
+                                         cudaMemcpyDeviceToHost, stream), download_name) &&
+           cuda_ok(cuda, cudaEventRecord(ring->done[slot], stream), download_name);
 }
 
 /* Parts are on their way while those before them are taken out. */
@@ -145,7 +174,7 @@ static bool download_parts(struct cuda *cuda, struct ring *ring, void *to, const
             if (!begin_part(cuda, ring, from, bytes, begun))
                 return false;
         size_t at = taken * PART_BYTES, size = bytes - at < PART_BYTES ? bytes - at : PART_BYTES, slot = taken % PARTS;
-        if (!cuda_ok(cuda, cudaEventSynchronize(ring->done[slot]), download_name))
+        if (!cuda_wait_event(cuda, ring->done[slot], download_name))
             return false;
         memcpy(static_cast<char *>(to) + at, ring->bytes + slot * PART_BYTES, size);
     }
@@ -154,8 +183,9 @@ static bool download_parts(struct cuda *cuda, struct ring *ring, void *to, const
 
 static bool download_small(struct cuda *cuda, void *to, const void *from, size_t bytes)
 {
-    return cuda_ok(cuda, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda->stream), download_name) &&
-           cuda_ok(cuda, cudaStreamSynchronize(cuda->stream), download_name);
+    cudaStream_t stream = cuda->lanes[LANE_COMPUTE];
+    return cuda_ok(cuda, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream), download_name) &&
+           cuda_wait_stream(cuda, stream, download_name);
 }
 
 static void download(struct backend *b, void *to, const void *from, size_t bytes)
@@ -191,8 +221,13 @@ static void zero(struct backend *b, void *p, size_t bytes)
 static cairn_err finish(struct backend *b)
 {
     struct cuda *cuda = cuda_of(b);
-    if (here(cuda) && cuda_ok(cuda, cudaStreamSynchronize(cuda->stream), "calls under way"))
+    bool ok = here(cuda);
+    for (int i = 0; i < BACKEND_LANES && ok; i++)
+        ok = cuda_wait_stream(cuda, cuda->lanes[i], "calls under way");
+    if (ok)
         return CAIRN_OK;
+    if (cuda->link_error[0] != '\0')
+        return FAIL(CAIRN_EDEVICE, "%s (%s)", cuda->link_error, cuda->error_in);
     return FAIL(CAIRN_EDEVICE, "the GPU %s failed: %s (%s)", cuda->name, cudaGetErrorString(cuda->error), cuda->error_in);
 }
 
@@ -220,10 +255,16 @@ static void mark_set(struct backend_mark *mark)
         cuda_ok(mark->cuda, cudaEventRecord(mark->event, mark->cuda->stream), "a moment");
 }
 
+static void mark_wait(const struct backend_mark *mark)
+{
+    if (here(mark->cuda))
+        cuda_ok(mark->cuda, cudaStreamWaitEvent(mark->cuda->stream, mark->event, 0), "a wait for a moment");
+}
+
 static double mark_seconds(const struct backend_mark *from, const struct backend_mark *to)
 {
     float milliseconds = 0;
-    if (!here(to->cuda) || !cuda_ok(to->cuda, cudaEventSynchronize(to->event), "a moment") ||
+    if (!here(to->cuda) || !cuda_wait_event(to->cuda, to->event, "a moment") ||
         !cuda_ok(to->cuda, cudaEventElapsedTime(&milliseconds, from->event, to->event), "a moment"))
         return 0;
     return static_cast<double>(milliseconds) / 1000;
@@ -235,6 +276,11 @@ static void mark_destroy(struct backend_mark *mark)
         return;
     cudaEventDestroy(mark->event);
     free(mark);
+}
+
+static void set_lane(struct backend *b, enum backend_lane lane)
+{
+    cuda_of(b)->stream = cuda_of(b)->lanes[lane];
 }
 
 void memory_fill(struct backend_table *t)
@@ -250,4 +296,6 @@ void memory_fill(struct backend_table *t)
     t->mark_set = mark_set;
     t->mark_seconds = mark_seconds;
     t->mark_destroy = mark_destroy;
+    t->mark_wait = mark_wait;
+    t->lane = set_lane;
 }

@@ -1,9 +1,12 @@
 #include "kernels/cuda/product.h"
 
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 #include "base/least.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/product_choice.h"
 
 /* cuBLASLt's matrices are stored by columns: there, a row-major matrix is its transpose. What is computed is c^T = b'^T a'^T,
  * the library's first operand being b, its second a. */
@@ -11,7 +14,7 @@
 /* The alignment in bytes that is asked of pointers; no algorithm gains by more. */
 static constexpr uint32_t ALIGNMENT_MOST = 16;
 /* So many algorithms are asked for; the library tells the one that it takes for the fastest first. */
-static constexpr int ALGORITHMS = 8;
+static constexpr int ALGORITHMS = 16;
 
 /* What an algorithm was chosen for: pointers that are multiples of so many bytes. */
 struct alignments {
@@ -22,8 +25,7 @@ struct alignments {
 struct way {
     struct alignments alignments;
     cublasLtMatmulDesc_t operation;
-    cublasLtMatmulAlgo_t algorithm;
-    size_t workspace_bytes;
+    int choice;     /* its algorithm, in the backend's list */
     bool adds_bias; /* else a kernel of its own puts it there before */
     bool through_gelu; /* else kernels of their own follow */
 };
@@ -160,22 +162,73 @@ static cairn_err set_preference(cublasLtMatmulPreference_t preference, const str
     return prefer<uint32_t>(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, result);
 }
 
-/* Whether there is an algorithm, and which. */
-static bool choose_algorithm(struct matmul *p, struct way *way, cublasLtMatmulPreference_t preference)
+/* What tells a product and a way to compute it from all others. */
+static void describe(const struct matmul *p, const struct way *way, char *out, size_t size)
 {
+    const struct matmul_desc *d = &p->desc.matmul;
+    const struct alignments *of = &way->alignments;
+    snprintf(out, size, "%lldx%lldx%lld %s%s%s%s%s%s %lld,%lld,%lld %u,%u,%u,%u", static_cast<long long>(d->m), static_cast<long long>(d->n),
+             static_cast<long long>(d->k), dtype_name(p->cuda->base.act), d->transpose_a ? " ta" : "", d->transpose_b ? " tb" : "",
+             way->adds_bias ? " bias" : "", d->c_is_acc ? " acc" : "", d->accumulate ? " add" : "", static_cast<long long>(p->desc.lda),
+             static_cast<long long>(p->desc.ldb), static_cast<long long>(p->desc.ldc), of->a, of->b, of->c, of->bias);
+    if (way->through_gelu)
+        strcat(out, d->gelu == MATMUL_GELU ? " gelu" : " dgelu");
+}
+
+/* Whether an algorithm that was told of can be taken here. */
+static bool still_good(const struct matmul *p, const struct way *way, const struct product_choice *choice)
+{
+    cublasLtMatmulAlgo_t algorithm;
+    cublasLtMatmulHeuristicResult_t result = {};
+    memcpy(&algorithm, choice->algorithm, sizeof algorithm);
+    return cublasLtMatmulAlgoCheck(p->cuda->products, way->operation, p->b, p->a, p->c, p->c, &algorithm, &result) == CUBLAS_STATUS_SUCCESS &&
+           result.workspaceSize <= choice->workspace_bytes && choice->workspace_bytes <= PRODUCT_WORKSPACE_BYTES;
+}
+
+static size_t bytes_of(int64_t rows, int64_t ld, size_t size)
+{
+    return static_cast<size_t>(rows * ld) * size;
+}
+
+static int fastest(const struct matmul *p, const struct way *way, const cublasLtMatmulHeuristicResult_t *results, int count)
+{
+    const struct matmul_desc *d = &p->desc.matmul;
+    struct trial t = {};
+    t.cuda = p->cuda;
+    t.operation = way->operation;
+    t.first = p->b;
+    t.second = p->a;
+    t.result = p->c;
+    t.first_bytes = bytes_of(d->transpose_b ? d->n : d->k, p->desc.ldb, act_bytes(p->cuda));
+    t.second_bytes = bytes_of(d->transpose_a ? d->k : d->m, p->desc.lda, act_bytes(p->cuda));
+    t.result_bytes = bytes_of(d->m, p->desc.ldc, result_bytes(p));
+    t.bias_bytes = way->adds_bias ? static_cast<size_t>(d->n) * act_bytes(p->cuda) : 0;
+    t.inner = way->through_gelu;
+    t.factor = d->accumulate || (d->bias && !way->adds_bias) ? 1 : 0;
+    return p->cuda->timed_products ? choice_by_time(&t, results, count) : 0;
+}
+
+/* Whether there is an algorithm, and which. */
+static cairn_err choose_algorithm(struct matmul *p, struct way *way, cublasLtMatmulPreference_t preference, bool *found)
+{
+    char product[sizeof(product_choice::product)];
     cublasLtMatmulHeuristicResult_t results[ALGORITHMS] = {};
-    int count = 0;
-    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(p->cuda->products, way->operation, p->b, p->a, p->c, p->c, preference,
-                                                           ALGORITHMS, results, &count);
-    for (int i = 0; status == CUBLAS_STATUS_SUCCESS && i < count; i++) {
-        if (results[i].state != CUBLAS_STATUS_SUCCESS || results[i].workspaceSize > PRODUCT_WORKSPACE_BYTES)
-            continue;
-        way->algorithm = results[i].algo;
-        way->workspace_bytes = results[i].workspaceSize;
-        return true;
-    }
-    p->refusal = status;
-    return false;
+    int count = 0, usable = 0;
+    describe(p, way, product, sizeof product);
+    way->choice = choice_find(p->cuda, product);
+    *found = way->choice >= 0 && still_good(p, way, choice_at(p->cuda, way->choice));
+    if (*found)
+        return CAIRN_OK;
+    p->refusal = cublasLtMatmulAlgoGetHeuristic(p->cuda->products, way->operation, p->b, p->a, p->c, p->c, preference, ALGORITHMS, results,
+                                                &count);
+    for (int i = 0; p->refusal == CUBLAS_STATUS_SUCCESS && i < count; i++)
+        if (results[i].state == CUBLAS_STATUS_SUCCESS && results[i].workspaceSize <= PRODUCT_WORKSPACE_BYTES)
+            results[usable++] = results[i];
+    if (usable == 0)
+        return CAIRN_OK;
+    const cublasLtMatmulHeuristicResult_t *best = &results[fastest(p, way, results, usable)];
+    *found = true;
+    return choice_set(p->cuda, product, &best->algo, best->workspaceSize, &way->choice);
 }
 
 static void destroy_operation(struct way *way)
@@ -194,7 +247,7 @@ static cairn_err try_way(struct matmul *p, struct way *way, bool *found)
     TRY(make_operation(p, way));
     TRY(cuda_check_products(cublasLtMatmulPreferenceCreate(&preference), "tell what a product may use"));
     TRY_GOTO(err, set_preference(preference, way), done);
-    *found = choose_algorithm(p, way, preference);
+    err = choose_algorithm(p, way, preference, found);
 done:
     cublasLtMatmulPreferenceDestroy(preference);
     return err;
@@ -359,6 +412,9 @@ static void run(struct matmul *p, void *c, void *inner, const void *a, const voi
         cuda_ok(cuda, cudaErrorMisalignedAddress, "a product");
         return;
     }
+    const struct product_choice *choice = choice_at(cuda, way->choice);
+    cublasLtMatmulAlgo_t algorithm;
+    memcpy(&algorithm, choice->algorithm, sizeof algorithm);
     bool bias_first = p->desc.matmul.bias && !way->adds_bias;
     const float factor_of_c = p->desc.matmul.accumulate || bias_first ? 1 : 0;
     if (way->adds_bias)
@@ -370,8 +426,8 @@ static void run(struct matmul *p, void *c, void *inner, const void *a, const voi
     if (bias_first)
         put_bias_before(p, to, bias);
     if (status == CUBLAS_STATUS_SUCCESS)
-        status = cublasLtMatmul(cuda->products, way->operation, &one, b, p->b, a, p->a, &factor_of_c, to, p->c, to, p->c, &way->algorithm,
-                                cuda->workspace, way->workspace_bytes, cuda->stream);
+        status = cublasLtMatmul(cuda->products, way->operation, &one, b, p->b, a, p->a, &factor_of_c, to, p->c, to, p->c, &algorithm,
+                                cuda->workspace, choice->workspace_bytes, cuda->stream);
     if (status != CUBLAS_STATUS_SUCCESS)
         cuda_ok(cuda, cudaErrorUnknown, cublasLtGetStatusName(status));
     if (inner != NULL && !way->through_gelu)

@@ -16,6 +16,8 @@ enum config_launcher { LAUNCHER_AUTO, LAUNCHER_SRUN, LAUNCHER_MPIEXEC };
 enum config_mpi { CONFIG_MPI_PMIX, CONFIG_MPI_PMI2 };
 enum config_schedule { CONFIG_GPIPE, CONFIG_1F1B, CONFIG_INTERLEAVED, CONFIG_ZERO_BUBBLE };
 enum config_recompute { RECOMPUTE_NONE, RECOMPUTE_ATTENTION, RECOMPUTE_BLOCK };
+enum config_algorithms { ALGORITHMS_TIMED, ALGORITHMS_FIRST };
+enum config_links { LINKS_AUTO, LINKS_NCCL, LINKS_HOST };
 enum config_reduce { REDUCE_CANONICAL, REDUCE_FAST };
 enum config_sync { SYNC_BULK, SYNC_LOCAL, SYNC_SERVER };
 enum config_outer { OUTER_AVERAGE, OUTER_NESTEROV };
@@ -33,6 +35,7 @@ struct config {
     int precision;  /* enum config_precision */
     int64_t threads;/* a rank; 0: the cores it is bound to, divided among the node's ranks if it is not bound */
     char *instruction_set; /* auto, baseline, v3, v4 */
+    int algorithms; /* enum config_algorithms */
     bool trace;     /* what each rank does when is written down */
 
     struct {
@@ -75,6 +78,7 @@ struct config {
         bool sequence;    /* what tensor ranks repeat is shared along the sequence */
         int recompute;    /* enum config_recompute */
         int reduce;       /* enum config_reduce */
+        int links;        /* enum config_links */
         bool overlap;     /* gradients are exchanged under the backward pass */
         int compress;     /* enum config_compress: what of gradients is sent */
         double compress_ratio;

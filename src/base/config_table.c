@@ -17,6 +17,8 @@ static const char *const mpis[] = {"pmix", "pmi2", NULL};
 static const char *const schedules[] = {"gpipe", "1f1b", "interleaved", "zero-bubble", NULL};
 static const char *const recomputes[] = {"none", "attention", "block", NULL};
 static const char *const reduces[] = {"canonical", "fast", NULL};
+static const char *const algorithms[] = {"timed", "first", NULL};
+static const char *const links[] = {"auto", "nccl", "host", NULL};
 static const char *const syncs[] = {"bulk", "local", "server", NULL};
 static const char *const outers[] = {"average", "nesterov", NULL};
 static const char *const compressions[] = {"none", "bf16", "topk", "powersgd", NULL};
@@ -53,6 +55,7 @@ const struct config_key config_keys[] = {
     {TOP(threads), INT("0", 0, 4096), .help = "threads of a rank; 0: as many as its checkpoint was made with, at first the fewest that any rank is bound to or has as its share of its node"},
     {TOP(instruction_set), .kind = CONFIG_STRING, .standard = "auto", .choices = instruction_sets,
      .help = "highest x86-64 level the CPU kernels and their products use"},
+    {TOP(algorithms), CHOICE("timed", algorithms), .help = "of matrix products on GPUs, which differ in the last bits; timed: the fastest, found by trying once for each GPU model and kept in products.json of run_dir and in ~/.cache/cairn; first: the library's own first choice"},
     {TOP(trace), .kind = CONFIG_BOOL, .standard = "false", .help = "write what each rank does when to trace.json in run_dir, for chrome://tracing and ui.perfetto.dev"},
 
     {FIELD(data, path), .kind = CONFIG_STRING, .help = "dataset file made by cairn data import; must be given"},
@@ -99,7 +102,8 @@ const struct config_key config_keys[] = {
     {FIELD(parallel, zero), .chosen = true, INT("0", 0, 3), .help = "what the data-parallel ranks share instead of repeating it: 1 the optimizer's state, 2 the gradients too, 3 the parameters too"},
     {FIELD(parallel, sequence), .chosen = true, .kind = CONFIG_BOOL, .standard = "false", .help = "norms, dropout and residuals shared along the sequence by the tensor ranks"},
     {FIELD(parallel, recompute), .chosen = true, CHOICE("none", recomputes), .help = "activations computed again in the backward pass instead of kept"},
-    {FIELD(parallel, reduce), CHOICE("canonical", reduces), .help = "gradients summed in one order, for the same bits on any number of ranks; fast: in MPI's"},
+    {FIELD(parallel, reduce), CHOICE("canonical", reduces), .help = "gradients summed in one order, for the same bits on any number of ranks; fast: in MPI's or NCCL's"},
+    {FIELD(parallel, links), CHOICE("auto", links), .help = "how GPUs exchange: by NCCL, or by way of their hosts and MPI; auto: NCCL where it is there and each rank has a GPU of its own, else host; the bits are the same"},
     {FIELD(parallel, overlap), .kind = CONFIG_BOOL, .standard = "true", .help = "exchange gradients while the backward pass goes on"},
     {FIELD(parallel, compress), CHOICE("none", compressions), .help = "gradients sent in fewer bytes, what is left out added to the next step's"},
     {FIELD(parallel, compress_ratio), REAL("0.01", 0, 1), .open_low = true, .help = "topk: share of a gradient's elements that each replica sends, the largest ones"},

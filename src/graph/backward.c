@@ -24,11 +24,23 @@ static void share_gradient(struct graph *g, struct op *op, tensor_id x)
     g->tensors[x].gradient = g->tensors[op->y].gradient;
 }
 
+/* Without dropout the gradient of h is that of the sum, and needs no copy where the product that made h is the next to run: it is done
+ * with it before others add to the sum's. */
+static bool needs_no_copy(const struct graph *g, const struct op *op)
+{
+    const struct op *maker = op - 1;
+    return op->rate == 0 && !g->options.split_backward && op > g->ops && maker->class == &op_linear && maker->y == op->h &&
+           g->tensors[op->h].gradient < 0;
+}
+
 static void derive(struct graph *g, struct op *op)
 {
     if (op->class == &op_residual) { /* x + dropout(h): h's own copy is made before others add to the sum's */
-        bool adds;
-        give_gradient(g, op, op->h, &adds);
+        bool adds = false;
+        if (needs_no_copy(g, op))
+            share_gradient(g, op, op->h);
+        else
+            give_gradient(g, op, op->h, &adds);
         if (adds)
             graph_mistake(g, "residual: its second operand is used elsewhere too");
         if (op->x >= 0)

@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "mesh/device_collective.h"
+
 #define MEMORY(s) ((s)->backend->table)
 
 static bool is_host(const struct staging *s, const struct group *g)
@@ -37,6 +39,8 @@ void staging_close(struct staging *s)
 {
     free(s->out.data);
     free(s->in.data);
+    if (s->shifted)
+        MEMORY(s)->mark_destroy(s->shifted);
     *s = (struct staging){.backend = s->backend};
 }
 
@@ -55,6 +59,8 @@ cairn_err staged_all_reduce(struct staging *s, struct group *g, void *data, int6
     size_t bytes = (size_t)n * dtype_size(dtype);
     if (is_host(s, g))
         return group_all_reduce(g, data, n, dtype);
+    if (g->device)
+        return device_all_reduce(g, data, n, dtype);
     TRY(room_out(s, bytes));
     MEMORY(s)->download(s->backend, s->out.data, data, bytes);
     TRY(group_all_reduce(g, s->out.data, n, dtype));
@@ -68,6 +74,8 @@ cairn_err staged_reduce_scatter(struct staging *s, struct group *g, void *out, c
     size_t size = dtype_size(dtype), bytes = (size_t)whole_of(g, begins, counts) * size;
     if (MEMORY(s)->host_memory)
         return group_reduce_scatter(g, out, in, begins, counts, dtype);
+    if (g->device)
+        return device_reduce_scatter(g, out, in, begins, counts, dtype);
     TRY(room_out(s, bytes));
     MEMORY(s)->download(s->backend, s->out.data, in, bytes);
     char *own = (char *)s->out.data + (size_t)begins[g->rank] * size;
@@ -81,6 +89,8 @@ cairn_err staged_all_gather(struct staging *s, struct group *g, void *whole, con
     size_t size = dtype_size(dtype), bytes = (size_t)whole_of(g, begins, counts) * size, at = (size_t)begins[g->rank] * size;
     if (is_host(s, g))
         return group_all_gather(g, whole, begins, counts, dtype);
+    if (g->device)
+        return device_all_gather(g, whole, begins, counts, dtype);
     TRY(room_out(s, bytes));
     MEMORY(s)->download(s->backend, (char *)s->out.data + at, (char *)whole + at, (size_t)counts[g->rank] * size);
     TRY(group_all_gather(g, s->out.data, begins, counts, dtype));
@@ -97,12 +107,24 @@ cairn_err staged_all_to_all(struct staging *s, struct group *g, const void *in, 
     size_t bytes = (size_t)whole_of(g, begins, counts) * dtype_size(dtype);
     if (MEMORY(s)->host_memory)
         return group_all_to_all(g, in, begins, counts, out, begins, counts, dtype);
+    if (g->device)
+        return device_all_to_all(g, in, out, begins, counts, dtype);
     TRY(room_out(s, bytes));
     TRY(room_in(s, bytes));
     MEMORY(s)->download(s->backend, s->out.data, in, bytes);
     TRY(group_all_to_all(g, s->out.data, begins, counts, s->in.data, begins, counts, dtype));
     MEMORY(s)->upload(s->backend, out, s->in.data, bytes);
     return CAIRN_OK;
+}
+
+static cairn_err linked_shift(struct staging *s, struct group *g, const void *out, int64_t out_count, void *in, int64_t in_count,
+                              enum dtype dtype)
+{
+    if (!s->shifted)
+        s->shifted = MEMORY(s)->mark_create(s->backend);
+    if (!s->shifted)
+        return device_gave_nothing(s->backend, "a shift between devices");
+    return device_shift_start(g, out, out_count, in, in_count, dtype, s->shifted);
 }
 
 cairn_err staged_shift_start(struct staging *s, struct group *g, struct staged_shift *shift, const void *out, int64_t out_count, void *in,
@@ -112,6 +134,8 @@ cairn_err staged_shift_start(struct staging *s, struct group *g, struct staged_s
     *shift = (struct staged_shift){.in = in, .in_bytes = (size_t)in_count * size};
     if (MEMORY(s)->host_memory)
         return group_shift_start(g, &shift->shift, out, out_count, in, in_count, dtype);
+    if (g->device)
+        return linked_shift(s, g, out, out_count, in, in_count, dtype);
     TRY(room_out(s, out_bytes));
     TRY(room_in(s, shift->in_bytes));
     MEMORY(s)->download(s->backend, s->out.data, out, out_bytes);
@@ -120,6 +144,10 @@ cairn_err staged_shift_start(struct staging *s, struct group *g, struct staged_s
 
 cairn_err staged_shift_finish(struct staging *s, struct group *g, struct staged_shift *shift)
 {
+    if (g->device) {
+        MEMORY(s)->mark_wait(s->shifted);
+        return CAIRN_OK;
+    }
     TRY(group_shift_finish(g, &shift->shift));
     if (!MEMORY(s)->host_memory)
         MEMORY(s)->upload(s->backend, shift->in, s->in.data, shift->in_bytes);

@@ -1,5 +1,5 @@
-/* The collectives of mesh/collective.h on a backend's memory. Where that is a device's, by way of the processor's: what goes out is
- * downloaded, what comes in uploaded. Else they are called as they are. */
+/* The collectives of mesh/collective.h on a backend's memory. Where that is a device's, by the group's link (mesh/device_collective.h); a group
+ * that has none exchanges by way of the processor's memory: what goes out is downloaded, what comes in uploaded. */
 #ifndef GRAPH_STAGING_H
 #define GRAPH_STAGING_H
 
@@ -13,6 +13,7 @@ struct staging {
         void *data;
         size_t bytes;
     } out, in;
+    struct backend_mark *shifted; /* by a link */
 };
 
 void staging_close(struct staging *staging);

@@ -5,9 +5,11 @@
 #include "base/trace.h"
 #include "job/mpi_calls.h"
 #include "mesh/comm.h"
+#include "mesh/device_link.h"
 
 struct channel {
     struct group *group;
+    struct device_link *link; /* NULL: by MPI */
     MPI_Comm comm;
     int tags; /* 0..tags-1 are there */
     cairn_err failed;
@@ -17,7 +19,7 @@ struct channel {
     MPI_Request *requests;
 };
 
-cairn_err channel_create(struct group *group, int messages, struct channel **out)
+cairn_err channel_create(struct group *group, int messages, bool link, struct channel **out)
 {
     struct channel *c = calloc(1, sizeof *c);
     MPI_Request *requests = malloc(2 * (size_t)(messages + 1) * sizeof *requests);
@@ -36,6 +38,7 @@ cairn_err channel_create(struct group *group, int messages, struct channel **out
     MPI_Comm_get_attr(c->comm, MPI_TAG_UB, &highest, &known);
     c->tags = known ? *(int *)highest : 32767; /* which the standard promises */
     c->group = group;
+    c->link = link ? group->device : NULL;
     c->requests = requests;
     for (int half = 0; half < 2; half++)
         c->rounds[half] = (struct channel_round){.channel = c, .half = half, .requests = requests + half * (messages + 1)};
@@ -62,6 +65,7 @@ bool channel_idle(const struct channel *c)
 void channel_start(struct channel *c, struct transfer *t)
 {
     t->under_way = true;
+    t->link = c->link;
     t->posted = t->finished = 0;
     t->begun = c->group->size > 1 ? trace_begin() : 0;
     t->next = NULL;
@@ -74,6 +78,30 @@ void channel_start(struct channel *c, struct transfer *t)
         c->posting = t;
 }
 
+void transfer_join(const struct transfer *t)
+{
+    if (t->through)
+        t->link->backend->table->mark_wait(t->through);
+}
+
+void transfer_close(struct transfer *t)
+{
+    if (t->through)
+        t->link->backend->table->mark_destroy(t->through);
+    t->through = NULL;
+}
+
+static cairn_err set_through(struct transfer *t)
+{
+    struct backend *b = t->link->backend;
+    if (!t->through)
+        t->through = b->table->mark_create(b);
+    if (!t->through)
+        return device_gave_nothing(b, "a transfer between devices");
+    b->table->mark_set(t->through);
+    return CAIRN_OK;
+}
+
 static int tag_of(const struct channel *c, const struct transfer *t)
 {
     return t->id % c->tags;
@@ -82,6 +110,8 @@ static int tag_of(const struct channel *c, const struct transfer *t)
 cairn_err channel_receive(struct channel_round *round, int from, void *data, int64_t n, enum dtype dtype)
 {
     struct channel *c = round->channel;
+    if (c->link)
+        return device_link_receive(c->group, from, data, n * (int64_t)dtype_size(dtype));
     if (n <= 0)
         return CAIRN_OK;
     c->group->bytes_received += n * (int64_t)dtype_size(dtype);
@@ -93,6 +123,8 @@ cairn_err channel_receive(struct channel_round *round, int from, void *data, int
 cairn_err channel_send(struct channel_round *round, int to, const void *data, int64_t n, enum dtype dtype)
 {
     struct channel *c = round->channel;
+    if (c->link)
+        return device_link_send(c->group, to, data, n * (int64_t)dtype_size(dtype));
     if (n <= 0)
         return CAIRN_OK;
     c->group->bytes_sent += n * (int64_t)dtype_size(dtype);
@@ -121,6 +153,8 @@ static cairn_err post_rounds(struct channel *c)
         if (t->posted == t->rounds)
             c->posting = t->next;
         TRY(t->post(t, round));
+        if (c->link)
+            device_link_exchange(c->link);
     }
     return CAIRN_OK;
 }
@@ -155,6 +189,8 @@ static cairn_err finish_round(struct channel *c, struct channel_round *round)
         return CAIRN_OK;
     c->first = t->next;
     t->under_way = false;
+    if (c->link)
+        TRY(set_through(t));
     trace_end(t->begun, TRACE_COMMUNICATION, t->name, t->id);
     return t->end ? t->end(t) : CAIRN_OK;
 }
@@ -178,5 +214,10 @@ cairn_err channel_progress(struct channel *c)
 {
     if (c->failed)
         return FAIL(c->failed, "an exchange between ranks failed before");
-    return c->failed = advance(c);
+    if (!c->link || channel_idle(c))
+        return c->failed = advance(c);
+    device_link_begin(c->link);
+    c->failed = advance(c);
+    device_link_end(c->link);
+    return c->failed;
 }

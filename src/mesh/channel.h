@@ -1,6 +1,8 @@
 /* Transfers between the ranks of a group that go on while the caller computes. A transfer is a row of rounds of messages; a channel
  * carries transfers in the order of their starts, which is the same on all ranks, with two rounds under way: while what
- * one brought is worked on, the next one travels. Nothing here blocks: channel_progress posts, tests and hands over. */
+ * one brought is worked on, the next one travels. Nothing here blocks: channel_progress posts, tests and hands over.
+ * By a link between devices (mesh/device_link.h) a transfer is through as soon as it is started, in the order of the devices' calls: what
+ * `finish` computes comes after its round's messages, and whoever uses what a transfer brings waits for its mark (transfer_join). */
 #ifndef MESH_CHANNEL_H
 #define MESH_CHANNEL_H
 
@@ -33,11 +35,13 @@ struct transfer {
     bool under_way;
     int64_t posted, finished; /* rounds */
     uint64_t begun;           /* base/trace.h */
+    struct device_link *link; /* that carries it; NULL: MPI does */
+    struct backend_mark *through; /* by a link: its end */
     struct transfer *next;
 };
 
-/* Collective over GROUP, which must live longer. No round has more than MESSAGES messages. */
-cairn_err channel_create(struct group *group, int messages, struct channel **out);
+/* Collective over GROUP, which must live longer. No round has more than MESSAGES messages. By the group's LINK, or by MPI. */
+cairn_err channel_create(struct group *group, int messages, bool link, struct channel **out);
 
 /* Collective, but after an error. NULL is fine. What a failure left under way is left to MPI, the channel with it. */
 void channel_destroy(struct channel *channel);
@@ -48,6 +52,12 @@ bool channel_idle(const struct channel *channel);
 /* Queues TRANSFER, which must not be under way. */
 void channel_start(struct channel *channel, struct transfer *transfer);
 
+/* Between devices: what is computed from now on comes after the last time that TRANSFER was through. Else nothing. */
+void transfer_join(const struct transfer *transfer);
+
+/* Frees what the channels made for it. */
+void transfer_close(struct transfer *transfer);
+
 /* As far as it goes without waiting. After a failure, fails. */
 cairn_err channel_progress(struct channel *channel);
 
@@ -55,7 +65,7 @@ cairn_err channel_progress(struct channel *channel);
 cairn_err channel_receive(struct channel_round *round, int from, void *data, int64_t n, enum dtype dtype);
 cairn_err channel_send(struct channel_round *round, int to, const void *data, int64_t n, enum dtype dtype);
 
-/* For `post`: the communicator, and where the request of a collective on it goes. */
+/* For `post`, by MPI: the communicator, and where the request of a collective on it goes. */
 MPI_Comm channel_comm(const struct channel *channel);
 MPI_Request *channel_request(struct channel_round *round);
 

@@ -14,6 +14,8 @@
  * group that waits. An error ends the wait. */
 typedef cairn_err group_progress(void *context);
 
+struct device_link; /* mesh/device_link.h */
+
 struct group {
     MPI_Comm comm; /* not the group's to free */
     int rank, size;
@@ -25,6 +27,7 @@ struct group {
     int64_t scratch_bytes;
     MPI_Request *requests; /* room for 4 * size */
     int64_t *shares;       /* room for 2 * size */
+    struct device_link *device; /* between the memories of the ranks' devices; NULL: none */
 };
 
 /* A group of COMM's ranks. SCRATCH_BYTES bound what sums hold of other ranks' data at a time (at least 1 kB for each other rank is

@@ -9,10 +9,12 @@
 #include "job/mpi_calls.h"
 #include "mesh/channel.h"
 #include "mesh/comm.h"
+#include "mesh/device_link.h"
 #include "mesh/reduce_parts.h"
 
 /* Elements of a range that are exchanged at a time: what was received is still in the cache when it is added. */
 enum { PIECE = 1 << 18, LEAST_PIECE = 1 << 10, GATHER_PIECE = 1 << 22 };
+enum { LINK_PIECE = 1 << 23 }; /* by a link, where to start a message costs more than to have it leave the cache */
 enum { SCRATCH_BYTES = 1 << 26 };
 
 struct bucket {
@@ -35,6 +37,7 @@ struct reducer {
     struct parts plan;
     int64_t piece; /* elements */
     size_t size;   /* of an element */
+    size_t scratch_bytes;
     char *scratch; /* two halves, each a piece for each message of a round */
     struct part *parts;   /* of the round that is joined or posted now */
     int *counts;          /* by rank, where fast */
@@ -42,6 +45,31 @@ struct reducer {
     struct bucket **buckets;
     int bucket_count;
 };
+
+static void *take(const struct reducer *r, size_t bytes)
+{
+    struct backend *device = r->options.device;
+    return device ? device->table->alloc(device, bytes) : malloc(bytes);
+}
+
+static void give_back(const struct reducer *r, void *data, size_t bytes)
+{
+    struct backend *device = r->options.device;
+    if (device && data)
+        device->table->free(device, data, bytes);
+    else if (!device)
+        free(data);
+}
+
+static void copy(const struct reducer *r, void *to, const void *from, int64_t elements)
+{
+    struct backend *device = r->options.device;
+    size_t bytes = (size_t)elements * r->size;
+    if (device)
+        device->table->copy(device, to, from, bytes);
+    else
+        memcpy(to, from, bytes);
+}
 
 static char *element(const struct reducer *r, void *data, int64_t i)
 {
@@ -104,7 +132,7 @@ static void keep_parts(struct bucket *b, int count, const struct channel_round *
     for (int i = 0; i < count; i++) {
         char *place = element(r, b->shards, r->parts[i].slot * own + round->number * r->piece);
         if (length > 0 && place != r->parts[i].data)
-            memcpy(place, r->parts[i].data, (size_t)length * r->size);
+            copy(r, place, r->parts[i].data, length);
     }
     if (round->number + 1 < b->sum.rounds)
         return;
@@ -123,7 +151,7 @@ static cairn_err finish_sum(struct transfer *t, struct channel_round *round)
     } else if (length > 0) {
         char *result = element(r, b->partials[0], begin);
         if (r->parts[0].data != result)
-            memcpy(result, r->parts[0].data, (size_t)length * r->size);
+            copy(r, result, r->parts[0].data, length);
     }
     return CAIRN_OK;
 }
@@ -156,7 +184,13 @@ static cairn_err post_vector_gather(struct transfer *t, struct channel_round *ro
     return post_gather(b, round, b->vector, b->vector_dtype);
 }
 
-/* MPI's own sums of the whole bucket. What is sent is taken for a ring's. */
+static void sum_on_devices(const struct reducer *r, void *data, int64_t n)
+{
+    if (r->group->size > 1)
+        r->options.device->table->link_sum(r->group->device->link, data, n);
+}
+
+/* The library's own sums of the whole bucket. What is sent is taken for a ring's. */
 static cairn_err post_fast(struct transfer *t, struct channel_round *round)
 {
     struct bucket *b = t->owner;
@@ -170,25 +204,28 @@ static cairn_err post_fast(struct transfer *t, struct channel_round *round)
     int64_t moved = all - own + (b->gather_sum ? (g->size - 1) * own : 0);
     g->bytes_sent += moved * size;
     g->bytes_received += ((g->size - 1) * own + (b->gather_sum ? all - own : 0)) * size;
-    if (b->gather_sum)
+    if (r->options.device)
+        sum_on_devices(r, b->partials[0], all);
+    else if (b->gather_sum)
         TRY_MPI(MPI_Iallreduce(MPI_IN_PLACE, b->partials[0], (int)all, type, MPI_SUM, comm, channel_request(round)));
     else
         TRY_MPI(MPI_Ireduce_scatter(MPI_IN_PLACE, b->partials[0], r->counts, type, MPI_SUM, comm, channel_request(round)));
     return CAIRN_OK;
 }
 
-/* MPI leaves the own range's sum at the vector's begin. */
+/* MPI leaves the own range's sum at the vector's begin, a device where it belongs. */
 static cairn_err finish_fast(struct transfer *t, struct channel_round *round)
 {
     (void)round;
     struct bucket *b = t->owner;
     struct reducer *r = b->reducer;
     int64_t own = b->ranges.length[r->group->rank];
+    const char *sum = element(r, b->partials[0], r->options.device ? b->ranges.begin[r->group->rank] : 0);
     if (r->options.rounds && b->summing > 0)
-        r->options.add(r->options.add_context, b->shards, b->shards, b->partials[0], own);
+        r->options.add(r->options.add_context, b->shards, b->shards, sum, own);
     else if (r->options.rounds)
-        memcpy(b->shards, b->partials[0], (size_t)own * r->size);
-    else if (!b->gather_sum)
+        copy(r, b->shards, sum, own);
+    else if (!b->gather_sum && !r->options.device)
         memmove(element(r, b->partials[0], b->ranges.begin[r->group->rank]), b->partials[0], (size_t)own * r->size);
     return CAIRN_OK;
 }
@@ -216,10 +253,11 @@ static cairn_err take_memory(struct reducer *r)
     const struct reducer_options *o = &r->options;
     int foreign = o->fast ? 0 : parts_most_foreign(&r->plan);
     int64_t bytes = o->scratch_bytes ? o->scratch_bytes : SCRATCH_BYTES;
-    r->piece = PIECE;
+    r->piece = r->options.device ? LINK_PIECE : PIECE;
     while (r->piece > LEAST_PIECE && 2 * foreign * r->piece * (int64_t)r->size > bytes)
         r->piece /= 2;
-    r->scratch = malloc((size_t)(2 * foreign * r->piece + 1) * r->size);
+    r->scratch_bytes = (size_t)(2 * foreign * r->piece + 1) * r->size;
+    r->scratch = take(r, r->scratch_bytes);
     r->parts = malloc((size_t)parts_most(&r->plan) * sizeof *r->parts);
     r->counts = malloc((size_t)r->group->size * sizeof *r->counts);
     if (!r->scratch || !r->parts || !r->counts)
@@ -230,6 +268,8 @@ static cairn_err take_memory(struct reducer *r)
 static cairn_err prepare(struct reducer *r)
 {
     const struct reducer_options *o = &r->options;
+    if (o->device && r->group->size > 1 && !r->group->device)
+        return FAIL(CAIRN_EINVAL, "sums on devices of a group without a link between them");
     if (o->dtype != DTYPE_F32 && o->dtype != DTYPE_F64)
         return FAIL(CAIRN_EUNSUPPORTED, "sums of %s along a tree", dtype_name(o->dtype));
     TRY(parts_plan(&r->plan, &o->leaves, o->rounds, r->group->size, r->group->rank));
@@ -239,9 +279,10 @@ static cairn_err prepare(struct reducer *r)
 static cairn_err open_channels(struct reducer *r)
 {
     int size = r->group->size;
-    TRY(channel_create(r->group, parts_most_foreign(&r->plan) + reducer_partials(r) * size, &r->sums));
-    TRY(channel_create(r->group, 2 * size, &r->sum_gathers));
-    return channel_create(r->group, 2 * size, &r->gathers);
+    bool link = r->options.device != NULL;
+    TRY(channel_create(r->group, parts_most_foreign(&r->plan) + reducer_partials(r) * size, link, &r->sums));
+    TRY(channel_create(r->group, 2 * size, link, &r->sum_gathers));
+    return channel_create(r->group, 2 * size, link, &r->gathers);
 }
 
 cairn_err reducer_create(struct group *group, const struct reducer_options *options, struct reducer **out)
@@ -260,14 +301,20 @@ failed:
     return err;
 }
 
+static size_t shards_bytes(const struct bucket *b);
+
 static void free_bucket(struct bucket *b)
 {
     if (!b)
         return;
+    transfer_close(&b->sum);
+    transfer_close(&b->sum_gather);
+    transfer_close(&b->gather);
+    if (b->shards)
+        give_back(b->reducer, b->shards, shards_bytes(b));
     free(b->ranges.begin);
     free(b->partials);
     free(b->held);
-    free(b->shards);
     free(b);
 }
 
@@ -276,7 +323,7 @@ void reducer_destroy(struct reducer *r)
     if (!r)
         return;
     if (!r->sums || channel_idle(r->sums)) /* else MPI may still write there */
-        free(r->scratch);
+        give_back(r, r->scratch, r->scratch_bytes);
     channel_destroy(r->sums);
     channel_destroy(r->sum_gathers);
     channel_destroy(r->gathers);
@@ -303,6 +350,12 @@ int64_t reducer_rounds(const struct reducer *r)
 static int slots(const struct reducer *r)
 {
     return !r->options.rounds ? 0 : r->options.fast ? 1 : r->plan.most_held;
+}
+
+static size_t shards_bytes(const struct bucket *b)
+{
+    const struct reducer *r = b->reducer;
+    return ((size_t)slots(r) * (size_t)b->ranges.length[r->group->rank] + 1) * r->size;
 }
 
 int64_t reducer_memory(const struct reducer *r)
@@ -342,7 +395,7 @@ static void set_transfers(struct bucket *b)
 
 cairn_err reducer_add_bucket(struct reducer *r, const struct reduce_ranges *ranges, int *bucket)
 {
-    size_t ranks = (size_t)r->group->size, own = (size_t)ranges->length[r->group->rank];
+    size_t ranks = (size_t)r->group->size;
     if (r->options.fast)
         TRY(check_fast(r, ranges));
     struct bucket **more = realloc(r->buckets, (size_t)(r->bucket_count + 1) * sizeof *more);
@@ -356,14 +409,18 @@ cairn_err reducer_add_bucket(struct reducer *r, const struct reduce_ranges *rang
         b->ranges.length = b->ranges.begin + ranks;
         b->partials = calloc((size_t)reducer_partials(r), sizeof *b->partials);
         b->held = malloc((size_t)(slots(r) + 1) * sizeof *b->held);
-        b->shards = malloc(((size_t)slots(r) * own + 1) * r->size);
     }
-    if (!b || !b->ranges.begin || !b->partials || !b->held || !b->shards) {
+    if (!b || !b->ranges.begin || !b->partials || !b->held) {
         free_bucket(b);
         return FAIL(CAIRN_ENOMEM, "no memory for a bucket of the sums");
     }
     memcpy(b->ranges.begin, ranges->begin, ranks * sizeof *ranges->begin);
     memcpy(b->ranges.length, ranges->length, ranks * sizeof *ranges->length);
+    b->shards = take(r, shards_bytes(b));
+    if (!b->shards) {
+        free_bucket(b);
+        return FAIL(CAIRN_ENOMEM, "no memory for a bucket of the sums");
+    }
     set_transfers(b);
     *bucket = r->bucket_count;
     r->buckets[r->bucket_count++] = b;
@@ -441,12 +498,17 @@ static cairn_err wait_until(struct reducer *r, is_done *done, int bucket)
 
 cairn_err reduce_wait(struct reducer *r, int bucket)
 {
-    return wait_until(r, reduce_done, bucket);
+    TRY(wait_until(r, reduce_done, bucket));
+    transfer_join(&r->buckets[bucket]->sum);
+    transfer_join(&r->buckets[bucket]->sum_gather);
+    return CAIRN_OK;
 }
 
 cairn_err gather_wait(struct reducer *r, int bucket)
 {
-    return wait_until(r, gather_done, bucket);
+    TRY(wait_until(r, gather_done, bucket));
+    transfer_join(&r->buckets[bucket]->gather);
+    return CAIRN_OK;
 }
 
 cairn_err reduce_wait_all(struct reducer *r)

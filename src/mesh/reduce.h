@@ -7,7 +7,10 @@
  *  - at once: a rank has joined its leaves (microbatches) as far as the tree lets it, and gives these partial sums of a bucket;
  *  - in rounds: in round i each rank gives its ith leaf, and the owner joins those of all ranks to what it keeps of rounds
  *    before. So no rank ever holds more than one leaf's bucket and some partial sums of its own range: memory is divided by R.
- * FAST gives the order up for MPI's own sums: each rank gives one vector, all its leaves added (or one leaf, in rounds).
+ * FAST gives the order up for MPI's own sums, or NCCL's: each rank gives one vector, all its leaves added (or one leaf, in rounds).
+ *
+ * Where the vectors are in the memory of a DEVICE, ADD is called for what is there, and the group has a link (mesh/device_link.h), unless it is of
+ * one rank. Then nothing is waited for: all is done in the order of the device's calls, and reduce_wait orders what is computed after it.
  *
  * All ranks start the same buckets, the same gathers, in the same order; what is seen of another order is an error. After
  * any error the reducer can only be destroyed. What is sent, received and waited is counted in the group. */
@@ -24,6 +27,7 @@
 /* sum = a + b over N elements; sum is a. */
 typedef void reduce_add(void *context, void *sum, const void *a, const void *b, int64_t n);
 
+struct backend; /* kernels/backend.h */
 struct reducer;
 
 /* A range of elements of each rank: rank r owns [begin[r], begin[r] + length[r]). */
@@ -45,6 +49,7 @@ struct reducer_options {
     reduce_add *add;
     void *add_context;
     bool rounds, fast;
+    struct backend *device; /* NULL: the processor's memory */
     int64_t scratch_bytes; /* for other ranks' partial sums; 0: a good number. Fewer only make messages smaller. */
 };
 

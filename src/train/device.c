@@ -17,7 +17,7 @@ static const char *not_done_on_gpus(const struct config *c)
     const struct {
         const char *name;
         bool given;
-    } others[] = {{"parallel: auto", config_chooses(c, NULL)}, {"parallel.zero 2 or 3", c->parallel.zero >= 2},
+    } others[] = {{"parallel: auto", config_chooses(c, NULL)},
                   {"parallel.compress", c->parallel.compress != CONFIG_COMPRESS_NONE}, {"parallel.sync local", c->parallel.sync == SYNC_LOCAL},
                   {"parallel.sync server", c->parallel.sync == SYNC_SERVER}};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
@@ -29,7 +29,8 @@ static const char *not_done_on_gpus(const struct config *c)
 static cairn_err open_named(const struct config *c, const char *name, int local_rank, int threads, struct backend **out)
 {
     const struct backend_options options = {.act = precision_types[c->precision], .threads = threads,
-                                            .instruction_set = c->instruction_set, .device = local_rank};
+                                            .instruction_set = c->instruction_set, .device = local_rank,
+                                            .timed_products = c->algorithms == ALGORITHMS_TIMED};
     return backend_open(name, &options, out);
 }
 
@@ -73,8 +74,7 @@ static cairn_err count_found(struct mesh *mesh, bool found, char *why, size_t si
     return lowest < mesh->size ? mesh_broadcast(mesh, why, (int64_t)size, lowest) : CAIRN_OK;
 }
 
-/* How many ranks of a node have a GPU that a lower rank has too. */
-static cairn_err count_sharing(struct mesh *mesh, const struct backend *b, int *sharing)
+cairn_err device_count_sharing(struct mesh *mesh, const struct backend *b, int *sharing)
 {
     int mine = 0;
     int64_t *keys = calloc((size_t)mesh->size, sizeof *keys);
@@ -107,7 +107,7 @@ static cairn_err open_automatic(const struct config *c, struct mesh *mesh, const
         TRY(count_found(mesh, *out != NULL, why, sizeof why, &found));
     }
     if (found == mesh->size)
-        TRY(count_sharing(mesh, *out, &sharing));
+        TRY(device_count_sharing(mesh, *out, &sharing));
     if (found == mesh->size && sharing == 0)
         return CAIRN_OK;
     if (mesh->rank == 0 && not_done && plugin_is_there("cuda"))
@@ -129,7 +129,7 @@ cairn_err device_open(const struct config *c, struct mesh *mesh, const struct jo
     int sharing = 0;
     TRY(mesh_agree(mesh, device_open_alone(c, job_local_rank(job), threads, out)));
     if (!(*out)->table->host_memory)
-        TRY(count_sharing(mesh, *out, &sharing));
+        TRY(device_count_sharing(mesh, *out, &sharing));
     if (sharing > 0 && mesh->rank == 0)
         log_warning("%d of %d ranks share a GPU with another: as many ranks on a node as it has GPUs would be faster", sharing, mesh->size);
     return CAIRN_OK;

@@ -73,7 +73,8 @@ static cairn_err open_holders(struct gradient *g, struct holders *h, struct grou
     g->passes = count[0] > g->passes ? count[0] : g->passes;
     const struct reducer_options options = {
         .leaves = {.leaves = h->leaves, .stride = h->stride, .first = first, .count = count}, .dtype = g->backend->acc,
-        .add = gradient_add_exchanged, .add_context = g, .rounds = g->rounds, .fast = g->options.fast};
+        .add = gradient_add_exchanged, .add_context = g, .rounds = g->rounds, .fast = g->options.fast,
+        .device = g->staged || g->backend->table->host_memory ? NULL : g->backend};
     cairn_err err = reducer_create(group, &options, &h->reducer);
     free(first);
     return err;
@@ -202,6 +203,12 @@ static void set_hooks(struct gradient *g)
     }
 }
 
+/* Its ranks' devices exchange by way of the processors. */
+static bool is_unlinked(const struct group *group)
+{
+    return group && group->size > 1 && !group->device;
+}
+
 cairn_err gradient_open(struct mesh *mesh, struct backend *backend, const struct gradient_options *options, int count,
                         struct graph *const *graphs, struct weights *weights, struct gradient **out)
 {
@@ -214,8 +221,9 @@ cairn_err gradient_open(struct mesh *mesh, struct backend *backend, const struct
     g->dense.group = options->alone ? options->alone->self : &mesh->replicas; /* list_sums asks for their sizes */
     g->expert.group = mesh->layout.expert > 1 ? &mesh->expert_replicas : NULL;
     TRY_GOTO(err, list_sums(g), failed);
-    bool others = g->dense.group->size > 1 || (g->expert.group && g->expert.group->size > 1);
-    g->staged = !backend->table->host_memory && (others || options->fast);
+    g->staged = !backend->table->host_memory && (is_unlinked(g->dense.group) || is_unlinked(g->expert.group));
+    if (g->staged && g->rounds)
+        TRY_GOTO(err, FAIL(CAIRN_EUNSUPPORTED, "parallel.zero %d on the GPUs of several ranks needs NCCL between them (parallel.links); zero 1 does not", options->zero), failed);
     TRY_GOTO(err, open_reducers(g), failed);
     TRY_GOTO(err, add_buckets(g), failed);
     TRY_GOTO(err, allocate(g), failed);
@@ -396,7 +404,7 @@ static cairn_err gradient_ready(void *context, int bucket)
     if (g->rounds) {
         bool idle = s->added++ >= s->holders->count;
         if (idle && g->options.fast)
-            memset(s->buffer, 0, (size_t)s->elements * dtype_size(g->backend->acc));
+            g->backend->table->zero(g->backend, s->buffer, (size_t)s->elements * dtype_size(g->backend->acc));
         TRY(reduce_wait(s->holders->reducer, s->id)); /* the round before */
         TRY(reduce_start(s->holders->reducer, s->id, idle && !g->options.fast ? NULL : &s->buffer, false));
         return gradient_progress(g);

@@ -179,7 +179,7 @@ static cairn_err fetch(struct gradient *g, struct sum *s, bool must, struct held
     if (!h)
         return FAIL(CAIRN_EINVAL, "more buckets of parameters are in use than there is room for");
     const struct weights_own own = weights_own(g->pieces[s->piece].weights, s->bucket);
-    memcpy((char *)h->data + act_bytes(g, s->own_begin), own.compute, act_bytes(g, s->own_length));
+    g->backend->table->copy(g->backend, (char *)h->data + act_bytes(g, s->own_begin), own.compute, act_bytes(g, s->own_length));
     h->sum = number;
     h->used = false;
     h->left = 0;

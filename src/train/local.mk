@@ -1,10 +1,12 @@
 libcore_la_SOURCES += \
   src/train/automatic.c src/train/automatic.h \
+  src/train/choices.c src/train/choices.h \
   src/train/compressed.c src/train/compressed.h \
   src/train/device.c src/train/device.h \
   src/train/gradient.c src/train/gradient.h src/train/gradient_private.h \
   src/train/gradient_parameters.c \
   src/train/gradient_staging.c \
+  src/train/links.c src/train/links.h \
   src/train/learning_rate.c src/train/learning_rate.h \
   src/train/restored_model.c src/train/restored_model.h \
   src/train/numerics.c src/train/numerics.h \

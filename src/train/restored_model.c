@@ -75,6 +75,7 @@ cairn_err restored_model_open(struct mesh *mesh, const struct job *job, const ch
         err = read_extra(m, facts.extra);
     checkpoint_facts_free(&facts);
     err = mesh_agree(mesh, err);
+    m->config.algorithms = ALGORITHMS_FIRST; /* a few passes are over sooner than products are tried */
     if (!err)
         err = device_open(&m->config, mesh, job, trainer_threads(&m->config, job_local_size(job)), &m->backend);
     if (!err)

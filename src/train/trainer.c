@@ -13,7 +13,9 @@
 #include "job/threads.h"
 #include "model/gpt.h"
 #include "train/automatic.h"
+#include "train/choices.h"
 #include "train/device.h"
+#include "train/links.h"
 #include "train/numerics.h"
 #include "train/parallel.h"
 #include "train/trainer_arrays.h"
@@ -164,7 +166,9 @@ static cairn_err open_model(struct trainer *t)
                                     .seed = (uint64_t)c->seed, .schedule = (enum schedule_kind)c->parallel.schedule,
                                     .recompute = c->parallel.recompute, .sequence = c->parallel.sequence};
     trainer_model(c, dataset_vocabulary(t->dataset), &options.gpt);
+    TRY(choices_load(t->mesh, t->backend, c->run_dir));
     TRY(mesh_agree(t->mesh, stage_open(t->mesh, t->backend, &options, &t->stage)));
+    TRY(choices_agree(t->mesh, t->backend, c->run_dir));
     TRY(mesh_agree(t->mesh, open_state(t)));
     if (t->mesh->rank == 0) {
         char model[256], layout[LAYOUT_TEXT_SIZE];
@@ -203,7 +207,8 @@ static cairn_err arrange(struct trainer *t)
 {
     struct layout layout;
     TRY(mesh_agree(t->mesh, parallel_layout(t->config, trainer_vocabulary(t), t->mesh->size, &layout)));
-    return mesh_agree(t->mesh, mesh_arrange(t->mesh, &layout));
+    TRY(mesh_agree(t->mesh, mesh_arrange(t->mesh, &layout)));
+    return links_open(t->config, t->mesh, t->backend);
 }
 
 /* While a rank waits for others, gradients go on their way. */
@@ -258,6 +263,8 @@ void trainer_close(struct trainer *t)
         dataset_close(t->dataset);
     if (t->validation_data)
         dataset_close(t->validation_data);
+    if (t->mesh)
+        links_close(t->mesh);
     if (t->backend)
         t->backend->table->close(t->backend);
     trace_close();

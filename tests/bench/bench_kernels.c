@@ -111,7 +111,7 @@ static cairn_err open_experts(struct bench *b)
 static cairn_err open_bench(struct bench *b)
 {
     const struct choices *c = &b->choices;
-    const struct backend_options options = {.act = c->act, .threads = (int)c->threads, .instruction_set = "auto"};
+    const struct backend_options options = {.act = c->act, .threads = (int)c->threads, .instruction_set = "auto", .timed_products = true};
     b->mesh = (struct mesh){.world = MPI_COMM_SELF, .size = 1, .nodes = 1};
     b->config.steps = 1000;
     b->config.optimizer.learning_rate = 1e-4;
@@ -333,7 +333,8 @@ static cairn_err read_choices(int argc, char **argv, struct choices *c, bool *he
 static cairn_err run_split(struct bench *b)
 {
     const struct bench_case *c = b->choices.bench_case;
-    const struct backend_options options = {.act = b->choices.act, .threads = (int)b->choices.threads, .instruction_set = "auto"};
+    const struct backend_options options = {.act = b->choices.act, .threads = (int)b->choices.threads, .instruction_set = "auto",
+                                            .timed_products = true};
     TRY(backend_open(b->choices.backend, &options, &b->backend));
     printf("# attention over sequences split over 2 ranks, the work of both, by that over whole ones; %ld rounds; %s\n",
            b->choices.rounds, b->backend->table->signature(b->backend));

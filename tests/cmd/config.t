@@ -19,6 +19,7 @@ device: auto
 precision: float32
 threads: 0
 instruction_set: auto
+algorithms: timed
 trace: false
 data:
   path: tokens.h5
@@ -64,6 +65,7 @@ parallel:
   sequence: false
   recompute: none
   reduce: canonical
+  links: auto
   overlap: true
   compress: none
   compress_ratio: 0.01

@@ -9,7 +9,7 @@ allowed() {
         tensor) echo "base cairn" ;;
         schedule) echo "base cairn" ;;
         job) echo "tensor base cairn" ;;
-        mesh) echo "job tensor base cairn" ;;
+        mesh) echo "kernels job tensor base cairn" ;;
         kernels) echo "tensor base cairn" ;;
         graph) echo "kernels mesh tensor base cairn" ;;
         model) echo "graph kernels mesh tensor base cairn" ;;

@@ -14,6 +14,11 @@ namespace cuda_on_cpu {
 
 enum : size_t { PAGE = 4096, ALIGNMENT = 256, REGION = (size_t)4 << 40, PATTERN_BYTES = (size_t)4 << 20 };
 
+struct allocation {
+    size_t bytes;
+    int device;
+};
+
 static struct {
     unsigned char *base, *end, *next; /* of the whole range; of the next allocation */
     int key;                    /* -1: there are none */
@@ -21,7 +26,7 @@ static struct {
     int nothing;                /* an empty file: what lies between allocations where there are no keys */
     int opened;                 /* how many want it open */
     size_t used;
-    std::map<uintptr_t, size_t> allocations; /* bytes of each */
+    std::map<uintptr_t, allocation> allocations;
     std::map<uintptr_t, size_t> pinned;
 } memory;
 
@@ -98,14 +103,20 @@ bool is_device(const void *p)
     return memory.base && p >= memory.base && p < memory.next;
 }
 
-bool within_allocation(const void *p, size_t bytes)
+int device_of_memory(const void *p, size_t bytes)
 {
     uintptr_t at = reinterpret_cast<uintptr_t>(p);
     auto next = memory.allocations.upper_bound(at);
     if (next == memory.allocations.begin())
-        return false;
+        return -1;
     --next;
-    return at + bytes <= next->first + next->second;
+    uintptr_t end = next->first + next->second.bytes;
+    return at <= end && bytes <= end - at ? next->second.device : -1;
+}
+
+bool within_allocation(const void *p, size_t bytes)
+{
+    return device_of_memory(p, bytes) >= 0;
 }
 
 bool is_pinned(const void *p)
@@ -143,7 +154,7 @@ static void *take(size_t bytes)
     unsigned char *p = memory.next + whole - round_up(bytes, ALIGNMENT);
     memory.next += whole + PAGE;
     memory.used += whole;
-    memory.allocations[reinterpret_cast<uintptr_t>(p)] = bytes;
+    memory.allocations[reinterpret_cast<uintptr_t>(p)] = {bytes, current_device()};
     return p;
 }
 
@@ -154,14 +165,15 @@ static void check_pattern(const unsigned char *from, const unsigned char *to, co
             die("a byte at %td of an allocation of %zu bytes was written", from - allocation, bytes);
 }
 
-static void give(std::map<uintptr_t, size_t>::iterator found)
+static void give(std::map<uintptr_t, allocation>::iterator found)
 {
     unsigned char *p = reinterpret_cast<unsigned char *>(found->first), *first, *end;
-    pages_of(found->first, found->second, &first, &end);
+    size_t bytes = found->second.bytes;
+    pages_of(found->first, bytes, &first, &end);
     {
         opened now;
-        check_pattern(first, p, p, found->second);
-        check_pattern(p + found->second, end, p, found->second);
+        check_pattern(first, p, p, bytes);
+        check_pattern(p + bytes, end, p, bytes);
     }
     memory.used -= static_cast<size_t>(end - first);
     close_for_good(first, static_cast<size_t>(end - first));
@@ -252,7 +264,7 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *a, const void *p)
     CUDA_ON_CPU_CALL();
     void *q = const_cast<void *>(p);
     if (is_device(p) && within_allocation(p, 0))
-        *a = {cudaMemoryTypeDevice, 0, q, nullptr};
+        *a = {cudaMemoryTypeDevice, device_of_memory(p, 0), q, nullptr};
     else if (is_pinned(p))
         *a = {cudaMemoryTypeHost, 0, q, q};
     else

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <unordered_map>
+#include <vector>
 
 using namespace cuda_on_cpu;
 
@@ -21,27 +22,41 @@ unsigned long long environment(const char *name, unsigned long long otherwise)
 }
 
 /* Of CUDA_ON_CPU_DEVICES those that CUDA_VISIBLE_DEVICES lists, up to the first that there is not. */
-static int count_devices()
+static std::vector<int> list_devices()
 {
-    int all = static_cast<int>(environment("CUDA_ON_CPU_DEVICES", 1)), count = 0;
+    int all = static_cast<int>(environment("CUDA_ON_CPU_DEVICES", 1));
+    std::vector<int> listed;
     const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+    for (int device = 0; !visible && device < all; device++)
+        listed.push_back(device);
     if (!visible)
-        return all;
+        return listed;
     for (const char *p = visible; *p;) {
         char *end;
         long device = strtol(p, &end, 10);
         if (end == p || device < 0 || device >= all)
             break;
-        count++;
+        listed.push_back(static_cast<int>(device));
         p = *end == ',' ? end + 1 : end;
     }
-    return count;
+    return listed;
+}
+
+/* What number each device has in the machine. */
+static const std::vector<int> &devices()
+{
+    static std::vector<int> listed = list_devices();
+    return listed;
 }
 
 int device_count()
 {
-    static int count = count_devices();
-    return count;
+    return static_cast<int>(devices().size());
+}
+
+static int place_of(int device)
+{
+    return devices()[static_cast<size_t>(device)];
 }
 
 static int driver_version()
@@ -169,7 +184,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device)
         return failed(cudaErrorInvalidDevice);
     *p = {};
     snprintf(p->name, sizeof p->name, "CUDA on the processor");
-    p->uuid.bytes[0] = static_cast<char>(device);
+    p->uuid.bytes[0] = static_cast<char>(place_of(device));
     p->totalGlobalMem = environment("CUDA_ON_CPU_MEMORY", 8ull << 30);
     p->sharedMemPerBlock = SHARED_DEFAULT;
     p->sharedMemPerBlockOptin = SHARED_OPTIN;
@@ -188,7 +203,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device)
     p->maxGridSize[1] = p->maxGridSize[2] = 65535;
     p->l2CacheSize = 50 << 20;
     p->unifiedAddressing = p->concurrentKernels = 1;
-    p->pciBusID = device + 1;
+    p->pciBusID = place_of(device) + 1;
     return cudaSuccess;
 }
 
@@ -218,7 +233,7 @@ cudaError_t cudaDeviceGetPCIBusId(char *text, int bytes, int device)
     CUDA_ON_CPU_CALL();
     if (device < 0 || device >= device_count())
         return failed(cudaErrorInvalidDevice);
-    snprintf(text, static_cast<size_t>(bytes), "0000:%02x:00.0", device + 1);
+    snprintf(text, static_cast<size_t>(bytes), "0000:%02x:00.0", place_of(device) + 1);
     return cudaSuccess;
 }
 

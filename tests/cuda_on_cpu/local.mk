@@ -6,15 +6,19 @@ CUDA_ON_CPU_INCLUDES = \
   tests/cuda_on_cpu/cuda_bf16.h \
   tests/cuda_on_cpu/cuda_runtime.h \
   tests/cuda_on_cpu/fibers.h \
+  tests/cuda_on_cpu/for_libraries.h \
   tests/cuda_on_cpu/gemm.h \
   tests/cuda_on_cpu/intrinsics.h \
   tests/cuda_on_cpu/kernels/cuda/machine.h \
+  tests/cuda_on_cpu/nccl.h \
+  tests/cuda_on_cpu/nccl_private.h \
   tests/cuda_on_cpu/runtime.h \
   tests/cuda_on_cpu/runtime_api.h \
   tests/cuda_on_cpu/selftest.h \
   tests/cuda_on_cpu/vector_types.h \
   tests/cuda_on_cpu/warp.h
-EXTRA_DIST += $(CUDA_ON_CPU_INCLUDES) tests/cuda_on_cpu/README.md tests/cuda_on_cpu/selftest.cu tests/cuda_on_cpu/selftest_library.cu
+EXTRA_DIST += $(CUDA_ON_CPU_INCLUDES) tests/cuda_on_cpu/README.md tests/cuda_on_cpu/selftest.cu tests/cuda_on_cpu/selftest_library.cu \
+  tests/cuda_on_cpu/selftest_nccl.cu
 
 if HAVE_CUDA_ON_CPU
 CUDA_ON_CPU_CPPFLAGS = -I$(top_srcdir)/tests/cuda_on_cpu $(CUDA_CODE_CPPFLAGS)
@@ -44,16 +48,29 @@ tests_cuda_on_cpu_cuda_la_CPPFLAGS = $(CUDA_CODE_CPPFLAGS)
 tests_cuda_on_cpu_cuda_la_CFLAGS = $(WARN_CFLAGS) $(PLUGIN_FLAGS)
 tests_cuda_on_cpu_cuda_la_LIBADD = $(CUDA_ON_CPU_OBJECTS) tests/cuda_on_cpu/libemulation.la -lm
 tests_cuda_on_cpu_cuda_la_DEPENDENCIES = $(CUDA_ON_CPU_OBJECTS) tests/cuda_on_cpu/libemulation.la
-# A folder, though no one installs it: libtool makes no shared library of a module that has none.
-tests_cuda_on_cpu_cuda_la_LDFLAGS = $(PLUGIN_LDFLAGS) -rpath /nonexistent
+# A folder, though no one installs it: libtool makes no shared library of a module that has none. -R: where it finds libnccl.so.2.
+tests_cuda_on_cpu_cuda_la_LDFLAGS = $(PLUGIN_LDFLAGS) -rpath /nonexistent -R $(abs_top_builddir)/tests/cuda_on_cpu/.libs
 
-SELFTEST_OBJECTS = tests/cuda_on_cpu/selftest.lo tests/cuda_on_cpu/selftest_library.lo
+# libnccl.so.2, loaded in NVIDIA's place. What it has put into streams may be carried out after it is closed: nodelete.
+check_LTLIBRARIES += tests/cuda_on_cpu/libnccl.la
+tests_cuda_on_cpu_libnccl_la_SOURCES = \
+  tests/cuda_on_cpu/nccl.cc \
+  tests/cuda_on_cpu/nccl_group.cc \
+  tests/cuda_on_cpu/nccl_join.cc \
+  tests/cuda_on_cpu/nccl_link.cc
+tests_cuda_on_cpu_libnccl_la_CPPFLAGS = $(CUDA_ON_CPU_CPPFLAGS)
+tests_cuda_on_cpu_libnccl_la_CXXFLAGS = $(CUDA_ON_CPU_CXXFLAGS)
+tests_cuda_on_cpu_libnccl_la_LIBADD = -ldl
+tests_cuda_on_cpu_libnccl_la_LDFLAGS = -version-info 2:0:0 -shared -no-undefined -rpath /nonexistent -Wl,-z,nodelete
+
+SELFTEST_OBJECTS = tests/cuda_on_cpu/selftest.lo tests/cuda_on_cpu/selftest_library.lo tests/cuda_on_cpu/selftest_nccl.lo
 check_PROGRAMS += tests/cuda_on_cpu/selftest
 TESTS += tests/cuda_on_cpu/selftest
 tests_cuda_on_cpu_selftest_SOURCES =
 nodist_EXTRA_tests_cuda_on_cpu_selftest_SOURCES = none.cc
-tests_cuda_on_cpu_selftest_LDFLAGS = # no sanitizer: it faults on purpose
-tests_cuda_on_cpu_selftest_LDADD = $(SELFTEST_OBJECTS) tests/cuda_on_cpu/libemulation.la
+# No sanitizer: it faults on purpose. libnccl looks for the emulation in the program.
+tests_cuda_on_cpu_selftest_LDFLAGS = -no-install -export-dynamic
+tests_cuda_on_cpu_selftest_LDADD = $(SELFTEST_OBJECTS) tests/cuda_on_cpu/libemulation.la tests/cuda_on_cpu/libnccl.la
 
 CUDA_ON_CPU_COMPILE = $(LIBTOOL) $(AM_V_lt) --tag=CXX $(AM_LIBTOOLFLAGS) $(LIBTOOLFLAGS) --mode=compile $(CXX) $(CUDA_ON_CPU_CXXFLAGS) \
   $(CUDA_ON_CPU_CPPFLAGS) -MD -MP -MT $@ -MF tests/cuda_on_cpu/$(DEPDIR)/$*.Plo -shared -c -o $@ -x c++

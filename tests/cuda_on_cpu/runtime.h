@@ -36,7 +36,8 @@ class opened {
     opened(const opened &) = delete;
 };
 bool is_device(const void *p);
-/* Whether all of P[BYTES] is of one allocation. */
+/* The device of P[BYTES] if all of it is of one allocation, or -1. */
+int device_of_memory(const void *p, size_t bytes);
 bool within_allocation(const void *p, size_t bytes);
 bool is_pinned(const void *p);
 

@@ -544,6 +544,16 @@ static const struct {
     {"devices are visible, streams are of a device", devices_are_visible, 0, 0},
     {"cuBLASLt multiplies", library_multiplies, 0, 0},
     {"cuBLASLt wants what was promised", library_wants_what_was_promised, 0, 0},
+    {"NCCL: messages in one group, in any order", ranks_exchange, 0, 0},
+    {"NCCL: messages wait for their streams, and work for messages", ranks_keep_the_order_of_streams, 0, 0},
+    {"NCCL: sums, but not in the order of ranks", ranks_add, 0, 0},
+    {"NCCL: a message of another size than is wanted fails on both", sizes_have_to_match, 0, 0},
+    {"NCCL: two ranks do not share a GPU of a host", gpus_are_of_one_rank, 0, 0},
+    {"NCCL: a killed rank is noticed", killed_rank_is_noticed, 0, 0},
+    {"NCCL: ranks wait until all have come, or one aborts", ranks_wait_until_all_have_come, 0, 0},
+    {"NCCL: answers that a call is in progress", answers_are_in_progress, 0, 0},
+    {"NCCL wants device memory, streams, ranks and calls that are right", nccl_wants_what_is_right, 0, 0},
+    {"NCCL fails when told", nccl_fails_when_told, 0, 0},
 };
 
 static bool passes(void (*run)(), int ends_by, int or_by)

@@ -58,4 +58,16 @@ inline float small(uint32_t i)
 void library_multiplies();
 void library_wants_what_was_promised();
 
+/* selftest_nccl.cu */
+void ranks_exchange();
+void ranks_keep_the_order_of_streams();
+void ranks_add();
+void sizes_have_to_match();
+void gpus_are_of_one_rank();
+void killed_rank_is_noticed();
+void ranks_wait_until_all_have_come();
+void answers_are_in_progress();
+void nccl_wants_what_is_right();
+void nccl_fails_when_told();
+
 #endif

@@ -1,5 +1,6 @@
 /* Streams, events and graphs. Work waits in its stream until somebody waits for it, or until chance runs it (CUDA_LAUNCH_BLOCKING=1:
  * it is done at once), so that a host that reads too early, or changes too early what is still to be read, gets it wrong. */
+#include "for_libraries.h"
 #include "runtime.h"
 
 #include <algorithm>
@@ -437,3 +438,27 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph)
     delete graph;
     return failed(usable());
 }
+
+/* ---- for libraries ---- */
+
+static int memory_device(const void *p, size_t bytes)
+{
+    std::lock_guard<std::recursive_mutex> hold(lock);
+    return device_of_memory(p, bytes);
+}
+
+static int stream_device(cudaStream_t stream)
+{
+    std::lock_guard<std::recursive_mutex> hold(lock);
+    return is_default(stream) ? current_device() : is_stream(stream) ? stream->device : -1;
+}
+
+static cudaError_t enqueue_for_library(cudaStream_t stream, std::function<void()> operation, bool immediately)
+{
+    CUDA_ON_CPU_CALL();
+    return failed(enqueue(stream, std::move(operation), immediately));
+}
+
+const struct cuda_on_cpu_for_libraries cuda_on_cpu_for_libraries = {
+    cudaGetDevice, cudaDeviceGetPCIBusId, cudaGetErrorName, memory_device, stream_device, enqueue_for_library,
+};

@@ -342,7 +342,7 @@ Test(config, round_trip)
         "optimizer.weight_decay=0.2", "optimizer.clip_norm=1e22", "validation.every=3", "validation.microbatches=5", "log.every=2",
         "parallel.auto=tensor zero", "parallel.memory=77", "parallel.data=4", "parallel.tensor=3", "parallel.context=2", "parallel.pipeline=5", "parallel.chunks=6",
         "parallel.schedule=zero-bubble", "parallel.zero=2", "parallel.sequence=true", "parallel.recompute=block",
-        "parallel.reduce=fast", "parallel.overlap=false", "parallel.compress=powersgd", "parallel.compress_ratio=0.07",
+        "parallel.reduce=fast", "parallel.links=host", "algorithms=first", "parallel.overlap=false", "parallel.compress=powersgd", "parallel.compress_ratio=0.07",
         "parallel.compress_rank=9", "parallel.sync=local", "parallel.local_steps=5", "parallel.outer=nesterov", "parallel.outer_rate=0.3",
         "parallel.outer_momentum=0.5",
         "parallel.servers=3", "parallel.staleness=inf",

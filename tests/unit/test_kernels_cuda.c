@@ -111,3 +111,77 @@ Test(cuda, refuses_what_it_has_not)
     cr_expect_eq(backend_open("cuda", &(struct backend_options){.act = DTYPE_F32}, &b), CAIRN_EUNSUPPORTED);
     cr_expect_not_null(strstr(cairn_err_message(), "--with-cuda"), "%s", cairn_err_message());
 }
+
+/* Of NUMBER slices of N values, in their order, rounded once. */
+static void check_slices(struct backend *b, enum dtype type, int number, int64_t n)
+{
+    double *values = random_values(number * n, (uint64_t)(number * n), 1);
+    void *slices = make_array(b, type, values, number * n), *sum = make_array(b, type, NULL, n);
+    b->table->sum_slices(b, type, sum, slices, number, n);
+    double *got = array_values(b, type, sum, n);
+    for (int64_t i = 0; i < n; i++) {
+        float expected = (float)values[i];
+        for (int s = 1; s < number; s++)
+            expected += (float)values[s * n + i];
+        if (type == DTYPE_BF16)
+            expected = bf16_to_float(bf16_from_float(expected));
+        cr_assert_eq((float)got[i], expected, "%d slices of %d, element %d", number, (int)n, (int)i);
+    }
+    free(got);
+    free_array(b, type, sum, n);
+    free_array(b, type, slices, number * n);
+    free(values);
+}
+
+Test(cuda, sums_of_slices)
+{
+    static const int64_t sizes[] = {1, 63, 64, 1000};
+    struct backend *b = open_cuda(DTYPE_BF16);
+    for (int i = 0; i < 4; i++)
+        for (int number = 1; number <= 5; number += 2) {
+            check_slices(b, DTYPE_BF16, number, sizes[i]);
+            check_slices(b, DTYPE_F32, number, sizes[i]);
+        }
+    cr_assert_eq(b->table->finish(b), CAIRN_OK);
+    b->table->close(b);
+}
+
+/* What one lane computes, the other goes on with, and back. */
+Test(cuda, lanes)
+{
+    enum { N = 100000, ROUNDS = 20 };
+    struct backend *b = open_cuda(DTYPE_F32);
+    const struct backend_table *t = b->table;
+    double *ones = malloc(N * sizeof *ones);
+    for (int i = 0; i < N; i++)
+        ones[i] = 1;
+    void *x = make_array(b, DTYPE_F32, ones, N), *y = make_array(b, DTYPE_F32, NULL, N);
+    struct backend_mark *computed = t->mark_create(b), *linked = t->mark_create(b);
+    cr_assert(computed && linked);
+    for (int i = 0; i < ROUNDS; i++) {
+        t->add(b, y, x, x, N); /* y = 2 x */
+        t->mark_set(computed);
+        t->lane(b, LANE_LINK);
+        t->mark_wait(computed);
+        t->add(b, x, y, x, N); /* x = 3 x */
+        t->mark_set(linked);
+        t->lane(b, LANE_COMPUTE);
+        t->mark_wait(linked);
+        t->zero(b, y, N * sizeof(float));
+        t->add(b, y, y, x, N);
+        t->copy(b, x, y, N * sizeof(float));
+    }
+    double *got = array_values(b, DTYPE_F32, x, N), expected = 1;
+    cr_assert_eq(t->finish(b), CAIRN_OK);
+    for (int i = 0; i < ROUNDS; i++)
+        expected = (float)(3 * expected);
+    for (int i = 0; i < N; i++)
+        cr_assert_eq((float)got[i], (float)expected, "element %d", i);
+    t->mark_destroy(computed);
+    t->mark_destroy(linked);
+    free(got);
+    free_array(b, DTYPE_F32, x, N);
+    free_array(b, DTYPE_F32, y, N);
+    free(ones);
+    t->close(b);
+}

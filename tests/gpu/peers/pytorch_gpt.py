@@ -2,7 +2,7 @@
 """Times training steps of a GPT-2 in PyTorch on one GPU, to compare Cairn with. Prints one line of JSON.
 
 The model of tests/bench/pytorch_gpt_installed.py as PyTorch runs it fastest on a GPU: float32 master weights and bfloat16 by autocast,
-F.scaled_dot_product_attention by its flash kernels, the fused AdamW, the head's rows padded to a multiple of 128, shapes that
+F.scaled_dot_product_attention by flash kernels or cuDNN's, the fused AdamW, the head's rows padded to a multiple of 128, shapes that
 do not change; --compile: all but the optimizer through torch.compile.
 """
 import argparse
@@ -31,6 +31,7 @@ def arguments():
     p.add_argument('--steps', type=int, default=50, help='steps that are timed')
     p.add_argument('--warmup', type=int, default=10, help='steps before them')
     p.add_argument('--pad', type=int, default=128, help="the head's rows are a multiple of it")
+    p.add_argument('--attention', choices=('flash', 'cudnn'), default='flash', help="whose kernels F.scaled_dot_product_attention takes")
     p.add_argument('--weights', choices=('float32', 'bfloat16'), default='float32',
                    help='bfloat16: no masters; weights, gradients and moments in bfloat16, which is less than Cairn does')
     return p.parse_args()
@@ -41,6 +42,8 @@ import torch  # noqa: E402
 import torch.nn as nn  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
+
+ATTENTION = {'flash': SDPBackend.FLASH_ATTENTION, 'cudnn': SDPBackend.CUDNN_ATTENTION}
 
 
 class Block(nn.Module):
@@ -105,7 +108,7 @@ def make_step(c):
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast('cuda', dtype=torch.bfloat16), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        with torch.autocast('cuda', dtype=torch.bfloat16), sdpa_kernel(ATTENTION[A.attention]):
             loss = run(tokens, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP, foreach=True)
@@ -129,7 +132,7 @@ def main():
             seconds.append(end - begin)
     mib = 1 << 20
     print(json.dumps(dict(program='pytorch', version=torch.__version__, device=torch.cuda.get_device_name(), case=A.case, compile=A.compile,
-                          weights=A.weights, steps=A.steps, median_ms=round(1000 * statistics.median(seconds), 3),
+                          attention=A.attention, weights=A.weights, steps=A.steps, median_ms=round(1000 * statistics.median(seconds), 3),
                           min_ms=round(1000 * min(seconds), 3), max_ms=round(1000 * max(seconds), 3),
                           tokens_per_second=round(c['batch'] * c['context'] / statistics.median(seconds)),
                           allocated_mib=round(torch.cuda.max_memory_allocated() / mib),

@@ -1,0 +1,82 @@
+#include "train/links.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "mesh/device_link.h"
+#include "train/device.h"
+
+/* Ranks come to the call together; what takes longer than this does not work. */
+static const double join_seconds = 60;
+
+enum { LINKED_GROUPS = 5 };
+
+/* The stages of a pipeline are not among them: what they send each other meets no common order of calls. */
+static void list_groups(struct mesh *m, struct group *groups[LINKED_GROUPS])
+{
+    groups[0] = &m->tensor;
+    groups[1] = &m->context;
+    groups[2] = &m->expert;
+    groups[3] = &m->replicas;
+    groups[4] = &m->expert_replicas;
+}
+
+/* NCCL takes two ranks on one GPU of a node for a mistake, unless it is told that they are on two nodes. */
+static cairn_err pretend_nodes(const struct mesh *m)
+{
+    char name[512];
+    snprintf(name, sizeof name, "%s-%d", m->host, m->rank);
+    return setenv("NCCL_HOSTID", name, 0) == 0 ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the environment");
+}
+
+static bool has_pairs(struct mesh *m)
+{
+    struct group *groups[LINKED_GROUPS];
+    list_groups(m, groups);
+    for (int i = 0; i < LINKED_GROUPS; i++)
+        if (groups[i]->size > 1)
+            return true;
+    return false;
+}
+
+static cairn_err open_all(struct mesh *m, struct backend *b)
+{
+    struct group *groups[LINKED_GROUPS];
+    cairn_err err = CAIRN_OK;
+    list_groups(m, groups);
+    for (int i = 0; i < LINKED_GROUPS && !err; i++) {
+        if (groups[i]->size > 1)
+            err = device_link_open(groups[i], b, join_seconds);
+        err = mesh_agree(m, err);
+    }
+    if (err)
+        links_close(m);
+    return err;
+}
+
+cairn_err links_open(const struct config *c, struct mesh *m, struct backend *b)
+{
+    int sharing = 0;
+    if (b->table->host_memory || c->parallel.links == LINKS_HOST || !has_pairs(m)) /* every rank has pairs, or none */
+        return CAIRN_OK;
+    TRY(device_count_sharing(m, b, &sharing));
+    if (sharing > 0 && c->parallel.links == LINKS_AUTO)
+        return CAIRN_OK;
+    if (sharing > 0)
+        TRY(mesh_agree(m, pretend_nodes(m)));
+    cairn_err err = open_all(m, b);
+    if (err && c->parallel.links == LINKS_AUTO && m->rank == 0)
+        log_warning("GPUs exchange by way of their hosts, which is slower: %s", cairn_err_message());
+    if (!err && m->rank == 0)
+        log_info("GPUs exchange by NCCL");
+    return err && c->parallel.links == LINKS_AUTO ? CAIRN_OK : err;
+}
+
+void links_close(struct mesh *m)
+{
+    struct group *groups[LINKED_GROUPS];
+    list_groups(m, groups);
+    for (int i = 0; i < LINKED_GROUPS; i++)
+        device_link_close(groups[i]);
+}
