@@ -217,6 +217,13 @@ struct backend_table {
     void (*layer_norm_backward_weight)(struct backend *, void *d_gain, void *d_bias, const void *dy, const void *x,
                                        const void *mean, const void *rstd, int64_t rows, int64_t width);
 
+    /* Two at once, where the device is faster so, else NULL. sum = x + h and its layer norm, x, h and sum [rows, width] and not the same memory: */
+    void (*residual_layer_norm_forward)(struct backend *, void *sum, void *y, void *mean, void *rstd, const void *x, const void *h,
+                                        const void *gain, const void *bias, int64_t rows, int64_t width, double epsilon);
+    /* all gradients: */
+    void (*layer_norm_backward)(struct backend *, void *dx, void *d_gain, void *d_bias, const void *dy, const void *x, const void *gain,
+                                const void *mean, const void *rstd, int64_t rows, int64_t width, bool add_to_dx);
+
     /* d_bias[width] (acc) = sum over rows of dy */
     void (*bias_backward)(struct backend *, void *d_bias, const void *dy, int64_t rows, int64_t width);
 

@@ -14,6 +14,7 @@ CUDA_FILES = \
   kernels/cuda/link.cu \
   kernels/cuda/memory.cu \
   kernels/cuda/norm.cu \
+  kernels/cuda/norm_backward.cu \
   kernels/cuda/product.cu \
   kernels/cuda/product_choice.cu \
   kernels/cuda/router.cu \
@@ -27,6 +28,7 @@ CUDA_INCLUDES = \
   kernels/cuda/experts.h \
   kernels/cuda/machine.h \
   kernels/cuda/map.h \
+  kernels/cuda/norm_rows.h \
   kernels/cuda/pack.h \
   kernels/cuda/product.h \
   kernels/cuda/product_choice.h

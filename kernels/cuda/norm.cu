@@ -1,68 +1,13 @@
 /* Layer norm, and sums over rows. */
-#include "kernels/cuda/pack.h"
-
-/* ---- one row after the other, each kept in registers by a warp or, where it is wide, by a block ---- */
-
-constexpr int ROW_WARPS = 8; /* of a block whose warps take a row each */
-constexpr int KEPT = 4;      /* packs of a row that a thread keeps; more would leave too few warps room for their registers */
-constexpr int BLOCK_THREADS_MOST = 384; /* with room for their registers */
-
-/* The threads that take a row together. */
-template <bool BLOCK> struct row_team {
-    int member, members;
-    float *between;
-
-    __device__ __forceinline__ float sum(float x) const
-    {
-        return BLOCK ? block_reduce<sum_of>(x, between, 0.0f) : warp_reduce<sum_of>(x);
-    }
-};
-
-/* What a thread has of a row, or of the part of one that is too wide for a block's registers. */
-template <typename T> struct row_part {
-    pack<T, PACK<T>> v[KEPT];
-
-    template <bool ALIGNED, bool BLOCK>
-    __device__ __forceinline__ void load(const T *row, int begin, int width, const row_team<BLOCK> &team)
-    {
-#pragma unroll
-        for (int i = 0; i < KEPT; i++)
-            v[i] = load_columns<ALIGNED, PACK<T>>(row, begin + (i * team.members + team.member) * PACK<T>, width);
-    }
-};
-
-template <typename Job, bool BLOCK, bool ALIGNED>
-static __global__ void __launch_bounds__(BLOCK ? BLOCK_THREADS_MOST : ROW_WARPS *WARP) row_kernel(Job job)
-{
-    __shared__ float between[WARP];
-    int64_t row = blockIdx.x;
-    row_team<BLOCK> team = {static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x), between};
-    if (!BLOCK) {
-        row = row * ROW_WARPS + threadIdx.x / WARP;
-        team.member = threadIdx.x % WARP;
-        team.members = WARP;
-    }
-    if (row < job.rows)
-        job.template run<BLOCK, ALIGNED>(row, team);
-}
-
-template <typename Job, bool ALIGNED> static void launch_rows(struct cuda *cuda, const char *what, const Job &job)
-{
-    int per_warp = KEPT * WARP * PACK<typename Job::type>;
-    if (job.width <= per_warp) {
-        launch(cuda, what, row_kernel<Job, false, ALIGNED>, dim3(blocks_of(job.rows, ROW_WARPS)), dim3(ROW_WARPS * WARP), 0, job);
-        return;
-    }
-    unsigned threads = blocks_of(job.width, per_warp) * WARP;
-    threads = threads < BLOCK_THREADS_MOST ? threads : BLOCK_THREADS_MOST;
-    launch(cuda, what, row_kernel<Job, true, ALIGNED>, dim3(static_cast<unsigned>(job.rows)), dim3(threads), 0, job);
-}
+#include "kernels/cuda/norm_rows.h"
 
 template <typename T> struct norm_forward {
     typedef T type;
     T *y;
     float *mean, *rstd;
     const T *x, *gain, *bias;
+    const T *h; /* NULL, or: x + h is normed, and written to SUM */
+    T *sum;
     int64_t rows;
     int width;
     float epsilon;
@@ -70,24 +15,26 @@ template <typename T> struct norm_forward {
     template <bool BLOCK, bool ALIGNED> __device__ __forceinline__ void run(int64_t row, const row_team<BLOCK> &team) const
     {
         constexpr int N = PACK<T>;
-        const T *in = x + row * width;
+        const T *in = (h != nullptr ? sum : x) + row * width;
         int part = BLOCK ? team.members * KEPT * N : width; /* of the row that is kept at once */
         row_part<T> kept;
-        float sum = 0, squares = 0;
+        float total = 0, squares = 0;
         for (int begin = 0; begin < width; begin += part) {
-            kept.template load<ALIGNED>(in, begin, width, team);
+            kept.template load<ALIGNED>(x + row * width, begin, width, team);
+            if (h != nullptr)
+                add_residual<ALIGNED>(row, kept, begin, team);
 #pragma unroll
             for (int i = 0; i < KEPT * N; i++)
-                sum += kept.v[i / N].at(i % N);
+                total += kept.v[i / N].at(i % N);
         }
-        float m = team.sum(sum) / static_cast<float>(width);
+        float m = team.sum(total) / static_cast<float>(width);
         for (int begin = 0; begin < width; begin += part) {
             if (part < width)
                 kept.template load<ALIGNED>(in, begin, width, team);
 #pragma unroll
             for (int i = 0; i < KEPT * N; i++) {
                 float d = kept.v[i / N].at(i % N) - m;
-                squares += column<N>(begin, i, team) < width ? d * d : 0;
+                squares += column_of<N>(begin, i, team) < width ? d * d : 0;
             }
         }
         float s = 1.0f / sqrtf(team.sum(squares) / static_cast<float>(width) + epsilon);
@@ -102,10 +49,22 @@ template <typename T> struct norm_forward {
         }
     }
 
-    /* Of element I of what a thread has. */
-    template <int N, bool BLOCK> static __device__ __forceinline__ int column(int begin, int i, const row_team<BLOCK> &team)
+    /* Rounded, as the sum is read again; each thread reads what it wrote itself. */
+    template <bool ALIGNED, bool BLOCK>
+    __device__ __forceinline__ void add_residual(int64_t row, row_part<T> &kept, int begin, const row_team<BLOCK> &team) const
     {
-        return begin + (i / N * team.members + team.member) * N + i % N;
+        constexpr int N = PACK<T>;
+        row_part<T> added;
+        added.template load<ALIGNED>(h + row * width, begin, width, team);
+#pragma unroll
+        for (int i = 0; i < KEPT; i++) {
+            float out[N];
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                out[j] = kept.v[i].at(j) + added.v[i].at(j);
+            kept.v[i] = pack_of(out, x);
+            store_columns<ALIGNED, N>(sum + row * width, column_of<N>(begin, i * N, team), width, out);
+        }
     }
 
     template <bool ALIGNED, bool BLOCK>
@@ -115,7 +74,7 @@ template <typename T> struct norm_forward {
         constexpr int N = PACK<T>;
 #pragma unroll
         for (int i = 0; i < KEPT; i++) {
-            int c = column<N>(begin, i * N, team);
+            int c = column_of<N>(begin, i * N, team);
             pack<T, N> g = load_columns<ALIGNED, N>(gain, c, width), b = load_columns<ALIGNED, N>(bias, c, width);
             float out[N];
 #pragma unroll
@@ -126,81 +85,20 @@ template <typename T> struct norm_forward {
     }
 };
 
-/* With n = (x - mean) rstd and g = dy gain: dx = rstd (g - average(g) - n average(g n)), averages over the row. */
-template <typename T> struct norm_backward {
-    typedef T type;
-    T *dx;
-    const T *dy, *x, *gain;
-    const float *mean, *rstd;
-    int64_t rows;
-    int width;
-    bool add;
-
-    template <bool BLOCK, bool ALIGNED> __device__ __forceinline__ void run(int64_t row, const row_team<BLOCK> &team) const
-    {
-        constexpr int N = PACK<T>;
-        int part = BLOCK ? team.members * KEPT * N : width; /* of the row that is kept at once */
-        row_part<T> d_out, in, before = {};
-        float m = mean[row], s = rstd[row], sum_g = 0, sum_gn = 0;
-        for (int begin = 0; begin < width; begin += part) {
-            d_out.template load<ALIGNED>(dy + row * width, begin, width, team);
-            in.template load<ALIGNED>(x + row * width, begin, width, team);
-            if (add && part >= width)
-                before.template load<ALIGNED>(dx + row * width, begin, width, team);
-#pragma unroll
-            for (int i = 0; i < KEPT; i++) {
-                pack<T, N> w = load_columns<ALIGNED, N>(gain, begin + (i * team.members + team.member) * N, width);
-#pragma unroll
-                for (int j = 0; j < N; j++) {
-                    float g = d_out.v[i].at(j) * w.at(j);
-                    sum_g += g;
-                    sum_gn += g * ((in.v[i].at(j) - m) * s);
-                }
-            }
-        }
-        float average_g = team.sum(sum_g) / static_cast<float>(width), average_gn = team.sum(sum_gn) / static_cast<float>(width);
-        for (int begin = 0; begin < width; begin += part) {
-            if (part < width) {
-                d_out.template load<ALIGNED>(dy + row * width, begin, width, team);
-                in.template load<ALIGNED>(x + row * width, begin, width, team);
-                if (add)
-                    before.template load<ALIGNED>(dx + row * width, begin, width, team);
-            }
-            store<ALIGNED>(row, d_out, in, before, begin, average_g, average_gn, team);
-        }
-    }
-
-    template <bool ALIGNED, bool BLOCK>
-    __device__ __forceinline__ void store(int64_t row, const row_part<T> &d_out, const row_part<T> &in,
-                                          const row_part<T> &before, int begin, float average_g, float average_gn,
-                                          const row_team<BLOCK> &team) const
-    {
-        constexpr int N = PACK<T>;
-        float m = mean[row], s = rstd[row];
-        T *to = dx + row * width;
-#pragma unroll
-        for (int i = 0; i < KEPT; i++) {
-            int c = begin + (i * team.members + team.member) * N;
-            pack<T, N> w = load_columns<ALIGNED, N>(gain, c, width);
-            float out[N];
-#pragma unroll
-            for (int j = 0; j < N; j++) {
-                float g = d_out.v[i].at(j) * w.at(j), n = (in.v[i].at(j) - m) * s;
-                out[j] = s * (g - average_g - n * average_gn) + before.v[i].at(j); /* zeros where dx is not added to */
-            }
-            store_columns<ALIGNED, N>(to, c, width, out);
-        }
-    }
-};
-
 template <typename T>
-static void forward(struct cuda *cuda, void *y, void *mean, void *rstd, const void *x, const void *gain, const void *bias, int64_t rows,
-                    int64_t width, double epsilon)
+static norm_forward<T> job_of(void *y, void *mean, void *rstd, const void *x, const void *gain, const void *bias, int64_t rows,
+                              int64_t width, double epsilon)
 {
-    norm_forward<T> job = {static_cast<T *>(y), static_cast<float *>(mean), static_cast<float *>(rstd), static_cast<const T *>(x),
-                          static_cast<const T *>(gain), static_cast<const T *>(bias), rows, static_cast<int>(width),
-                          static_cast<float>(epsilon)};
-    if (rows_aligned(job.y, width) && rows_aligned(job.x, width) && rows_aligned(job.gain, width) && rows_aligned(job.bias, width))
+    return {static_cast<T *>(y), static_cast<float *>(mean), static_cast<float *>(rstd), static_cast<const T *>(x),
+            static_cast<const T *>(gain), static_cast<const T *>(bias), nullptr, nullptr, rows, static_cast<int>(width),
+            static_cast<float>(epsilon)};
+}
+
+template <typename T> static void forward(struct cuda *cuda, const norm_forward<T> &job)
+{
+    int64_t width = job.width;
+    if (rows_aligned(job.y, width) && rows_aligned(job.x, width) && rows_aligned(job.gain, width) && rows_aligned(job.bias, width) &&
+        rows_aligned(job.h, width) && rows_aligned(job.sum, width))
         launch_rows<norm_forward<T>, true>(cuda, "layer norm", job);
     else
         launch_rows<norm_forward<T>, false>(cuda, "layer norm", job);
@@ -210,30 +108,25 @@ static void layer_norm_forward(struct backend *b, void *y, void *mean, void *rst
                                int64_t rows, int64_t width, double epsilon)
 {
     if (b->act == DTYPE_BF16)
-        forward<bf16>(cuda_of(b), y, mean, rstd, x, gain, bias, rows, width, epsilon);
+        forward(cuda_of(b), job_of<bf16>(y, mean, rstd, x, gain, bias, rows, width, epsilon));
     else
-        forward<float>(cuda_of(b), y, mean, rstd, x, gain, bias, rows, width, epsilon);
+        forward(cuda_of(b), job_of<float>(y, mean, rstd, x, gain, bias, rows, width, epsilon));
 }
 
-template <typename T>
-static void backward_input(struct cuda *cuda, void *dx, const void *dy, const void *x, const void *gain, const void *mean,
-                           const void *rstd, int64_t rows, int64_t width, bool add)
+template <typename T> static void forward_of_sum(struct cuda *cuda, norm_forward<T> job, void *sum, const void *h)
 {
-    norm_backward<T> job = {static_cast<T *>(dx), static_cast<const T *>(dy), static_cast<const T *>(x), static_cast<const T *>(gain),
-                           static_cast<const float *>(mean), static_cast<const float *>(rstd), rows, static_cast<int>(width), add};
-    if (rows_aligned(job.dx, width) && rows_aligned(job.dy, width) && rows_aligned(job.x, width) && rows_aligned(job.gain, width))
-        launch_rows<norm_backward<T>, true>(cuda, "layer norm's gradient", job);
-    else
-        launch_rows<norm_backward<T>, false>(cuda, "layer norm's gradient", job);
+    job.h = static_cast<const T *>(h);
+    job.sum = static_cast<T *>(sum);
+    forward(cuda, job);
 }
 
-static void layer_norm_backward_input(struct backend *b, void *dx, const void *dy, const void *x, const void *gain, const void *mean,
-                                      const void *rstd, int64_t rows, int64_t width, bool add_to_dx)
+static void residual_layer_norm_forward(struct backend *b, void *sum, void *y, void *mean, void *rstd, const void *x, const void *h,
+                                        const void *gain, const void *bias, int64_t rows, int64_t width, double epsilon)
 {
     if (b->act == DTYPE_BF16)
-        backward_input<bf16>(cuda_of(b), dx, dy, x, gain, mean, rstd, rows, width, add_to_dx);
+        forward_of_sum(cuda_of(b), job_of<bf16>(y, mean, rstd, x, gain, bias, rows, width, epsilon), sum, h);
     else
-        backward_input<float>(cuda_of(b), dx, dy, x, gain, mean, rstd, rows, width, add_to_dx);
+        forward_of_sum(cuda_of(b), job_of<float>(y, mean, rstd, x, gain, bias, rows, width, epsilon), sum, h);
 }
 
 /* ---- sums over rows: a block sums part of the rows of a strip of columns, then the parts are joined ---- */
@@ -335,6 +228,13 @@ static __global__ void __launch_bounds__(JOIN_WARPS *WARP) join_kernel(float *d_
         d_gain[column - width] = sum;
 }
 
+void norm_join_columns(struct cuda *cuda, void *d_bias, void *d_gain, const float *partial, int64_t parts, int64_t width)
+{
+    int64_t columns = d_gain != nullptr ? 2 * width : width;
+    launch(cuda, "sums over rows", join_kernel, dim3(blocks_of(columns, WARP)), dim3(JOIN_WARPS * WARP), 0, static_cast<float *>(d_bias),
+           static_cast<float *>(d_gain), partial, static_cast<int>(parts), static_cast<int>(width), static_cast<int>(columns));
+}
+
 /* How many parts the rows are cut into, by the shape alone. */
 static int64_t parts_of(int64_t rows, int64_t columns, int64_t strips)
 {
@@ -359,13 +259,11 @@ static void column_sums(struct backend *b, void *d_bias, void *d_gain, const voi
         launch(cuda, "sums over rows", columns_kernel<T, GAIN, true>, grid, block, 0, job);
     else
         launch(cuda, "sums over rows", columns_kernel<T, GAIN, false>, grid, block, 0, job);
-    launch(cuda, "sums over rows", join_kernel, dim3(blocks_of(columns, WARP)), dim3(JOIN_WARPS * WARP), 0,
-           static_cast<float *>(d_bias), static_cast<float *>(d_gain), static_cast<const float *>(job.partial),
-           static_cast<int>(parts), static_cast<int>(width), static_cast<int>(columns));
+    norm_join_columns(cuda, d_bias, d_gain, job.partial, parts, width);
 }
 
-static void layer_norm_backward_weight(struct backend *b, void *d_gain, void *d_bias, const void *dy, const void *x, const void *mean,
-                                       const void *rstd, int64_t rows, int64_t width)
+void norm_wide_columns(struct backend *b, void *d_bias, void *d_gain, const void *dy, const void *x, const void *mean, const void *rstd,
+                       int64_t rows, int64_t width)
 {
     if (b->act == DTYPE_BF16)
         column_sums<bf16, true>(b, d_bias, d_gain, dy, x, mean, rstd, rows, width);
@@ -384,7 +282,7 @@ static void bias_backward(struct backend *b, void *d_bias, const void *dy, int64
 void norm_fill(struct backend_table *t)
 {
     t->layer_norm_forward = layer_norm_forward;
-    t->layer_norm_backward_input = layer_norm_backward_input;
-    t->layer_norm_backward_weight = layer_norm_backward_weight;
+    t->residual_layer_norm_forward = residual_layer_norm_forward;
     t->bias_backward = bias_backward;
+    norm_backward_fill(t);
 }

@@ -56,6 +56,10 @@ static void use_in_step(struct graph *g, const struct step *s, int when)
     use(g, op->y, when, s->again);
     if (op->gelu_behind >= 0)
         use(g, g->ops[op->gelu_behind].y, when, s->again);
+    if (op->sum_before >= 0) {
+        use(g, g->ops[op->sum_before].x, when, false);
+        use(g, g->ops[op->sum_before].h, when, false);
+    }
     for (int k = 0; k < op->forward_work; k++)
         use(g, op->work[k], when, s->again);
     for (int k = 0; k < OP_STATISTICS; k++)

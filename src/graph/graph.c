@@ -108,7 +108,7 @@ struct op *graph_add_op(struct graph *g, const struct op_class *class)
         return NULL;
     struct op *op = &g->ops[g->op_count++];
     *op = (struct op){.class = class, .unit = g->unit, .segment = g->segment, .x = -1, .h = -1, .y = -1, .weight = -1, .bias = -1,
-                       .gelu_behind = -1, .gelu_before = -1};
+                       .gelu_behind = -1, .gelu_before = -1, .sum_before = -1};
     for (int i = 0; i < OP_PARAMETERS - 2; i++)
         op->more[i] = -1;
     for (int i = 0; i < OP_STATISTICS; i++)
@@ -204,8 +204,10 @@ cairn_err graph_finish(struct graph *g)
         graph_derive_backward(g);
     if (g->error)
         return FAIL(g->error, "%s", g->error_message);
-    if (!g->backend->table->host_memory)
+    if (!g->backend->table->host_memory) {
         graph_join_gelus(g);
+        graph_join_residuals(g);
+    }
     TRY(graph_list_steps(g));
     TRY(graph_make_buckets(g));
     TRY(graph_plan_memory(g));

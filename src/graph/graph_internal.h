@@ -71,6 +71,8 @@ struct op {
     /* On a device a linear's product goes through the GELU that follows, or through the gradient of the one before; -1: neither. */
     int gelu_behind, gelu_before;
     bool in_product, gradient_in_product; /* of a GELU: the linear before, or behind, does it */
+    int sum_before;   /* of a norm: the residual that it adds up, where that has no dropout; -1 */
+    bool in_norm;     /* of a residual: such a norm follows */
     struct attention *attention;
     struct classifier *classifier;
     struct experts *experts;
@@ -224,8 +226,10 @@ struct dropout graph_active_dropout(const struct graph *g, const struct op *op);
 /* backward.c: gradients of activations, and which ops add to one that is there */
 void graph_derive_backward(struct graph *g);
 
-/* ops.c: which products go through GELUs; after the backward pass is derived */
+/* joins.c, after the backward pass is derived: which products go through GELUs, which norms add up what they norm */
 void graph_join_gelus(struct graph *g);
+void graph_join_residuals(struct graph *g);
+bool graph_norm_adds(const struct graph *g, const struct op *sum); /* now: the residual SUM is left to the norm behind it */
 
 /* steps.c: the list of steps */
 cairn_err graph_list_steps(struct graph *g);

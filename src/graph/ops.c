@@ -134,13 +134,27 @@ tensor_id graph_layer_norm(struct graph *g, tensor_id x, tensor_id gain, tensor_
 
 static void layer_norm_forward(struct graph *g, struct op *op)
 {
-    KERNEL(g)->layer_norm_forward(g->backend, tensor_data(g, op->y), tensor_data(g, op->statistic[0]),
-                                  tensor_data(g, op->statistic[1]), tensor_data(g, op->x), parameter_data(g, op->weight),
-                                  parameter_data(g, op->bias), rows_of(g, op->x), g->tensors[op->x].width, op->epsilon);
+    void *y = tensor_data(g, op->y), *mean = tensor_data(g, op->statistic[0]), *rstd = tensor_data(g, op->statistic[1]), *x = tensor_data(g, op->x);
+    const void *gain = parameter_data(g, op->weight), *bias = parameter_data(g, op->bias);
+    int64_t rows = rows_of(g, op->x), width = g->tensors[op->x].width;
+    const struct op *sum = op->sum_before >= 0 ? &g->ops[op->sum_before] : NULL;
+    if (sum && graph_norm_adds(g, sum))
+        KERNEL(g)->residual_layer_norm_forward(g->backend, x, y, mean, rstd, tensor_data(g, sum->x), tensor_data(g, sum->h), gain, bias, rows,
+                                               width, op->epsilon);
+    else
+        KERNEL(g)->layer_norm_forward(g->backend, y, mean, rstd, x, gain, bias, rows, width, op->epsilon);
+}
+
+/* In the step for weights, which is the next. Not where the gain may be gone by then. */
+static bool finds_all_gradients(const struct graph *g)
+{
+    return KERNEL(g)->layer_norm_backward && !g->options.split_backward && !g->hooks.parameters_release;
 }
 
 static void layer_norm_backward_input(struct graph *g, struct op *op)
 {
+    if (finds_all_gradients(g))
+        return;
     KERNEL(g)->layer_norm_backward_input(g->backend, gradient_of(g, op->x), gradient_of(g, op->y), tensor_data(g, op->x),
                                          parameter_data(g, op->weight), tensor_data(g, op->statistic[0]),
                                          tensor_data(g, op->statistic[1]), rows_of(g, op->x), g->tensors[op->x].width, op->add_x);
@@ -148,11 +162,16 @@ static void layer_norm_backward_input(struct graph *g, struct op *op)
 
 static void layer_norm_backward_weight(struct graph *g, struct op *op)
 {
-    KERNEL(g)->layer_norm_backward_weight(g->backend, parameter_gradient(g, op->weight, false), parameter_gradient(g, op->bias, false),
-                                          gradient_of(g, op->y), tensor_data(g, op->x), tensor_data(g, op->statistic[0]),
-                                          tensor_data(g, op->statistic[1]), rows_of(g, op->x), g->tensors[op->x].width);
-    graph_sum_over_rows(g, parameter_gradient(g, op->weight, false), g->tensors[op->x].width);
-    graph_sum_over_rows(g, parameter_gradient(g, op->bias, false), g->tensors[op->x].width);
+    void *d_gain = parameter_gradient(g, op->weight, false), *d_bias = parameter_gradient(g, op->bias, false);
+    const void *dy = gradient_of(g, op->y), *x = tensor_data(g, op->x), *mean = tensor_data(g, op->statistic[0]), *rstd = tensor_data(g, op->statistic[1]);
+    int64_t rows = rows_of(g, op->x), width = g->tensors[op->x].width;
+    if (finds_all_gradients(g))
+        KERNEL(g)->layer_norm_backward(g->backend, gradient_of(g, op->x), d_gain, d_bias, dy, x, parameter_data(g, op->weight), mean, rstd, rows,
+                                       width, op->add_x);
+    else
+        KERNEL(g)->layer_norm_backward_weight(g->backend, d_gain, d_bias, dy, x, mean, rstd, rows, width);
+    graph_sum_over_rows(g, d_gain, width);
+    graph_sum_over_rows(g, d_bias, width);
 }
 
 const struct op_class op_layer_norm = {.name = "layer norm", .input_reads = READS_X | READS_STATISTICS,
@@ -315,38 +334,6 @@ static int64_t elements(const struct graph *g, tensor_id x)
     return g->tensors[x].rows * g->tensors[x].width;
 }
 
-/* The one op that reads X; NULL: there are none or several. */
-static struct op *reader_of(struct graph *g, tensor_id x)
-{
-    struct op *reader = NULL;
-    for (int i = 0; i < g->op_count; i++) {
-        if (g->ops[i].x != x && g->ops[i].h != x)
-            continue;
-        if (reader)
-            return NULL;
-        reader = &g->ops[i];
-    }
-    return reader;
-}
-
-void graph_join_gelus(struct graph *g)
-{
-    for (int i = 0; i < g->op_count; i++) {
-        struct op *gelu = &g->ops[i];
-        if (gelu->class != &op_gelu || g->tensors[gelu->x].alias >= 0 || g->tensors[gelu->x].producer < 0)
-            continue;
-        struct op *before = &g->ops[g->tensors[gelu->x].producer], *behind = reader_of(g, gelu->y);
-        if (before->class == &op_linear && before->segment == gelu->segment) {
-            before->gelu_behind = i;
-            gelu->in_product = true;
-        }
-        if (g->options.training && behind && behind->class == &op_linear && behind->segment == gelu->segment && !behind->add_x) {
-            behind->gelu_before = i;
-            gelu->gradient_in_product = true;
-        }
-    }
-}
-
 static void gelu_forward(struct graph *g, struct op *op)
 {
     if (op->in_product)
@@ -395,6 +382,8 @@ static void residual_forward(struct graph *g, struct op *op)
     int64_t rows = rows_of(g, op->y), width = g->tensors[op->y].width, place;
     size_t size = dtype_size(g->backend->act);
     char *y = tensor_data(g, op->y), *h = tensor_data(g, op->h), *x = tensor_data(g, op->x);
+    if (graph_norm_adds(g, op))
+        return;
     for (int64_t r = 0, n; r < rows; r += n) {
         size_t at = (size_t)(r * width) * size;
         n = d.rate > 0 ? graph_row_run(g, r, rows - r, &place) : rows;

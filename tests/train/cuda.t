@@ -16,6 +16,8 @@ train 4 run_dir=four device=cuda parallel.zero=1
 same "4 ranks with zero 1 too" four
 train 2 run_dir=pipe device=cuda parallel.pipeline=2
 same "and 2 stages of a pipeline" pipe
+train 2 run_dir=bubble device=cuda parallel.pipeline=2 parallel.schedule=zero-bubble
+same "and with their backward passes split" bubble
 train 2 run_dir=chain device=cuda steps=2
 train 1 run_dir=chain device=cuda steps=4
 same "so does a restart on 1 rank after 2" chain

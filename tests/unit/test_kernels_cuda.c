@@ -185,3 +185,54 @@ Test(cuda, lanes)
     free(ones);
     t->close(b);
 }
+
+/* Schedules and ways to share memory find layer norm's gradients at once or apart: to the same bits. */
+static void check_norm_gradients(enum dtype act, int64_t rows, int64_t width)
+{
+    struct backend *b = open_cuda(act);
+    const struct backend_table *t = b->table;
+    int64_t n = rows * width;
+    double *values = random_values(4 * n, 5, 1);
+    void *x = make_array(b, act, values, n), *dy = make_array(b, act, values + n, n), *gain = make_array(b, act, values + 2 * n, width);
+    void *mean = make_array(b, DTYPE_F32, values, rows), *rstd = make_array(b, DTYPE_F32, values + n, rows), *y = make_array(b, act, NULL, n);
+    void *results[2][3];
+    t->layer_norm_forward(b, y, mean, rstd, x, gain, gain, rows, width, 1e-5);
+    for (int i = 0; i < 2; i++) {
+        results[i][0] = make_array(b, act, values + 3 * n, n);
+        results[i][1] = make_array(b, DTYPE_F32, NULL, width);
+        results[i][2] = make_array(b, DTYPE_F32, NULL, width);
+    }
+    t->layer_norm_backward(b, results[0][0], results[0][1], results[0][2], dy, x, gain, mean, rstd, rows, width, true);
+    t->layer_norm_backward_input(b, results[1][0], dy, x, gain, mean, rstd, rows, width, true);
+    t->layer_norm_backward_weight(b, results[1][1], results[1][2], dy, x, mean, rstd, rows, width);
+    for (int k = 0; k < 3; k++) {
+        int64_t count = k == 0 ? n : width;
+        enum dtype type = k == 0 ? act : DTYPE_F32;
+        double *at_once = array_values(b, type, results[0][k], count), *apart = array_values(b, type, results[1][k], count);
+        for (int64_t i = 0; i < count; i++)
+            cr_assert_eq(at_once[i], apart[i], "result %d of %d x %d, element %d: %.9g and %.9g", k, (int)rows, (int)width, (int)i, at_once[i], apart[i]);
+        free(at_once);
+        free(apart);
+        free_array(b, type, results[0][k], count);
+        free_array(b, type, results[1][k], count);
+    }
+    void *inputs[] = {x, dy, y};
+    for (int i = 0; i < 3; i++)
+        free_array(b, act, inputs[i], n);
+    free_array(b, act, gain, width);
+    free_array(b, DTYPE_F32, mean, rows);
+    free_array(b, DTYPE_F32, rstd, rows);
+    free(values);
+    cr_assert_eq(t->finish(b), CAIRN_OK);
+    t->close(b);
+}
+
+Test(cuda, norms_gradients_at_once)
+{
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16};
+    for (int i = 0; i < 2; i++) {
+        check_norm_gradients(types[i], 37, 64);
+        check_norm_gradients(types[i], 2500, 33); /* all parts of the rows */
+        check_norm_gradients(types[i], 9, 1600);
+    }
+}
