@@ -140,6 +140,13 @@ struct link_message {
     bool receive;
 };
 
+/* When a device carried out a call. */
+struct backend_span {
+    const char *name;       /* a literal: "attention", "a product"; lives as long as the process */
+    enum backend_lane lane;
+    uint64_t begun, ended;  /* nanoseconds of this machine's CLOCK_MONOTONIC */
+};
+
 struct backend_table {
     const char *name; /* "reference", "cpu", "cuda" */
     /* The processor may read and write what alloc gives, calls are done when they return, finish cannot fail. */
@@ -168,6 +175,16 @@ struct backend_table {
     void (*lane)(struct backend *, enum backend_lane);
     /* The lane's calls from now on come after what was called before mark_set; one that was never set is no wait. */
     void (*mark_wait)(const struct backend_mark *);
+    /* From now on the device notes when it carries out each kernel, product, copy, clearing and what links do, of MOST calls between two
+     * takes. What a step needs is there after the first one. Changes no result, and costs some microseconds a call; nothing before. */
+    cairn_err (*spans_open)(struct backend *, int64_t most);
+    /* Waits for all calls so far. Returns the *COUNT spans since it was called last, in the order of the calls, those of a lane one after the
+     * other in time; valid until the next call of the table. *LOST: how many calls more there were. None where something failed. */
+    const struct backend_span *(*spans_take)(struct backend *, int64_t *count, int64_t *lost);
+    /* Ranges of what the processor calls, one inside the other, for a profiler's picture; NULL too where no profiler is meant to look
+     * (CAIRN_PROFILE). NUMBER tells those of a name apart; -1: it does not. NAME may change as soon as it returns. */
+    void (*range_begin)(struct backend *, const char *name, int64_t number);
+    void (*range_end)(struct backend *);
 
     /* ---- between devices: NULL where there are none, or this build knows no way between them ----
      * A link's first step: one rank makes its id, and tells it to all, each by its own means. Fails with CAIRN_EUNSUPPORTED, and why,
@@ -327,6 +344,18 @@ struct backend {
     int threads;
     char unit[32]; /* which device it is, of those of its node; "" where it is the processor */
 };
+
+static inline void backend_range_begin(struct backend *b, const char *name, int64_t number)
+{
+    if (b->table->range_begin)
+        b->table->range_begin(b, name, number);
+}
+
+static inline void backend_range_end(struct backend *b)
+{
+    if (b->table->range_end)
+        b->table->range_end(b);
+}
 
 struct backend_options {
     enum dtype act;

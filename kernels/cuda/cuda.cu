@@ -42,6 +42,7 @@ static void close_backend(struct backend *b)
     for (int i = 0; i < BACKEND_LANES; i++)
         if (cuda->lanes[i] != nullptr)
             cudaStreamSynchronize(cuda->lanes[i]);
+    spans_close(cuda);
     memory_free(b, cuda->scratch, SCRATCH_BYTES);
     memory_free(b, cuda->workspace, PRODUCT_WORKSPACE_BYTES);
     memory_close(cuda);
@@ -76,6 +77,8 @@ static void fill_table(void)
     experts_fill(&cuda_table);
     link_fill(&cuda_table);
     product_choice_fill(&cuda_table);
+    spans_fill(&cuda_table);
+    ranges_fill(&cuda_table);
 }
 
 /* CUDA's versions are 1000 * major + 10 * minor. */

@@ -42,6 +42,7 @@ struct cuda {
     struct staging *staging; /* of memory.cu */
     struct choices *choices; /* of product_choice.cu */
     bool timed_products;
+    struct spans *spans; /* of spans.cu; NULL: nobody asked for them */
 };
 
 static inline struct cuda *cuda_of(struct backend *b)
@@ -55,7 +56,25 @@ bool cuda_ok(struct cuda *, cudaError_t, const char *what);
 /* Of cublasLt: fails with CAIRN_ELIBRARY unless STATUS is success; WHAT names what was tried. */
 cairn_err cuda_check_products(cublasStatus_t, const char *what);
 
-/* Starts KERNEL on the stream; WHAT names it in an error. SHARED: bytes of dynamic shared memory, up to shared_most. A grid
+/* What is given to STREAM between the two is one span, WHAT (a literal). No other call is between them, and no thread but this one may
+ * call anything that has a span until the end. */
+void spans_begin(struct spans *, cudaStream_t stream, const char *what);
+void spans_end(struct spans *, cudaStream_t stream);
+void spans_close(struct cuda *);
+
+static inline void span_begin(struct cuda *cuda, cudaStream_t stream, const char *what)
+{
+    if (cuda->spans != nullptr)
+        spans_begin(cuda->spans, stream, what);
+}
+
+static inline void span_end(struct cuda *cuda, cudaStream_t stream)
+{
+    if (cuda->spans != nullptr)
+        spans_end(cuda->spans, stream);
+}
+
+/* Starts KERNEL on the stream; WHAT (a literal) names it in an error and in a span. SHARED: bytes of dynamic shared memory, up to shared_most. A grid
  * without blocks starts nothing. */
 template <typename... Parameters, typename... Arguments>
 void launch(struct cuda *cuda, const char *what, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
@@ -72,7 +91,9 @@ void launch(struct cuda *cuda, const char *what, void (*kernel)(Parameters...), 
     config.blockDim = block;
     config.dynamicSmemBytes = shared;
     config.stream = cuda->stream;
+    span_begin(cuda, cuda->stream, what);
     cuda_ok(cuda, cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), what);
+    span_end(cuda, cuda->stream);
 }
 
 /* How many blocks of SIZE hold N. */
@@ -109,5 +130,7 @@ void classifier_fill(struct backend_table *);
 void experts_fill(struct backend_table *);
 void link_fill(struct backend_table *);
 void product_choice_fill(struct backend_table *);
+void spans_fill(struct backend_table *);
+void ranges_fill(struct backend_table *);
 
 #endif

@@ -216,9 +216,9 @@ static bool begin(struct backend_link *l)
     return cuda_ok(l->cuda, cudaSetDevice(l->cuda->device), "the choice of the GPU") && l->comm != nullptr;
 }
 
-static void link_exchange(struct backend_link *l, const struct link_message *messages, int count)
+static void exchange(struct backend_link *l, const struct link_message *messages, int count)
 {
-    if (count == 0 || !begin(l) || !taken(l, nccl.GroupStart()))
+    if (!taken(l, nccl.GroupStart()))
         return;
     for (int i = 0; i < count && l->comm != nullptr; i++) {
         const struct link_message *m = &messages[i];
@@ -230,11 +230,41 @@ static void link_exchange(struct backend_link *l, const struct link_message *mes
         settle(l);
 }
 
+static void sum(struct backend_link *l, void *data, int64_t n)
+{
+    if (taken(l, nccl.AllReduce(data, data, static_cast<size_t>(n), ncclFloat32, ncclSum, l->comm, l->cuda->stream)))
+        settle(l);
+}
+
+/* A call is in its stream when the link has settled, not before. */
+static void name_begin(struct backend_link *l, const char *name)
+{
+    backend_range_begin(&l->cuda->base, name, -1);
+    span_begin(l->cuda, l->cuda->stream, name);
+}
+
+static void name_end(struct backend_link *l)
+{
+    span_end(l->cuda, l->cuda->stream);
+    backend_range_end(&l->cuda->base);
+}
+
+static void link_exchange(struct backend_link *l, const struct link_message *messages, int count)
+{
+    if (count == 0 || !begin(l))
+        return;
+    name_begin(l, "an exchange between GPUs");
+    exchange(l, messages, count);
+    name_end(l);
+}
+
 static void link_sum(struct backend_link *l, void *data, int64_t n)
 {
-    if (n > 0 && begin(l) &&
-        taken(l, nccl.AllReduce(data, data, static_cast<size_t>(n), ncclFloat32, ncclSum, l->comm, l->cuda->stream)))
-        settle(l);
+    if (n <= 0 || !begin(l))
+        return;
+    name_begin(l, "a sum over GPUs");
+    sum(l, data, n);
+    name_end(l);
 }
 
 /* An orderly end, which needs the other ranks; without them it is given up. */

@@ -17,8 +17,10 @@ CUDA_FILES = \
   kernels/cuda/norm_backward.cu \
   kernels/cuda/product.cu \
   kernels/cuda/product_choice.cu \
+  kernels/cuda/ranges.cu \
   kernels/cuda/router.cu \
   kernels/cuda/router_backward.cu \
+  kernels/cuda/spans.cu \
   kernels/cuda/update.cu
 CUDA_INCLUDES = \
   kernels/cuda/attention.h \

@@ -130,6 +130,14 @@ void memory_free(struct backend *b, void *p, size_t bytes)
     cuda_ok(cuda, cudaFree(p), "the freeing of memory"); /* waits for what is under way */
 }
 
+static bool copy_async(struct cuda *cuda, void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream, const char *what)
+{
+    span_begin(cuda, stream, what);
+    bool ok = cuda_ok(cuda, cudaMemcpyAsync(to, from, bytes, kind, stream), what);
+    span_end(cuda, stream);
+    return ok;
+}
+
 static void upload(struct backend *b, void *to, const void *from, size_t bytes)
 {
     struct cuda *cuda = cuda_of(b);
@@ -145,7 +153,7 @@ static void upload(struct backend *b, void *to, const void *from, size_t bytes)
         if (!cuda_wait_event(cuda, ring->done[ring->next], what))
             break;
         memcpy(part, static_cast<const char *>(from) + at, size);
-        if (!cuda_ok(cuda, cudaMemcpyAsync(static_cast<char *>(to) + at, part, size, cudaMemcpyHostToDevice, stream), what) ||
+        if (!copy_async(cuda, static_cast<char *>(to) + at, part, size, cudaMemcpyHostToDevice, stream, what) ||
             !cuda_ok(cuda, cudaEventRecord(ring->done[ring->next], stream), what))
             break;
         ring->next = (ring->next + 1) % PARTS;
@@ -160,8 +168,8 @@ static bool begin_part(struct cuda *cuda, struct ring *ring, const void *from, s
 {
     size_t at = number * PART_BYTES, size = bytes - at < PART_BYTES ? bytes - at : PART_BYTES, slot = number % PARTS;
     cudaStream_t stream = cuda->lanes[LANE_COMPUTE];
-    return cuda_ok(cuda, cudaMemcpyAsync(ring->bytes + slot * PART_BYTES, static_cast<const char *>(from) + at, size,
-                                         cudaMemcpyDeviceToHost, stream), download_name) &&
+    return copy_async(cuda, ring->bytes + slot * PART_BYTES, static_cast<const char *>(from) + at, size, cudaMemcpyDeviceToHost, stream,
+                      download_name) &&
            cuda_ok(cuda, cudaEventRecord(ring->done[slot], stream), download_name);
 }
 
@@ -184,7 +192,7 @@ static bool download_parts(struct cuda *cuda, struct ring *ring, void *to, const
 static bool download_small(struct cuda *cuda, void *to, const void *from, size_t bytes)
 {
     cudaStream_t stream = cuda->lanes[LANE_COMPUTE];
-    return cuda_ok(cuda, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream), download_name) &&
+    return copy_async(cuda, to, from, bytes, cudaMemcpyDeviceToHost, stream, download_name) &&
            cuda_wait_stream(cuda, stream, download_name);
 }
 
@@ -208,14 +216,18 @@ static void copy(struct backend *b, void *to, const void *from, size_t bytes)
 {
     struct cuda *cuda = cuda_of(b);
     if (here(cuda) && bytes > 0)
-        cuda_ok(cuda, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, cuda->stream), "a copy within the GPU");
+        copy_async(cuda, to, from, bytes, cudaMemcpyDeviceToDevice, cuda->stream, "a copy within the GPU");
 }
 
 static void zero(struct backend *b, void *p, size_t bytes)
 {
     struct cuda *cuda = cuda_of(b);
-    if (here(cuda) && bytes > 0)
-        cuda_ok(cuda, cudaMemsetAsync(p, 0, bytes, cuda->stream), "the clearing of memory");
+    static const char what[] = "the clearing of memory";
+    if (!here(cuda) || bytes == 0)
+        return;
+    span_begin(cuda, cuda->stream, what);
+    cuda_ok(cuda, cudaMemsetAsync(p, 0, bytes, cuda->stream), what);
+    span_end(cuda, cuda->stream);
 }
 
 static cairn_err finish(struct backend *b)

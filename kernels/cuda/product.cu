@@ -399,6 +399,13 @@ static void follow_with_gelu(const struct matmul *p, void *c, const void *inner)
         b->table->gelu_backward(b, c, c, inner, n);
 }
 
+static const char *name_of(const struct matmul *p, const struct way *way)
+{
+    if (!way->through_gelu)
+        return "a product";
+    return p->desc.matmul.gelu == MATMUL_GELU ? "a product and GELU" : "a product and GELU's gradient";
+}
+
 /* INNER: NULL, or what the product goes through. */
 static void run(struct matmul *p, void *c, void *inner, const void *a, const void *b, const void *bias)
 {
@@ -425,9 +432,11 @@ static void run(struct matmul *p, void *c, void *inner, const void *a, const voi
     void *to = inner != NULL && !way->through_gelu && p->desc.matmul.gelu == MATMUL_GELU ? inner : c;
     if (bias_first)
         put_bias_before(p, to, bias);
+    span_begin(cuda, cuda->stream, name_of(p, way));
     if (status == CUBLAS_STATUS_SUCCESS)
         status = cublasLtMatmul(cuda->products, way->operation, &one, b, p->b, a, p->a, &factor_of_c, to, p->c, to, p->c, &algorithm,
                                 cuda->workspace, choice->workspace_bytes, cuda->stream);
+    span_end(cuda, cuda->stream);
     if (status != CUBLAS_STATUS_SUCCESS)
         cuda_ok(cuda, cudaErrorUnknown, cublasLtGetStatusName(status));
     if (inner != NULL && !way->through_gelu)

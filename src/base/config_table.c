@@ -56,7 +56,7 @@ const struct config_key config_keys[] = {
     {TOP(instruction_set), .kind = CONFIG_STRING, .standard = "auto", .choices = instruction_sets,
      .help = "highest x86-64 level the CPU kernels and their products use"},
     {TOP(algorithms), CHOICE("timed", algorithms), .help = "of matrix products on GPUs, which differ in the last bits; timed: the fastest, found by trying once for each GPU model and kept in products.json of run_dir and in ~/.cache/cairn; first: the library's own first choice"},
-    {TOP(trace), .kind = CONFIG_BOOL, .standard = "false", .help = "write what each rank does when to trace.json in run_dir, for chrome://tracing and ui.perfetto.dev"},
+    {TOP(trace), .kind = CONFIG_BOOL, .standard = "false", .help = "write what each rank and its GPU do when to trace.json in run_dir, for chrome://tracing and ui.perfetto.dev"},
 
     {FIELD(data, path), .kind = CONFIG_STRING, .help = "dataset file made by cairn data import; must be given"},
     {FIELD(data, prefetch), INT("4", 1, 4096), .help = "microbatches read ahead by each rank"},

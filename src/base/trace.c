@@ -10,10 +10,10 @@
 #include "base/least.h"
 #include "base/make_folders.h"
 
-static const char *const category_names[] = {"compute", "communication", "reading", "checkpoint"};
+static const char *const category_names[] = {"compute", "communication", "reading", "checkpoint", "kernels", "links"};
 
 /* Lanes of a category: those beyond are drawn over each other. Spans inside each other in a lane: deeper ones get another. */
-enum { CATEGORIES = 4, LANES = 16, DEPTH = 32, PATH_SIZE = 4096 };
+enum { CATEGORIES = 6, LANES = 16, DEPTH = 32, PATH_SIZE = 4096 };
 
 struct span {
     uint64_t begun, ended; /* nanoseconds of the monotonic clock */
@@ -22,10 +22,17 @@ struct span {
     int category, lane;
 };
 
-static struct {
-    pthread_mutex_t lock; /* of the ring */
-    struct span *ring;
+/* A device's spans have a ring of their own: they are so many that they would push all others out. */
+enum { RING_PROCESSOR, RING_DEVICE, RINGS };
+
+struct ring {
+    struct span *spans;
     int64_t capacity, recorded;
+};
+
+static struct {
+    pthread_mutex_t lock; /* of the rings */
+    struct ring rings[RINGS];
     double clock_offset;
     int rank;
     char path[PATH_SIZE];
@@ -40,13 +47,24 @@ uint64_t trace_now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+static void put(struct ring *ring, const struct span *span)
+{
+    pthread_mutex_lock(&trace.lock);
+    if (ring->capacity > 0)
+        ring->spans[ring->recorded++ % ring->capacity] = *span;
+    pthread_mutex_unlock(&trace.lock);
+}
+
 void trace_record(uint64_t begun, enum trace_category category, const char *name, int64_t id)
 {
-    struct span span = {.begun = begun, .ended = trace_now(), .name = name, .id = id, .category = (int)category};
-    pthread_mutex_lock(&trace.lock);
-    if (trace.capacity > 0)
-        trace.ring[trace.recorded++ % trace.capacity] = span;
-    pthread_mutex_unlock(&trace.lock);
+    const struct span span = {.begun = begun, .ended = trace_now(), .name = name, .id = id, .category = (int)category};
+    put(&trace.rings[RING_PROCESSOR], &span);
+}
+
+void trace_record_device(uint64_t begun, uint64_t ended, enum trace_category category, const char *name)
+{
+    const struct span span = {.begun = begun, .ended = ended, .name = name, .id = -1, .category = (int)category};
+    put(&trace.rings[RING_DEVICE], &span);
 }
 
 static cairn_err rank_path(const char *folder, int rank, char *path)
@@ -56,21 +74,35 @@ static cairn_err rank_path(const char *folder, int rank, char *path)
     return CAIRN_OK;
 }
 
-cairn_err trace_open(const char *folder, int rank, int64_t capacity)
+static cairn_err open_ring(struct ring *ring, int64_t capacity)
 {
     if (capacity < 1)
         return FAIL(CAIRN_EINVAL, "a trace that keeps %lld spans", (long long)capacity);
+    struct span *spans = malloc((size_t)capacity * sizeof *spans);
+    if (!spans)
+        return FAIL(CAIRN_ENOMEM, "no memory to trace %lld spans", (long long)capacity);
+    memset(spans, 0, (size_t)capacity * sizeof *spans); /* so that no step waits for the pages */
+    pthread_mutex_lock(&trace.lock);
+    free(ring->spans);
+    *ring = (struct ring){.spans = spans, .capacity = capacity};
+    pthread_mutex_unlock(&trace.lock);
+    return CAIRN_OK;
+}
+
+cairn_err trace_open(const char *folder, int rank, int64_t capacity)
+{
     trace_close();
     TRY(rank_path(folder, rank, trace.path));
     TRY(make_folders(folder));
-    trace.ring = malloc((size_t)capacity * sizeof *trace.ring);
-    if (!trace.ring)
-        return FAIL(CAIRN_ENOMEM, "no memory to trace %lld spans", (long long)capacity);
-    memset(trace.ring, 0, (size_t)capacity * sizeof *trace.ring); /* so that no step waits for the pages */
-    trace.capacity = capacity;
+    TRY(open_ring(&trace.rings[RING_PROCESSOR], capacity));
     trace.rank = rank;
     atomic_store(&trace_is_on, true);
     return CAIRN_OK;
+}
+
+cairn_err trace_open_device(int64_t capacity)
+{
+    return atomic_load(&trace_is_on) ? open_ring(&trace.rings[RING_DEVICE], capacity) : CAIRN_OK;
 }
 
 void trace_set_clock_offset(double seconds)
@@ -82,9 +114,10 @@ void trace_close(void)
 {
     atomic_store(&trace_is_on, false);
     pthread_mutex_lock(&trace.lock);
-    free(trace.ring);
-    trace.ring = NULL;
-    trace.capacity = trace.recorded = 0;
+    for (int i = 0; i < RINGS; i++) {
+        free(trace.rings[i].spans);
+        trace.rings[i] = (struct ring){0};
+    }
     trace.clock_offset = 0;
     pthread_mutex_unlock(&trace.lock);
 }
@@ -152,17 +185,36 @@ static void print_span(FILE *out, const struct span *span)
     fputc('}', out);
 }
 
+/* How much of what was recorded the rings still hold. */
+struct kept {
+    int64_t kept[RINGS], recorded[RINGS];
+};
+
+static void print_labels(FILE *out, const struct kept *k)
+{
+    bool lost[RINGS];
+    for (int i = 0; i < RINGS; i++)
+        lost[i] = k->kept[i] < k->recorded[i];
+    if (!lost[RING_PROCESSOR] && !lost[RING_DEVICE])
+        return;
+    fprintf(out, ",\n{\"ph\":\"M\",\"pid\":%d,\"name\":\"process_labels\",\"args\":{\"labels\":\"", trace.rank);
+    if (lost[RING_PROCESSOR])
+        fprintf(out, "the newest %lld of %lld spans", (long long)k->kept[RING_PROCESSOR], (long long)k->recorded[RING_PROCESSOR]);
+    if (lost[RING_DEVICE])
+        fprintf(out, "%sthe newest %lld of %lld spans of the device", lost[RING_PROCESSOR] ? ", " : "", (long long)k->kept[RING_DEVICE],
+                (long long)k->recorded[RING_DEVICE]);
+    fputs("\"}}", out);
+}
+
 /* Metadata events, which name the processes and threads of the picture. */
-static void print_metadata(FILE *out, const struct span *spans, int64_t count, int64_t recorded)
+static void print_metadata(FILE *out, const struct span *spans, int64_t count, const struct kept *kept)
 {
     bool used[CATEGORIES * LANES] = {false};
     for (int64_t i = 0; i < count; i++)
         used[lane_number(&spans[i])] = true;
     fprintf(out, "{\"ph\":\"M\",\"pid\":%d,\"name\":\"process_name\",\"args\":{\"name\":\"rank %d\"}}", trace.rank, trace.rank);
     fprintf(out, ",\n{\"ph\":\"M\",\"pid\":%d,\"name\":\"process_sort_index\",\"args\":{\"sort_index\":%d}}", trace.rank, trace.rank);
-    if (count < recorded)
-        fprintf(out, ",\n{\"ph\":\"M\",\"pid\":%d,\"name\":\"process_labels\",\"args\":{\"labels\":\"the newest %lld of %lld spans\"}}",
-                trace.rank, (long long)count, (long long)recorded);
+    print_labels(out, kept);
     for (int lane = 0; lane < CATEGORIES * LANES; lane++)
         if (used[lane])
             fprintf(out, ",\n{\"ph\":\"M\",\"pid\":%d,\"tid\":%d,\"name\":\"thread_name\",\"args\":{\"name\":\"%s\"}}", trace.rank,
@@ -192,16 +244,23 @@ static cairn_err finish_draft(const char *path, const char *draft, FILE *out, ca
     return err;
 }
 
-/* The ring's spans, which the caller frees. */
-static cairn_err copy_ring(struct span **spans, int64_t *count, int64_t *recorded)
+/* The rings' spans, which the caller frees. */
+static cairn_err copy_rings(struct span **spans, int64_t *count, struct kept *k)
 {
-    *spans = malloc((size_t)trace.capacity * sizeof **spans);
+    int64_t room = trace.rings[RING_PROCESSOR].capacity + trace.rings[RING_DEVICE].capacity;
+    *spans = malloc((size_t)room * sizeof **spans);
+    *count = 0;
     if (!*spans)
-        return FAIL(CAIRN_ENOMEM, "no memory to write a trace of %lld spans", (long long)trace.capacity);
+        return FAIL(CAIRN_ENOMEM, "no memory to write a trace of %lld spans", (long long)room);
     pthread_mutex_lock(&trace.lock);
-    *recorded = trace.recorded;
-    *count = least(trace.recorded, trace.capacity);
-    memcpy(*spans, trace.ring, (size_t)*count * sizeof **spans);
+    for (int i = 0; i < RINGS; i++) {
+        const struct ring *ring = &trace.rings[i];
+        k->recorded[i] = ring->recorded;
+        k->kept[i] = least(ring->recorded, ring->capacity);
+        if (k->kept[i] > 0)
+            memcpy(*spans + *count, ring->spans, (size_t)k->kept[i] * sizeof **spans);
+        *count += k->kept[i];
+    }
     pthread_mutex_unlock(&trace.lock);
     return CAIRN_OK;
 }
@@ -209,18 +268,19 @@ static cairn_err copy_ring(struct span **spans, int64_t *count, int64_t *recorde
 cairn_err trace_write(void)
 {
     struct span *spans = NULL;
-    int64_t count = 0, recorded = 0;
+    int64_t count = 0;
+    struct kept kept;
     char draft[PATH_SIZE];
     FILE *out = NULL;
     if (!atomic_load(&trace_is_on))
         return CAIRN_OK;
-    TRY(copy_ring(&spans, &count, &recorded));
+    TRY(copy_rings(&spans, &count, &kept));
     cairn_err err = assign_lanes(spans, count);
     if (err == CAIRN_OK)
         err = open_draft(trace.path, draft, &out);
     if (err == CAIRN_OK) {
         fputs("[\n", out);
-        print_metadata(out, spans, count, recorded);
+        print_metadata(out, spans, count, &kept);
         for (int64_t i = 0; i < count; i++)
             print_span(out, &spans[i]);
         fputs("\n]\n", out);

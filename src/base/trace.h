@@ -18,16 +18,19 @@
 
 #include "base/error.h"
 
-enum trace_category { TRACE_COMPUTE, TRACE_COMMUNICATION, TRACE_READING, TRACE_CHECKPOINT };
+enum trace_category { TRACE_COMPUTE, TRACE_COMMUNICATION, TRACE_READING, TRACE_CHECKPOINT, TRACE_KERNELS, TRACE_LINKS };
 
 /* Traces from now on, for RANK, into FOLDER/rank-0003.json (made with the folders above it); the ring holds CAPACITY spans of
  * 40 bytes. Before threads that record are started. */
 cairn_err trace_open(const char *folder, int rank, int64_t capacity);
 
+/* Gives what a device carries out a ring of its own, of CAPACITY spans: they push no others out. CAIRN_OK where nothing is traced. */
+cairn_err trace_open_device(int64_t capacity);
+
 /* What must be added to this machine's clock_seconds() to have rank 0's; 0 until it is told. */
 void trace_set_clock_offset(double seconds);
 
-/* Writes what the ring holds; the file is there whole or as it was before. CAIRN_OK where nothing is traced. */
+/* Writes what the rings hold; the file is there whole or as it was before. CAIRN_OK where nothing is traced. */
 cairn_err trace_write(void);
 
 /* Ends the tracing, without writing. After the threads that record have ended. */
@@ -40,6 +43,8 @@ cairn_err trace_join(const char *folder, int ranks, const char *path, int *missi
 extern atomic_bool trace_is_on;
 uint64_t trace_now(void);
 void trace_record(uint64_t begun, enum trace_category category, const char *name, int64_t id);
+/* A span of a device, of TRACE_KERNELS or TRACE_LINKS, on trace_now's clock; dropped without trace_open_device. NAME as in trace_end. */
+void trace_record_device(uint64_t begun, uint64_t ended, enum trace_category category, const char *name);
 
 /* When a span begins; 0 while nothing is traced. */
 static inline uint64_t trace_begin(void)

@@ -49,12 +49,14 @@ static cairn_err handle_all(struct graph *g, int first, int end)
 
 static void run_kernels(struct graph *g, struct op *op, enum step_kind kind)
 {
+    backend_range_begin(g->backend, op->class->name, -1);
     if (kind == STEP_FORWARD)
         op->class->forward(g, op);
     else if (kind == STEP_BACKWARD_INPUT)
         op->class->backward_input(g, op);
     else
         op->class->backward_weight(g, op);
+    backend_range_end(g->backend);
 }
 
 static cairn_err run_steps(struct graph *g, int first, int end)
@@ -76,7 +78,7 @@ static cairn_err run_steps(struct graph *g, int first, int end)
 static void run_late(struct graph *g, struct op *op)
 {
     if (!g->idle)
-        op->class->forward(g, op);
+        run_kernels(g, op, STEP_FORWARD);
 }
 
 /* What the forward phase of training leaves to the backward one. */

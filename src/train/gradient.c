@@ -557,7 +557,10 @@ cairn_err gradient_finish(struct gradient *g, double *norm)
     for (int i = 0; i < g->sum_count && g->staged; i++)
         stage_in(g, &g->sums[i], g->options.zero == 0 && !is_joined_later(g, &g->sums[i]));
     TRY(join_uses(g));
-    TRY(find_norm(g, norm));
+    backend_range_begin(g->backend, "norm", -1);
+    cairn_err err = find_norm(g, norm);
+    backend_range_end(g->backend);
+    TRY(err);
     for (int i = 0; i < g->sum_count; i++) {
         struct sum *s = &g->sums[i];
         s->added = 0;

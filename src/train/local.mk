@@ -3,6 +3,7 @@ libcore_la_SOURCES += \
   src/train/choices.c src/train/choices.h \
   src/train/compressed.c src/train/compressed.h \
   src/train/device.c src/train/device.h \
+  src/train/device_spans.c src/train/device_spans.h \
   src/train/gradient.c src/train/gradient.h src/train/gradient_private.h \
   src/train/gradient_parameters.c \
   src/train/gradient_staging.c \

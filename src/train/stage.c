@@ -218,6 +218,19 @@ void stage_take_losses(struct stage *s, double *losses)
     s->losses_kept = 0;
 }
 
+/* MICROBATCH: what the trace calls it by; -1: by none. */
+static cairn_err run_phase(struct stage *s, int piece, enum graph_phase phase, const struct graph_pass *pass, int64_t microbatch)
+{
+    if (pass->idle)
+        return graph_run(s->graphs[piece], phase, pass);
+    uint64_t begun = trace_begin();
+    backend_range_begin(s->backend, phase_names[phase], microbatch);
+    cairn_err err = graph_run(s->graphs[piece], phase, pass);
+    backend_range_end(s->backend);
+    trace_end(begun, TRACE_COMPUTE, phase_names[phase], microbatch);
+    return err;
+}
+
 static cairn_err compute(struct step_run *r, const struct action *a, enum graph_phase phase)
 {
     struct stage *s = r->stage;
@@ -231,12 +244,19 @@ static cairn_err compute(struct step_run *r, const struct action *a, enum graph_
         pass.inputs = tokens_of(s, a->slot, false);
         pass.targets = tokens_of(s, a->slot, true);
     }
-    uint64_t begun = pass.idle ? 0 : trace_begin();
-    TRY(graph_run(s->graphs[a->chunk], phase, &pass));
-    trace_end(begun, TRACE_COMPUTE, phase_names[phase], pass.microbatch);
+    TRY(run_phase(s, a->chunk, phase, &pass, pass.microbatch));
     if (phase == GRAPH_BACKWARD && s->pieces[a->chunk].ends && !pass.idle)
         keep_losses(s, pass.microbatch);
     return CAIRN_OK;
+}
+
+static cairn_err pass_message(struct stage *s, const struct action *a, bool forward, bool send)
+{
+    struct graph_boundary b = graph_boundary(s->graphs[a->chunk], a->slot);
+    enum message_direction direction = forward ? MESSAGE_FORWARD : MESSAGE_BACKWARD;
+    if (send)
+        return messages_send(s->messages, direction, a->peer, forward ? b.output : b.input_gradient, forward ? b.output_bytes : b.input_bytes);
+    return messages_receive(s->messages, direction, a->peer, forward ? b.input : b.output_gradient, forward ? b.input_bytes : b.output_bytes);
 }
 
 /* A message to or from another stage. */
@@ -246,18 +266,14 @@ static cairn_err exchange(struct step_run *r, const struct action *a)
     int64_t microbatch = gradient_microbatch(r->gradient, a->microbatch);
     if (microbatch < 0)
         return CAIRN_OK; /* idle on all stages */
-    struct graph_boundary b = graph_boundary(s->graphs[a->chunk], a->slot);
     bool forward = a->kind == ACTION_SEND_FORWARD || a->kind == ACTION_RECEIVE_FORWARD;
     bool send = a->kind == ACTION_SEND_FORWARD || a->kind == ACTION_SEND_BACKWARD;
-    enum message_direction direction = forward ? MESSAGE_FORWARD : MESSAGE_BACKWARD;
     uint64_t begun = trace_begin();
-    if (send)
-        TRY(messages_send(s->messages, direction, a->peer, forward ? b.output : b.input_gradient, forward ? b.output_bytes : b.input_bytes));
-    else
-        TRY(messages_receive(s->messages, direction, a->peer, forward ? b.input : b.output_gradient,
-                             forward ? b.input_bytes : b.output_bytes));
+    backend_range_begin(s->backend, message_names[send][forward], microbatch);
+    cairn_err err = pass_message(s, a, forward, send);
+    backend_range_end(s->backend);
     trace_end(begun, TRACE_COMMUNICATION, message_names[send][forward], microbatch);
-    return CAIRN_OK;
+    return err;
 }
 
 static cairn_err act(struct step_run *r, const struct action *a)
@@ -310,9 +326,7 @@ cairn_err stage_evaluate(struct stage *s, const int32_t *inputs, const int32_t *
         struct graph_boundary b = graph_boundary(s->graphs[i], 0);
         if (!s->pieces[i].begins && !idle)
             TRY(messages_receive(s->messages, MESSAGE_FORWARD, (stage + stages - 1) % stages, b.input, b.input_bytes));
-        uint64_t begun = idle ? 0 : trace_begin();
-        TRY(graph_run(s->graphs[i], GRAPH_EVALUATE, &pass));
-        trace_end(begun, TRACE_COMPUTE, phase_names[GRAPH_EVALUATE], -1);
+        TRY(run_phase(s, i, GRAPH_EVALUATE, &pass, -1));
         if (!s->pieces[i].ends && !idle)
             TRY(messages_send(s->messages, MESSAGE_FORWARD, (stage + 1) % stages, b.output, b.output_bytes));
         else if (!idle)

@@ -15,6 +15,7 @@
 #include "train/automatic.h"
 #include "train/choices.h"
 #include "train/device.h"
+#include "train/device_spans.h"
 #include "train/links.h"
 #include "train/numerics.h"
 #include "train/parallel.h"
@@ -245,6 +246,7 @@ cairn_err trainer_open(struct trainer *t, struct job *job, struct mesh *mesh, co
     TRY(open_model(t));
     set_progress(mesh, t->gradient);
     TRY(trainer_restore(t));
+    TRY(mesh_agree(mesh, device_spans_open(t->backend)));
     return mesh_agree(mesh, open_loader(t));
 }
 

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/trace.h"
 #include "job/mpi_calls.h"
+#include "train/device_spans.h"
 #include "train/learning_rate.h"
 #include "train/optimizer.h"
 #include "train/tracing.h"
@@ -54,8 +55,11 @@ static cairn_err share_losses(struct trainer *t, struct metrics_step *m, bool *s
 {
     int count = (int)t->config->batch.microbatches;
     uint64_t begun = trace_begin();
-    TRY(mpi_allreduce(MPI_IN_PLACE, t->losses, count + TOLD, MPI_DOUBLE, MPI_SUM, t->mesh->world, "gathering losses"));
+    backend_range_begin(t->backend, "losses", -1);
+    cairn_err err = mpi_allreduce(MPI_IN_PLACE, t->losses, count + TOLD, MPI_DOUBLE, MPI_SUM, t->mesh->world, "gathering losses");
+    backend_range_end(t->backend);
     trace_end(begun, TRACE_COMMUNICATION, "losses", t->step);
+    TRY(err);
     double sum = 0;
     for (int i = 0; i < count; i++)
         sum += t->losses[i];
@@ -68,6 +72,15 @@ static cairn_err share_losses(struct trainer *t, struct metrics_step *m, bool *s
     return CAIRN_OK;
 }
 
+/* What is left of the sums over ranks, and the norm. */
+static cairn_err finish_gradient(struct trainer *t, struct metrics_step *m)
+{
+    backend_range_begin(t->backend, "gradient", -1);
+    cairn_err err = gradient_finish(t->gradient, &m->gradient_norm);
+    backend_range_end(t->backend);
+    return err;
+}
+
 /* All that comes before the update: the gradient, its norm, the loss, whether to stop. */
 static cairn_err compute(struct trainer *t, struct metrics_step *m, bool *stop)
 {
@@ -78,9 +91,10 @@ static cairn_err compute(struct trainer *t, struct metrics_step *m, bool *stop)
     memset(t->losses, 0, (size_t)count * sizeof *t->losses);
     TRY(stage_run(t->stage, t->gradient, t->loader, t->step, scale));
     double begin = clock_seconds();
-    TRY(gradient_finish(t->gradient, &m->gradient_norm));
+    TRY(finish_gradient(t, m));
     stage_take_losses(t->stage, t->losses);
     TRY(t->backend->table->finish(t->backend));
+    device_spans_take(t->backend);
     if (!stage_tells_losses(t->stage))
         memset(t->losses, 0, (size_t)count * sizeof *t->losses);
     double *told = t->losses + count;
@@ -102,37 +116,58 @@ static int64_t bytes_sent(const struct mesh *mesh)
     return sum;
 }
 
+/* Weights from gradients, and to those ranks that have them from others. */
+static cairn_err update(struct trainer *t, const struct metrics_step *m)
+{
+    const struct optimizer_step step = {m->learning_rate, m->gradient_norm, t->step + 1 + t->extra_updates};
+    uint64_t begun = trace_begin();
+    backend_range_begin(t->backend, "update", -1);
+    for (int i = 0; i < t->weights_count; i++)
+        optimizer_update(t->config, &t->weights[i], t->gradient, i, &step);
+    backend_range_end(t->backend);
+    trace_end(begun, TRACE_COMPUTE, "update", t->step);
+    backend_range_begin(t->backend, "parameters", -1);
+    cairn_err err = gradient_share_parameters(t->gradient);
+    if (!err && t->local)
+        err = local_steps_join(t->local, t->step + 1);
+    backend_range_end(t->backend);
+    return err;
+}
+
+static cairn_err alone(struct trainer *t, cairn_err err)
+{
+    t->failed_alone = true;
+    return error_context(err, "step %lld", (long long)t->step);
+}
+
 static cairn_err run_step(struct trainer *t, struct metrics_step *m, bool *stop)
 {
     double begin = clock_seconds();
     int64_t sent = bytes_sent(t->mesh);
     cairn_err err = compute(t, m, stop);
-    if (err) {
-        t->failed_alone = true;
-        return error_context(err, "step %lld", (long long)t->step);
-    }
+    if (err)
+        return alone(t, err);
     if (!isfinite(m->loss) || t->losses[t->config->batch.microbatches + TOLD_NO_NORM] > 0)
         return FAIL(CAIRN_EINVAL, "step %lld: loss %g, gradient norm %g: the training has diverged; weights of the checkpoint before "
                     "are kept; a lower optimizer.learning_rate or more warm-up may help", (long long)t->step, m->loss, m->gradient_norm);
     m->learning_rate = learning_rate_at(t->config, t->step);
-    const struct optimizer_step update = {m->learning_rate, m->gradient_norm, t->step + 1 + t->extra_updates};
-    uint64_t begun = trace_begin();
-    for (int i = 0; i < t->weights_count; i++)
-        optimizer_update(t->config, &t->weights[i], t->gradient, i, &update);
-    trace_end(begun, TRACE_COMPUTE, "update", t->step);
-    err = gradient_share_parameters(t->gradient);
-    if (!err && t->local)
-        err = local_steps_join(t->local, t->step + 1);
-    if (err) {
-        t->failed_alone = true;
-        return error_context(err, "step %lld", (long long)t->step);
-    }
+    err = update(t, m);
+    if (err)
+        return alone(t, err);
     m->step = ++t->step;
     m->seconds = clock_seconds() - begin;
     m->data_seconds = t->loader ? loader_waited(t->loader) : 0;
     m->bytes_sent = bytes_sent(t->mesh) - sent;
     m->tokens = t->config->batch.microbatches * t->config->batch.samples * t->config->model.context;
     return CAIRN_OK;
+}
+
+static cairn_err run_step_in_range(struct trainer *t, struct metrics_step *m, bool *stop)
+{
+    backend_range_begin(t->backend, "step", t->step);
+    cairn_err err = run_step(t, m, stop);
+    backend_range_end(t->backend);
+    return err;
 }
 
 static cairn_err validate(struct trainer *t)
@@ -143,7 +178,12 @@ static cairn_err validate(struct trainer *t)
     const struct config *c = t->config;
     const struct validation_model model = {.stage = t->stage, .replica = t->mesh->place.data, .replicas = t->mesh->layout.data,
                                            .tells = stage_tells_losses(t->stage)};
-    TRY(validation_loss(t->mesh, t->validation_data, &model, c->validation.microbatches, c->batch.samples, c->model.context, &loss, &tokens));
+    backend_range_begin(t->backend, "validation", -1);
+    cairn_err err = validation_loss(t->mesh, t->validation_data, &model, c->validation.microbatches, c->batch.samples, c->model.context, &loss,
+                                    &tokens);
+    backend_range_end(t->backend);
+    TRY(err);
+    device_spans_take(t->backend);
     if (t->metrics)
         metrics_validation(t->metrics, t->step, loss, clock_seconds() - begin);
     return CAIRN_OK;
@@ -168,7 +208,7 @@ cairn_err trainer_run(struct trainer *t, bool *stopped)
     while (t->step < c->steps && !*stopped) {
         struct metrics_step m = {0};
         job_phase(t->job, "step", t->step, 0);
-        TRY(run_step(t, &m, stopped));
+        TRY(run_step_in_range(t, &m, stopped));
         if (t->metrics)
             metrics_step(t->metrics, &m);
         bool last = t->step == c->steps, validation = c->validation.every && (t->step % c->validation.every == 0 || last);
@@ -184,5 +224,6 @@ cairn_err trainer_run(struct trainer *t, bool *stopped)
     *stopped = *stopped && t->step < c->steps;
     TRY(gradient_wait(t->gradient)); /* parameters that were to be ready for a next step */
     TRY(trainer_tell_memory(t));
+    device_spans_take(t->backend);
     return tracing_join(t->mesh, c);
 }

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/trace.h"
 #include "ckpt/checkpoint.h"
+#include "train/device_spans.h"
 #include "train/tracing.h"
 #include "train/trainer.h"
 #include "train/trainer_arrays.h"
@@ -90,8 +91,10 @@ cairn_err trainer_save(struct trainer *t)
         err = t->backend->table->finish(t->backend); /* of what failed on a device nothing is kept */
     err = mesh_agree(t->mesh, err);
     uint64_t begun = trace_begin();
+    backend_range_begin(t->backend, "save", t->step);
     if (!err)
         err = mesh_agree(t->mesh, checkpoint_save(&group, t->checkpoints, &facts, t->shards, t->shard_count));
+    backend_range_end(t->backend);
     trace_end(begun, TRACE_CHECKPOINT, "save", t->step);
     free(facts.signature);
     free(facts.extra);
@@ -110,6 +113,7 @@ cairn_err trainer_save(struct trainer *t)
             log_warning("old checkpoints are not removed: %s", cairn_err_message());
         metrics_checkpoint(t->metrics, t->step, clock_seconds() - begin, state_bytes(t));
     }
+    device_spans_take(t->backend);
     tracing_write();
     return mesh_barrier(t->mesh); /* removing may take long: in the next step the others would take that for a hang */
 }

@@ -12,6 +12,7 @@ CUDA_ON_CPU_INCLUDES = \
   tests/cuda_on_cpu/kernels/cuda/machine.h \
   tests/cuda_on_cpu/nccl.h \
   tests/cuda_on_cpu/nccl_private.h \
+  tests/cuda_on_cpu/nvtx3/nvToolsExt.h \
   tests/cuda_on_cpu/runtime.h \
   tests/cuda_on_cpu/runtime_api.h \
   tests/cuda_on_cpu/selftest.h \

@@ -1,17 +1,23 @@
-/* trace_facts FILE: what a joined trace (src/base/trace.h) holds, a line for each fact, for tests/train/trace.t:
- *   rank 0: compute 12, communication 30, reading 8, checkpoint 2
+/* trace_facts FILE: what a joined trace (src/base/trace.h) holds, a line for each fact, for tests/train/trace.t and trace_cuda.t:
+ *   rank 0: compute 12, communication 30, reading 8, checkpoint 2, kernels 900, links 4
  *   names: 0 compute backward        (a rank's spans of each name, once)
  *   steps 8, with a bucket summed under the backward pass 7
- *   clocks apart 0.000012            (the most that the ends of the same sum of losses are apart on two ranks, seconds) */
+ *   clocks apart 0.000012            (the most that the ends of the same sum of losses are apart on two ranks, seconds)
+ *   device: 0 2 kernels attention 16 (a rank, a step, how many spans of a name; those of an update are the next step's)
+ *   of a device: overlaps 0, misplaced 0 (with the one before in their lane; where nothing was under way, or before the processor's call) */
 #include <jansson.h>
+#include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { CATEGORIES = 4, RANKS_MOST = 64, NAMES_MOST = 64, STEPS_MOST = 256 };
+enum { CATEGORIES = 6, DEVICE_CATEGORY = 4, RANKS_MOST = 64, NAMES_MOST = 128, STEPS_MOST = 256 };
 
-static const char *const categories[CATEGORIES] = {"compute", "communication", "reading", "checkpoint"};
+static const char *const categories[CATEGORIES] = {"compute", "communication", "reading", "checkpoint", "kernels", "links"};
+
+/* Microseconds: times are written in thousandths, and a device's are put on the processor's clock to within a few. */
+static const double rounding = 0.0021, device_clock = 20;
 
 struct span {
     double begin, end; /* microseconds */
@@ -34,7 +40,9 @@ static bool is_named(const struct span *s, const char *name)
 static int by_end(const void *a, const void *b)
 {
     const struct span *x = a, *y = b;
-    return (x->end > y->end) - (x->end < y->end);
+    if (x->end != y->end)
+        return x->end > y->end ? 1 : -1;
+    return (x->begin > y->begin) - (x->begin < y->begin);
 }
 
 static bool take(struct facts *f, json_t *event)
@@ -72,7 +80,10 @@ static void print_rank(const struct facts *f, int rank)
             printf("names: %d %s %s\n", rank, s->category, s->name);
         }
     }
-    printf("rank %d: compute %d, communication %d, reading %d, checkpoint %d\n", rank, counts[0], counts[1], counts[2], counts[3]);
+    printf("rank %d: ", rank);
+    for (int c = 0; c < CATEGORIES; c++)
+        printf("%s%s %d", c > 0 ? ", " : "", categories[c], counts[c]);
+    putchar('\n');
 }
 
 /* A step of a rank ends with its update. Spans are in the order of their ends. */
@@ -114,6 +125,95 @@ static double clocks_apart(const struct facts *f)
     return worst * 1e-6;
 }
 
+/* ---- what a device did ---- */
+
+static bool is_of_device(const struct span *s)
+{
+    return strcmp(s->category, categories[DEVICE_CATEGORY]) == 0 || strcmp(s->category, categories[DEVICE_CATEGORY + 1]) == 0;
+}
+
+/* While losses are shared nothing is under way on a device: steps on a rank, from one such time to the next. FORWARD: when the processor's
+ * first forward pass begins, of a validation perhaps; UPDATE: that of the step before; infinite: not there. */
+struct step_times {
+    double begin, end, forward, update;
+};
+
+static int list_steps(const struct facts *f, int rank, struct step_times steps[STEPS_MOST])
+{
+    int count = 0;
+    struct step_times next = {-INFINITY, INFINITY, INFINITY, INFINITY};
+    for (size_t i = 0; i < f->count && count < STEPS_MOST - 1; i++) {
+        const struct span *s = &f->spans[i];
+        if (s->rank != rank)
+            continue;
+        if (is_named(s, "update"))
+            next.update = s->begin;
+        if ((is_named(s, "forward") || is_named(s, "evaluate")) && s->begin < next.forward)
+            next.forward = s->begin;
+        if (!is_named(s, "losses"))
+            continue;
+        next.end = s->begin;
+        steps[count++] = next;
+        next = (struct step_times){s->end, INFINITY, INFINITY, INFINITY};
+    }
+    steps[count++] = next;
+    return count;
+}
+
+/* The step that S is within; -1: none. */
+static int step_of(const struct span *s, const struct step_times *steps, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (s->begin >= steps[i].begin - device_clock && s->end <= steps[i].end + device_clock)
+            return i;
+    return -1;
+}
+
+static bool is_misplaced(const struct span *s, const struct step_times *steps, int step)
+{
+    double called = is_named(s, "AdamW") ? steps[step].update : is_named(s, "attention") ? steps[step].forward : -INFINITY;
+    return s->begin < called - device_clock;
+}
+
+/* How many spans of each name there are in each step. */
+static void print_device(const struct facts *f, int rank, const int *steps_of, int steps)
+{
+    for (int step = 0; step < steps; step++)
+        for (size_t i = 0; i < f->count; i++) {
+            const struct span *s = &f->spans[i];
+            int before = 0, count = 0;
+            for (size_t k = 0; k < f->count && steps_of[i] == step && s->rank == rank; k++)
+                if (f->spans[k].rank == rank && steps_of[k] == step && is_named(&f->spans[k], s->name)) {
+                    before += k < i;
+                    count++;
+                }
+            if (count > 0 && before == 0)
+                printf("device: %d %d %s %s %d\n", rank, step, s->category, s->name, count);
+        }
+}
+
+static bool follow_device(const struct facts *f, int rank, int *overlaps, int *misplaced)
+{
+    static struct step_times steps[STEPS_MOST];
+    int count = list_steps(f, rank, steps), *steps_of = malloc((f->count + 1) * sizeof *steps_of);
+    double ends[2] = {-INFINITY, -INFINITY}; /* of the lanes */
+    for (size_t i = 0; i < f->count && steps_of; i++) {
+        const struct span *s = &f->spans[i];
+        steps_of[i] = -1;
+        if (s->rank != rank || !is_of_device(s))
+            continue;
+        double *end = &ends[strcmp(s->category, categories[DEVICE_CATEGORY]) == 0];
+        steps_of[i] = step_of(s, steps, count);
+        *overlaps += s->begin < *end - rounding;
+        *misplaced += steps_of[i] < 0 || is_misplaced(s, steps, steps_of[i]);
+        *end = s->end;
+    }
+    if (steps_of)
+        print_device(f, rank, steps_of, count);
+    free(steps_of);
+    return steps_of != NULL;
+}
+
 int main(int argc, char **argv)
 {
     json_error_t error;
@@ -131,11 +231,14 @@ int main(int argc, char **argv)
         }
     }
     qsort(f.spans, f.count, sizeof *f.spans, by_end);
-    int steps = 0, overlapped = 0;
+    int steps = 0, overlapped = 0, overlaps = 0, misplaced = 0;
     for (int rank = 0; rank < f.ranks; rank++) {
         print_rank(&f, rank);
         count_overlaps(&f, rank, &steps, &overlapped);
+        if (!follow_device(&f, rank, &overlaps, &misplaced))
+            return 1;
     }
+    printf("of a device: overlaps %d, misplaced %d\n", overlaps, misplaced);
     printf("steps %d, with a bucket summed under the backward pass %d\nclocks apart %.6f\n", steps, overlapped, clocks_apart(&f));
     free(f.spans);
     json_decref(events);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "kernels_ops.h"
 #include "kernels_support.h"
 
@@ -144,6 +145,75 @@ Test(cuda, sums_of_slices)
         }
     cr_assert_eq(b->table->finish(b), CAIRN_OK);
     b->table->close(b);
+}
+
+/* Calls of two lanes: three of computing, then one of a link, which waits for them. */
+static void call_four(struct backend *b, struct backend_mark *mark, void *p, size_t bytes)
+{
+    const struct backend_table *t = b->table;
+    t->zero(b, p, bytes);
+    t->add(b, p, p, p, (int64_t)(bytes / sizeof(float)));
+    t->copy(b, p, (char *)p + bytes / 2, bytes / 2);
+    t->mark_set(mark);
+    t->lane(b, LANE_LINK);
+    t->mark_wait(mark);
+    t->zero(b, p, bytes);
+    t->lane(b, LANE_COMPUTE);
+}
+
+static uint64_t now(void)
+{
+    return (uint64_t)(clock_seconds() * 1e9);
+}
+
+static void check_four(struct backend *b, struct backend_mark *mark, void *p, size_t bytes)
+{
+    static const char *const names[] = {"the clearing of memory", "a sum of gradients", "a copy within the GPU", "the clearing of memory"};
+    enum { CLOCK = 20000 }; /* nanoseconds that the two clocks may be apart */
+    int64_t count, lost;
+    uint64_t before = now();
+    call_four(b, mark, p, bytes);
+    const struct backend_span *spans = b->table->spans_take(b, &count, &lost);
+    uint64_t after = now();
+    cr_assert_eq(count, 4, "%d spans", (int)count);
+    cr_assert_eq(lost, 0);
+    for (int i = 0; i < 4; i++) {
+        cr_assert_str_eq(spans[i].name, names[i]);
+        cr_assert_eq(spans[i].lane, i < 3 ? LANE_COMPUTE : LANE_LINK);
+        cr_assert_geq(spans[i].ended, spans[i].begun + (i == 1 ? 1000 : 0), "a megabyte is not added up in a microsecond");
+        cr_assert_geq(spans[i].begun, (i > 0 ? spans[i - 1].ended : before) - CLOCK, "span %d begins too early", i);
+        cr_assert_leq(spans[i].ended, after + CLOCK);
+        if (i > 0 && i < 3)
+            cr_assert_geq(spans[i].begun, spans[i - 1].ended);
+    }
+}
+
+Test(cuda, spans)
+{
+    enum { BYTES = 1 << 20 };
+    int64_t count, lost;
+    struct backend *b = open_cuda(DTYPE_F32);
+    const struct backend_table *t = b->table;
+    void *p = t->alloc(b, BYTES);
+    struct backend_mark *mark = t->mark_create(b);
+    call_four(b, mark, p, BYTES);
+    t->spans_take(b, &count, &lost);
+    cr_assert_eq(count, 0, "nobody asked for spans, and there are %d", (int)count);
+    cr_assert_eq(t->spans_open(b, 10), CAIRN_OK, "%s", cairn_err_message());
+    check_four(b, mark, p, BYTES);
+    check_four(b, mark, p, BYTES);
+    t->spans_take(b, &count, &lost);
+    cr_assert_eq(count + lost, 0, "spans that were taken are there again");
+    for (int i = 0; i < 3; i++)
+        call_four(b, mark, p, BYTES);
+    t->spans_take(b, &count, &lost);
+    cr_assert_eq(count, 10);
+    cr_assert_eq(lost, 2);
+    check_four(b, mark, p, BYTES);
+    cr_assert_eq(t->finish(b), CAIRN_OK, "%s", cairn_err_message());
+    t->mark_destroy(mark);
+    t->free(b, p, BYTES);
+    t->close(b);
 }
 
 /* What one lane computes, the other goes on with, and back. */

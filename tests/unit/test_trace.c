@@ -152,6 +152,34 @@ Test(trace, the_ring_keeps_the_newest)
     json_decref(events);
 }
 
+/* So many kernels push none of the processor's spans out. */
+Test(trace, a_device_has_its_own_ring)
+{
+    open_rank(0, 4);
+    trace_record_device(1000, 2000, TRACE_KERNELS, "before there is a ring");
+    cr_assert_eq(trace_open_device(8), CAIRN_OK, "%s", cairn_err_message());
+    for (int i = 0; i < 4; i++)
+        trace_end(trace_begin(), TRACE_COMPUTE, "step", i);
+    for (uint64_t i = 0; i < 20; i++)
+        trace_record_device(1000 + 10 * i, 1010 + 10 * i, i == 19 ? TRACE_LINKS : TRACE_KERNELS, i == 19 ? "exchange" : "kernel");
+    json_t *events = written(0, 12), *label = NULL, *first = span(events, 0), *last = span(events, 7);
+    cr_assert_str_eq(json_string_value(json_object_get(first, "cat")), "kernels");
+    cr_assert_float_eq(number(first, "ts"), 1.120, 1e-4);
+    cr_assert_float_eq(number(first, "dur"), 0.010, 1e-4);
+    cr_assert_str_eq(json_string_value(json_object_get(last, "cat")), "links");
+    cr_assert_str_eq(json_string_value(json_object_get(span(events, 11), "cat")), "compute");
+    cr_assert_eq(number(span(events, 6), "tid"), number(first, "tid"), "what only follows is in one lane");
+    cr_assert_neq(number(last, "tid"), number(first, "tid"));
+    count_events(events, "M", 2, &label);
+    cr_assert_str_eq(json_string_value(json_object_get(json_object_get(label, "args"), "labels")), "the newest 8 of 20 spans of the device");
+    json_decref(events);
+    trace_close();
+    cr_assert_eq(trace_open_device(8), CAIRN_OK);
+    trace_record_device(1000, 2000, TRACE_KERNELS, "after the trace was closed");
+    open_rank(0, 4);
+    json_decref(written(0, 0));
+}
+
 Test(trace, off_records_nothing)
 {
     cr_assert_eq(trace_begin(), 0);

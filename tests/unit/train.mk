@@ -1,3 +1,7 @@
+UNIT_TESTS += tests/unit/test_device_spans
+tests_unit_test_device_spans_SOURCES = tests/unit/test_device_spans.c
+tests_unit_test_device_spans_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_device_spans_LDADD = $(UNIT_LDADD)
 UNIT_TESTS += tests/unit/test_tree
 tests_unit_test_tree_SOURCES = tests/unit/test_tree.c
 tests_unit_test_tree_CPPFLAGS = $(UNIT_CPPFLAGS)
