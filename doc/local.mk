@@ -4,6 +4,7 @@ dist_man1_MANS += \
   doc/man/cairn-ckpt.1 \
   doc/man/cairn-config.1 \
   doc/man/cairn-data.1 \
+  doc/man/cairn-doctor.1 \
   doc/man/cairn-eval.1 \
   doc/man/cairn-generate.1 \
   doc/man/cairn-plan.1 \

@@ -16,6 +16,7 @@ AC_DEFUN([CAIRN_CHECK_DEPENDENCIES], [
   CAIRN_PKG([JANSSON], [jansson], [libjansson-dev], [JSON])
   CAIRN_PKG([XXHASH], [libxxhash], [libxxhash-dev], [checksums])
   CAIRN_PKG([ZLIB], [zlib], [zlib1g-dev], [compressed text input])
+  CAIRN_PKG([HWLOC], [hwloc >= 2.1], [libhwloc-dev], [the cores near a GPU])
   cairn_save_LIBS=$LIBS
   AC_CHECK_HEADER([dnnl.h], [], [AC_MSG_ERROR([dnnl.h not found (matrix products): install Debian's package libdnnl-dev])])
   AC_CHECK_LIB([dnnl], [dnnl_version], [DNNL_LIBS=-ldnnl],

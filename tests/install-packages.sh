@@ -32,6 +32,7 @@ libdnnl-dev                   matrix products and bfloat16 on the CPU
 libfyaml-dev                  configs
 libxxhash-dev                 checksums
 libjansson-dev                JSON
+libhwloc-dev                  which cores are near a GPU
 zlib1g-dev                    compressed text and datasets
 iproute2                      ip, for the private cluster
 util-linux                    unshare, nsenter, flock, setsid, for the private cluster

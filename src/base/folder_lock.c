@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -84,4 +85,33 @@ cairn_err folder_lock(const char *folder, int *fd)
     write_holder(file);
     *fd = file;
     return CAIRN_OK;
+}
+
+/* In another process: its answer is 0 if it cannot have the lock. */
+static bool kept_out(int fd)
+{
+    int status = 0;
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(try_lock(fd) ? 1 : 0);
+    return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
+}
+
+cairn_err folder_lock_try(const char *folder)
+{
+    char path[PATH_SIZE];
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    if (snprintf(path, sizeof path, "%s/.cairn-lock-XXXXXX", folder) >= PATH_SIZE)
+        return FAIL(CAIRN_ECONFIG, "path too long: %s", folder);
+    int fd = mkstemp(path);
+    if (fd < 0)
+        return FAIL(error_from_errno(errno), "cannot make a file in %s: %s", folder, strerror(errno));
+    cairn_err err = CAIRN_OK;
+    if (fcntl(fd, F_SETLK, &whole) != 0)
+        err = FAIL(CAIRN_EUNSUPPORTED, "no file can be locked in %s: %s", folder, strerror(errno));
+    else if (!kept_out(fd))
+        err = FAIL(CAIRN_EUNSUPPORTED, "a file that is locked in %s can be locked by another process too", folder);
+    close(fd);
+    unlink(path);
+    return err;
 }

@@ -10,4 +10,8 @@
  * systems without locks lock nothing: *FD is then open all the same. */
 cairn_err folder_lock(const char *folder, int *fd);
 
+/* Whether locks in FOLDER keep other processes of this node out, tried with a file that is removed again; CAIRN_EUNSUPPORTED where they do
+ * not. */
+cairn_err folder_lock_try(const char *folder);
+
 #endif

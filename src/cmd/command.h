@@ -18,6 +18,7 @@ command_main cmd_plan;
 command_main cmd_run;
 command_main cmd_train;
 command_main cmd_data;
+command_main cmd_doctor;
 command_main cmd_version;
 
 /* Parses options for a subcommand. Returns true when the subcommand shall go on; else *EXIT_CODE is what it returns

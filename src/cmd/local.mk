@@ -5,6 +5,7 @@ cairn_SOURCES = \
   src/cmd/cmd_ckpt.c \
   src/cmd/cmd_config.c \
   src/cmd/cmd_data.c \
+  src/cmd/cmd_doctor.c \
   src/cmd/cmd_eval.c \
   src/cmd/cmd_generate.c \
   src/cmd/cmd_plan.c src/cmd/plan_print.c src/cmd/plan_print.h \

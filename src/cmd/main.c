@@ -15,6 +15,7 @@ static const struct {
     {"ckpt", cmd_ckpt, "look at checkpoints: list, info, verify, diff"},
     {"config", cmd_config, "show or check a config file; its --help lists all keys"},
     {"data", cmd_data, "make and inspect datasets"},
+    {"doctor", cmd_doctor, "what this node has of what a training stands on, and what is wrong with it"},
     {"eval", cmd_eval, "the loss of a checkpoint on a validation split"},
     {"generate", cmd_generate, "text from a checkpoint"},
     {"plan", cmd_plan, "which layouts of a model fit a machine, and how fast each would be"},

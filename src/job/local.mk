@@ -6,6 +6,7 @@ libcore_la_SOURCES += \
   src/job/leave.c \
   src/job/memory.c src/job/memory.h \
   src/job/mpi_calls.c src/job/mpi_calls.h \
+  src/job/near.c src/job/near.h \
   src/job/pmi_bridge.c src/job/pmi_bridge.h \
   src/job/pmi_session.c src/job/pmi_session.h \
   src/job/pmi_wire.c src/job/pmi_wire.h \

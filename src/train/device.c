@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "job/mpi_calls.h"
+#include "job/near.h"
 #include "kernels/plugin.h"
 
 static const enum dtype precision_types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F64}; /* by enum config_precision */
@@ -122,10 +123,8 @@ static cairn_err open_automatic(const struct config *c, struct mesh *mesh, const
     return take_processors(c, mesh, threads, out);
 }
 
-cairn_err device_open(const struct config *c, struct mesh *mesh, const struct job *job, int threads, struct backend **out)
+static cairn_err open_asked(const struct config *c, struct mesh *mesh, const struct job *job, int threads, struct backend **out)
 {
-    if (c->device == DEVICE_AUTO)
-        return open_automatic(c, mesh, job, threads, out);
     int sharing = 0;
     TRY(mesh_agree(mesh, device_open_alone(c, job_local_rank(job), threads, out)));
     if (!(*out)->table->host_memory)
@@ -133,6 +132,22 @@ cairn_err device_open(const struct config *c, struct mesh *mesh, const struct jo
     if (sharing > 0 && mesh->rank == 0)
         log_warning("%d of %d ranks share a GPU with another: as many ranks on a node as it has GPUs would be faster", sharing, mesh->size);
     return CAIRN_OK;
+}
+
+/* What a rank keeps for its GPU, and copies there, is then in the memory next to it. A node of one NUMA node has nothing to bind to. */
+static cairn_err go_near(struct mesh *mesh, const struct backend *b)
+{
+    int bound = near_bind(b->unit) > 0, all;
+    TRY(mpi_allreduce(&bound, &all, 1, MPI_INT, MPI_SUM, mesh->world, "counting ranks near their GPUs"));
+    if (mesh->rank == 0 && all > 0)
+        log_info("%d of %d ranks bound to the cores near their GPUs", all, mesh->size);
+    return CAIRN_OK;
+}
+
+cairn_err device_open(const struct config *c, struct mesh *mesh, const struct job *job, int threads, struct backend **out)
+{
+    TRY((c->device == DEVICE_AUTO ? open_automatic : open_asked)(c, mesh, job, threads, out));
+    return (*out)->table->host_memory ? CAIRN_OK : go_near(mesh, *out);
 }
 
 cairn_err device_check(const struct config *c, const struct backend *backend)

@@ -9,7 +9,8 @@
 
 /* Collective over the mesh: all ranks compute on GPUs or none does. With device auto on GPUs if every rank finds one of its own, and the
  * config asks for nothing that is not done there, else on processors; where a GPU might be expected, rank 0 logs why. A rank takes
- * the GPU of its number among the ranks of its node, of those that it sees. */
+ * the GPU of its number among the ranks of its node, of those that it sees, and unless a launcher bound it to some cores already, is bound
+ * to those near the GPU. */
 cairn_err device_open(const struct config *config, struct mesh *mesh, const struct job *job, int threads, struct backend **out);
 
 /* The same for this rank alone. */

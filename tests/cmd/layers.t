@@ -18,12 +18,13 @@ allowed() {
         train) echo "plan schedule model graph kernels io ckpt mesh job tensor base cairn" ;;
         slurm) echo "mesh/layout.h job tensor base cairn" ;;
         server) echo "train plan schedule model graph kernels io ckpt mesh job tensor base cairn" ;;
-        cmd) echo "server train plan slurm schedule model graph kernels io ckpt mesh job tensor base cairn" ;;
+        doctor) echo "slurm kernels job tensor base cairn" ;;
+        cmd) echo "doctor server train plan slurm schedule model graph kernels io ckpt mesh job tensor base cairn" ;;
         cairn) echo "" ;;
     esac
 }
 
-for part in cairn base tensor schedule job mesh kernels graph model io ckpt plan train server slurm cmd; do
+for part in cairn base tensor schedule job mesh kernels graph model io ckpt plan train server slurm doctor cmd; do
     folder=$CAIRN_SOURCE/src/$part
     [ -d "$folder" ] || folder=$CAIRN_SOURCE/$part
     grep -rnE --include='*.[ch]' --include='*.cu' --include='*.inc' '^#include "[a-z_]+/' "$folder" >"$scratch/includes"

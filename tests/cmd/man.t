@@ -3,7 +3,7 @@
 # of the command's table; each page is sound.
 . "$CAIRN_SOURCE/tests/cmd/tap.sh"
 pages=$CAIRN_SOURCE/doc/man
-planned='ckpt config data eval generate plan run train version'
+planned='ckpt config data doctor eval generate plan run train version'
 registered=$("$CAIRN" --help | sed -n 's/^  \([a-z][a-z]*\) .*/\1/p')
 
 # The long options in a help text's list of them.

@@ -78,6 +78,15 @@ if [ $emulated = yes ]; then
     grep -q 'only 1 of 2 ranks have a GPU' train.log && pass "auto takes no GPU that not all ranks have" || fail "auto takes no GPU that not all ranks have" train.log
     same "and trains on processors" some
 
+    expected=$(hash_of one)
+    if [ "$(nproc)" -ge 2 ] && [ "$(taskset -c 0,1 nproc 2>/dev/null)" = 2 ]; then
+        HWLOC_XMLFILE=$CAIRN_SOURCE/tests/unit/near.xml HWLOC_THISSYSTEM=1 train 2 run_dir=near device=cuda
+        grep -q '2 of 2 ranks bound to the cores near their GPUs' train.log && pass "ranks go near their GPUs" || fail "ranks go near their GPUs" train.log
+        same "and compute the same there" near
+    else
+        skip "ranks go near their GPUs" "this takes the first two cores"
+    fi
+
     # The 40th kernel of the process fails: in its first step, which is the third of the run.
     cp -r one failing
     rm -rf failing/checkpoints/step-00000004
