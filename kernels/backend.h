@@ -36,8 +36,8 @@ struct matmul_desc {
 };
 struct matmul; /* a product planned ahead; opaque */
 
-/* The algorithm that a device's library takes for a product, of several with other last bits. On another device or with another library than the
- * signature names it means nothing. */
+/* The algorithm that a device's library takes for a product, of several with other last bits. To another kind of device or library it means
+ * nothing. */
 struct product_choice {
     char product[128]; /* its shape, types and alignments, in words */
     unsigned char algorithm[64];
@@ -343,6 +343,7 @@ struct backend {
     enum dtype act, acc;
     int threads;
     char unit[32]; /* which device it is, of those of its node; "" where it is the processor */
+    char products[192]; /* the kind of device and the library that product_choices are of; "" likewise */
 };
 
 static inline void backend_range_begin(struct backend *b, const char *name, int64_t number)

@@ -1,5 +1,5 @@
 # CAIRN_CHECK_CUDA: the cuda backend, a plug-in that is built if --with-cuda asks for it. Sets NVCC, NVCC_WARN_FLAGS, CUDA_ARCH_FLAGS,
-# CUDA_LIBDIR and the condition HAVE_CUDA.
+# CUDA_LIBDIR, CUDNN_CPPFLAGS and the condition HAVE_CUDA.
 AC_DEFUN([CAIRN_CHECK_CUDA], [
   AC_ARG_WITH([cuda], [AS_HELP_STRING([--with-cuda@<:@=DIR@:>@],
     [build the cuda backend with the CUDA toolkit in DIR (/usr/local/cuda, or nvcc's of PATH)])], [], [with_cuda=unset])
@@ -28,7 +28,7 @@ AC_DEFUN([CAIRN_USE_CUDA], [
   AS_IF([test "x$enable_werror" = xyes], [NVCC_WARN_FLAGS="$NVCC_WARN_FLAGS -Werror all-warnings"])
   AC_SUBST([NVCC_WARN_FLAGS])
   cairn_cuda_used=yes
-  cairn_cuda_summary="CUDA $cairn_cuda_version ($NVCC), for$cairn_cuda_archs"])
+  cairn_cuda_summary="CUDA $cairn_cuda_version ($NVCC), $cairn_cudnn, for$cairn_cuda_archs"])
 
 # CAIRN_TRY_NVCC(FLAGS, IF IT COMPILES, ELSE)
 AC_DEFUN([CAIRN_TRY_NVCC], [
@@ -74,10 +74,22 @@ AC_DEFUN([CAIRN_CUDA_LIBRARIES], [
   AC_CHECK_HEADER([cublasLt.h], [], [AC_MSG_ERROR([no cublasLt.h in $cairn_cuda_root/include: install cuBLAS' development files])])
   AC_CHECK_LIB([cublasLt], [cublasLtMatmul], [],
     [AC_MSG_ERROR([no libcublasLt.so in $CUDA_LIBDIR: install cuBLAS' development files])])
+  CAIRN_CUDNN
   CPPFLAGS=$cairn_save_CPPFLAGS
   LDFLAGS=$cairn_save_LDFLAGS
   LIBS=$cairn_save_LIBS
   AC_SUBST([CUDA_LIBDIR])])
+
+# cuDNN is loaded at run time, where it is there; its header says how. Those before 9.10.2 are not used.
+AC_DEFUN([CAIRN_CUDNN], [
+  CUDNN_CPPFLAGS= cairn_cudnn="without cuDNN"
+  AC_CACHE_CHECK([for the header of cuDNN 9.10.2 or later], [cairn_cv_cudnn], [
+    AC_COMPILE_IFELSE([AC_LANG_PROGRAM([[#include <cudnn.h>
+      #if CUDNN_VERSION < 91002 || CUDNN_MAJOR != 9
+      #error another
+      #endif]])], [cairn_cv_cudnn=yes], [cairn_cv_cudnn=no])])
+  AS_IF([test $cairn_cv_cudnn = yes], [CUDNN_CPPFLAGS=-DHAVE_CUDNN=1 cairn_cudnn="with cuDNN"])
+  AC_SUBST([CUDNN_CPPFLAGS])])
 
 # CAIRN_CHECK_CUDA_ON_CPU: tests run the cuda backend on the processor (tests/cuda_on_cpu), compiled as C++20. Where that cannot be,
 # CUDA_ON_CPU_MISSING says why.

@@ -24,6 +24,7 @@ EXTRA_DIST += tests/check.sh tests/leaks.supp tests/ranks/launch tests/unit/laun
 # Tests begin in this order; those that take minutes, and mostly wait, come first.
 include tests/slurm/local.mk
 include tests/cuda_on_cpu/local.mk
+include tests/cudnn/local.mk
 include tests/unit/base.mk
 include tests/unit/io.mk
 include tests/golden/local.mk

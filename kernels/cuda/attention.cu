@@ -3,6 +3,7 @@
  * and the backward pass computes them again. It has one kernel for the gradients of keys and values and one for those of queries:
  * seven products for five, but each sum is one block's, in one order. */
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_cudnn.h"
 
 #include <cmath>
 #include <cstdlib>
@@ -39,9 +40,12 @@ static cairn_err attention_create(struct backend *b, const struct attention_desc
     int64_t columns = desc->columns > 0 ? desc->columns : desc->context;
     a->statistics_bytes = static_cast<size_t>(2 * desc->batch * desc->heads * pitch_of(columns)) * sizeof(float);
     a->statistics = static_cast<float *>(memory_alloc(b, a->statistics_bytes));
-    if (a->statistics == NULL) {
-        free(a);
-        return FAIL(CAIRN_ENOMEM, "no memory for attention's workspace");
+    cairn_err err = a->statistics != NULL ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for attention's workspace");
+    if (err == CAIRN_OK)
+        err = attention_cudnn_create(a->cuda, desc, &a->cudnn);
+    if (err != CAIRN_OK) {
+        attention_destroy(a);
+        return err;
     }
     *attention = a;
     return CAIRN_OK;
@@ -154,8 +158,17 @@ static struct meeting whole(const struct attention *a, const void *qkv, const st
     return attention_meeting(a, &all, &all, qkv, NULL, dropout);
 }
 
+static bool may_take_cudnn(const struct attention *a, const void *out, const void *log_sum, const void *qkv)
+{
+    return a->cudnn != NULL && aligned(out) && aligned(log_sum) && aligned(qkv);
+}
+
 static void attention_forward(struct attention *a, void *out, void *log_sum, const void *qkv, const struct dropout *dropout)
 {
+    if (may_take_cudnn(a, out, log_sum, qkv)) {
+        attention_cudnn_forward(a->cuda, a->cudnn, out, static_cast<float *>(log_sum), qkv);
+        return;
+    }
     struct meeting m = whole(a, qkv, dropout);
     struct forward_results results = {out, static_cast<float *>(log_sum), NULL};
     attention_meet_forward(a, &m, &results);
@@ -164,6 +177,10 @@ static void attention_forward(struct attention *a, void *out, void *log_sum, con
 static void attention_backward(struct attention *a, void *d_qkv, const void *d_out, const void *out, const void *qkv,
                                const void *log_sum, const struct dropout *dropout)
 {
+    if (may_take_cudnn(a, out, log_sum, qkv) && aligned(d_qkv) && aligned(d_out)) {
+        attention_cudnn_backward(a->cuda, a->cudnn, d_qkv, d_out, out, qkv, static_cast<const float *>(log_sum));
+        return;
+    }
     struct meeting m = whole(a, qkv, dropout);
     struct backward_inputs in = {d_out, out, static_cast<const float *>(log_sum)};
     struct gradients results = {d_qkv, d_qkv, false};

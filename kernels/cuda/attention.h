@@ -16,6 +16,7 @@ extern "C" {
 struct attention {
     struct cuda *cuda;
     struct attention_desc desc;
+    const struct attention_cudnn *cudnn; /* whole sequences go through it, if it is not NULL and arrays are aligned */
     bool tensor;       /* heads fit the kernels of tensor cores */
     float *statistics; /* the backward pass's: log_sum, then delta */
     size_t statistics_bytes;

@@ -1,4 +1,5 @@
 /* Opens and closes the backend; kernels/plugin_side.c shows cairn_backend_open to the program. */
+#include "kernels/cuda/attention_cudnn.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/product_choice.h"
 
@@ -43,6 +44,7 @@ static void close_backend(struct backend *b)
         if (cuda->lanes[i] != nullptr)
             cudaStreamSynchronize(cuda->lanes[i]);
     spans_close(cuda);
+    attention_cudnn_close(cuda);
     memory_free(b, cuda->scratch, SCRATCH_BYTES);
     memory_free(b, cuda->workspace, PRODUCT_WORKSPACE_BYTES);
     memory_close(cuda);
@@ -170,6 +172,8 @@ static void write_signature(struct cuda *cuda, int capability)
     int driver = 0, runtime = 0, products = static_cast<int>(cublasLtGetVersion());
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&runtime);
+    snprintf(cuda->base.products, sizeof cuda->base.products, "%s sm_%d cuBLASLt %d.%d.%d", cuda->name, capability, products / 10000,
+             products / 100 % 100, products % 100);
     snprintf(cuda->signature, sizeof cuda->signature, "cuda %s %s sm_%d CUDA %d.%d driver %d.%d cuBLASLt %d.%d.%d",
              dtype_name(cuda->base.act), cuda->name, capability, major_of(runtime), minor_of(runtime), major_of(driver),
              minor_of(driver), products / 10000, products / 100 % 100, products % 100);

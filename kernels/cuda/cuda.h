@@ -43,6 +43,8 @@ struct cuda {
     struct choices *choices; /* of product_choice.cu */
     bool timed_products;
     struct spans *spans; /* of spans.cu; NULL: nobody asked for them */
+    struct cudnn *cudnn;     /* of attention_cudnn.cu; NULL: there is none, or it was not wanted yet */
+    bool cudnn_sought;
 };
 
 static inline struct cuda *cuda_of(struct backend *b)

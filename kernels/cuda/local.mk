@@ -2,12 +2,15 @@
 # libtool; the tests compile them for the processor (tests/cuda_on_cpu/local.mk).
 CUDA_FILES = \
   kernels/cuda/attention.cu \
+  kernels/cuda/attention_cudnn.cu \
+  kernels/cuda/attention_graphs.cu \
   kernels/cuda/attention_pieces.cu \
   kernels/cuda/attention_plain.cu \
   kernels/cuda/attention_tensor_backward.cu \
   kernels/cuda/attention_tensor_forward.cu \
   kernels/cuda/classifier.cu \
   kernels/cuda/cuda.cu \
+  kernels/cuda/cudnn.cu \
   kernels/cuda/elementwise.cu \
   kernels/cuda/embedding.cu \
   kernels/cuda/experts.cu \
@@ -24,8 +27,11 @@ CUDA_FILES = \
   kernels/cuda/update.cu
 CUDA_INCLUDES = \
   kernels/cuda/attention.h \
+  kernels/cuda/attention_cudnn.h \
+  kernels/cuda/attention_graphs.h \
   kernels/cuda/attention_tensor.h \
   kernels/cuda/cuda.h \
+  kernels/cuda/cudnn.h \
   kernels/cuda/device.h \
   kernels/cuda/experts.h \
   kernels/cuda/machine.h \
@@ -62,7 +68,7 @@ am__v_NVCC_1 =
 kernels/cuda/%.lo: kernels/cuda/%.cu kernels/cuda/nvcc
 	@$(MKDIR_P) kernels/cuda/$(DEPDIR)
 	$(AM_V_NVCC)$(LIBTOOL) $(AM_V_lt) --tag=CC $(AM_LIBTOOLFLAGS) $(LIBTOOLFLAGS) --mode=compile \
-	  $(SHELL) $(srcdir)/kernels/cuda/nvcc $(NVCC) -std=c++20 -O3 $(CUDA_ARCH_FLAGS) $(NVCC_WARN_FLAGS) $(PLUGIN_FLAGS) $(CUDA_CODE_CPPFLAGS) \
+	  $(SHELL) $(srcdir)/kernels/cuda/nvcc $(NVCC) -std=c++20 -O3 $(CUDA_ARCH_FLAGS) $(NVCC_WARN_FLAGS) $(PLUGIN_FLAGS) $(CUDA_CODE_CPPFLAGS) $(CUDNN_CPPFLAGS) \
 	  -MD -MP -MT $@ -MF kernels/cuda/$(DEPDIR)/$*.Plo $(NVCCFLAGS) -shared -c -o $@ $<
 
 -include $(CUDA_FILES:kernels/cuda/%.cu=kernels/cuda/$(DEPDIR)/%.Plo)

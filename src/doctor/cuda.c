@@ -75,7 +75,7 @@ static void tell_nccl(struct facts *f)
         tell_version(f, "NCCL", version);
     else
         tell_missing(f, "NCCL", "libnccl.so.2",
-                     "without it GPUs exchange what they compute by way of the processors and MPI; install NCCL 2");
+                     "without it GPUs exchange by way of their hosts and MPI, which is slower and excludes ZeRO 2 and 3; install NCCL 2");
 }
 
 static void tell_cudnn(struct facts *f)
@@ -86,7 +86,7 @@ static void tell_cudnn(struct facts *f)
     if (found)
         tell_version(f, "cuDNN", (long long)get_version());
     else
-        tell_missing(f, "cuDNN", "libcudnn.so.9", "without it attention is left to Cairn's own kernels; install cuDNN 9");
+        tell_missing(f, "cuDNN", "libcudnn.so.9", "without it Hopper's attention is left to Cairn's own kernels; install cuDNN 9");
 }
 
 void examine_cuda(struct facts *f, int gpus)

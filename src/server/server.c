@@ -11,6 +11,7 @@
 #include "mesh/comm.h"
 #include "server/server_private.h"
 #include "server/whole.h"
+#include "train/numerics.h"
 #include "train/trainer_arrays.h"
 
 /* Seconds: between two looks at signals and silent peers; until the head answers another server; for workers to say farewell; for a stranger
@@ -423,6 +424,7 @@ static cairn_err open_server(struct server *s, struct job *job)
 {
     struct trainer *t = s->t;
     TRY(trainer_open_run(t, job, s->mesh, s->config));
+    TRY(numerics_compare(t));
     TRY(mesh_agree(s->mesh, open_state(s)));
     TRY(trainer_restore(t));
     cairn_err err = server_is_head(s) ? trainer_open_metrics(t) : CAIRN_OK;

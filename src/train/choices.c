@@ -20,11 +20,6 @@ struct list {
 
 /* ---- files ---- */
 
-static const char *signature_of(struct backend *b)
-{
-    return b->table->signature(b);
-}
-
 static bool run_path(const char *run_dir, char *path)
 {
     return snprintf(path, PATH_SIZE, "%s/%s", run_dir, file_name) < PATH_SIZE;
@@ -41,10 +36,9 @@ static bool cache_folder(char *path)
 
 static bool cache_path(struct backend *b, char *path)
 {
-    const char *signature = signature_of(b);
     char folder[PATH_SIZE];
     return cache_folder(folder) &&
-           snprintf(path, PATH_SIZE, "%s/products-%016llx.json", folder, (unsigned long long)XXH3_64bits(signature, strlen(signature))) < PATH_SIZE;
+           snprintf(path, PATH_SIZE, "%s/products-%016llx.json", folder, (unsigned long long)XXH3_64bits(b->products, strlen(b->products))) < PATH_SIZE;
 }
 
 static void to_hex(const unsigned char *bytes, size_t count, char *text)
@@ -81,7 +75,7 @@ static json_t *read_products(struct backend *b, const char *path, char *why, siz
     json_t *products = json_object_get(root, "products");
     if (!device || !json_is_object(products))
         snprintf(why, size, "%s is not a file of products", path);
-    else if (strcmp(device, signature_of(b)) != 0)
+    else if (strcmp(device, b->products) != 0)
         snprintf(why, size, "%s is of another device: %s", path, device);
     else
         json_incref(products);
@@ -108,7 +102,7 @@ static bool from_json(const char *product, const json_t *value, struct product_c
 static cairn_err write_products(struct backend *b, const char *path, json_t *products)
 {
     char temporary[PATH_SIZE + 8];
-    json_t *root = json_pack("{s:s, s:O}", "device", signature_of(b), "products", products);
+    json_t *root = json_pack("{s:s, s:O}", "device", b->products, "products", products);
     snprintf(temporary, sizeof temporary, "%s.tmp", path);
     bool ok = root && json_dump_file(root, temporary, JSON_INDENT(1)) == 0 && rename(temporary, path) == 0;
     json_decref(root);
@@ -243,7 +237,7 @@ static cairn_err gather(struct mesh *mesh, const struct product_choice *own, int
 /* Whether all ranks' devices and libraries are alike; else algorithms of one mean nothing to another. */
 static cairn_err alike(struct mesh *mesh, struct backend *b, bool *same)
 {
-    int64_t own = (int64_t)XXH3_64bits(signature_of(b), strlen(signature_of(b))), low, high;
+    int64_t own = (int64_t)XXH3_64bits(b->products, strlen(b->products)), low, high;
     TRY(mpi_allreduce(&own, &low, 1, MPI_INT64_T, MPI_MIN, mesh->world, "comparing devices"));
     TRY(mpi_allreduce(&own, &high, 1, MPI_INT64_T, MPI_MAX, mesh->world, "comparing devices"));
     *same = low == high;

@@ -71,7 +71,7 @@ static cairn_err choose_threads(const struct trainer *t, int before, int *thread
 }
 
 /* Rank 0's signature beside this rank's: the first rank that differs says so. */
-static cairn_err compare_ranks(const struct trainer *t)
+cairn_err numerics_compare(const struct trainer *t)
 {
     char first[256];
     const char *own = t->backend->table->signature(t->backend);
@@ -95,5 +95,5 @@ cairn_err numerics_open(struct trainer *t)
     TRY(choose_threads(t, before.threads, &threads));
     TRY(open_device(t, &before, threads));
     t->threads = t->backend->threads;
-    return compare_ranks(t);
+    return CAIRN_OK;
 }

@@ -244,6 +244,7 @@ cairn_err trainer_open(struct trainer *t, struct job *job, struct mesh *mesh, co
         TRY(mesh_agree(mesh, dataset_open(mesh->world, t->config->data.path, &t->validation_data)));
     TRY(mesh_agree(mesh, open_losses(t)));
     TRY(open_model(t));
+    TRY(numerics_compare(t));
     set_progress(mesh, t->gradient);
     TRY(trainer_restore(t));
     TRY(mesh_agree(mesh, device_spans_open(t->backend)));

@@ -14,6 +14,8 @@ struct cuda_on_cpu_for_libraries {
     int (*device_of_stream)(cudaStream_t);                /* -1: it is no stream */
     /* OPERATION may access device memory and is carried out in the order of the stream; IMMEDIATELY: before this returns. */
     cudaError_t (*enqueue)(cudaStream_t, std::function<void()> operation, bool immediately);
+    /* The same for what runs on the device: counts as a launch of CUDA_ON_CPU_FAILS_AT. */
+    cudaError_t (*launch)(cudaStream_t, std::function<void()> operation);
 };
 
 extern "C" __attribute__((visibility("default"))) const struct cuda_on_cpu_for_libraries cuda_on_cpu_for_libraries;

@@ -5,6 +5,8 @@ CUDA_ON_CPU_INCLUDES = \
   tests/cuda_on_cpu/cublasLt_private.h \
   tests/cuda_on_cpu/cuda_bf16.h \
   tests/cuda_on_cpu/cuda_runtime.h \
+  tests/cuda_on_cpu/cudnn.h \
+  tests/cuda_on_cpu/cudnn_private.h \
   tests/cuda_on_cpu/fibers.h \
   tests/cuda_on_cpu/for_libraries.h \
   tests/cuda_on_cpu/gemm.h \
@@ -22,7 +24,7 @@ EXTRA_DIST += $(CUDA_ON_CPU_INCLUDES) tests/cuda_on_cpu/README.md tests/cuda_on_
   tests/cuda_on_cpu/selftest_nccl.cu
 
 if HAVE_CUDA_ON_CPU
-CUDA_ON_CPU_CPPFLAGS = -I$(top_srcdir)/tests/cuda_on_cpu $(CUDA_CODE_CPPFLAGS)
+CUDA_ON_CPU_CPPFLAGS = -I$(top_srcdir)/tests/cuda_on_cpu $(CUDA_CODE_CPPFLAGS) -DHAVE_CUDNN=1
 # The shared arrays of kernels are found by the table of symbols, which -g0 leaves.
 CUDA_ON_CPU_CXXFLAGS = -std=c++20 -O2 -g0 -march=native -fno-math-errno -fno-strict-aliasing $(PLUGIN_FLAGS) $(CXX_WARN_FLAGS) \
   -Wno-unknown-pragmas -Wno-missing-field-initializers
@@ -48,9 +50,20 @@ nodist_EXTRA_tests_cuda_on_cpu_cuda_la_SOURCES = none.cc # so that it is linked 
 tests_cuda_on_cpu_cuda_la_CPPFLAGS = $(CUDA_CODE_CPPFLAGS)
 tests_cuda_on_cpu_cuda_la_CFLAGS = $(WARN_CFLAGS) $(PLUGIN_FLAGS)
 tests_cuda_on_cpu_cuda_la_LIBADD = $(CUDA_ON_CPU_OBJECTS) tests/cuda_on_cpu/libemulation.la -lm
-tests_cuda_on_cpu_cuda_la_DEPENDENCIES = $(CUDA_ON_CPU_OBJECTS) tests/cuda_on_cpu/libemulation.la
-# A folder, though no one installs it: libtool makes no shared library of a module that has none. -R: where it finds libnccl.so.2.
+tests_cuda_on_cpu_cuda_la_DEPENDENCIES = $(CUDA_ON_CPU_OBJECTS) tests/cuda_on_cpu/libemulation.la tests/cuda_on_cpu/libcudnn_graph.la
+# A folder, though no one installs it: libtool makes no shared library of a module that has none. -R: where it finds libcudnn_graph.so.9 and libnccl.so.2.
 tests_cuda_on_cpu_cuda_la_LDFLAGS = $(PLUGIN_LDFLAGS) -rpath /nonexistent -R $(abs_top_builddir)/tests/cuda_on_cpu/.libs
+
+# libcudnn_graph.so.9, loaded in NVIDIA's place. What it has put into streams may be carried out after it is closed: nodelete.
+check_LTLIBRARIES += tests/cuda_on_cpu/libcudnn_graph.la
+tests_cuda_on_cpu_libcudnn_graph_la_SOURCES = \
+  tests/cuda_on_cpu/cudnn.cc \
+  tests/cuda_on_cpu/cudnn_graph.cc \
+  tests/cuda_on_cpu/cudnn_run.cc
+tests_cuda_on_cpu_libcudnn_graph_la_CPPFLAGS = $(CUDA_ON_CPU_CPPFLAGS)
+tests_cuda_on_cpu_libcudnn_graph_la_CXXFLAGS = $(CUDA_ON_CPU_CXXFLAGS)
+tests_cuda_on_cpu_libcudnn_graph_la_LIBADD = -ldl
+tests_cuda_on_cpu_libcudnn_graph_la_LDFLAGS = -version-info 9:0:0 -shared -no-undefined -rpath /nonexistent -Wl,-z,nodelete
 
 # libnccl.so.2, loaded in NVIDIA's place. What it has put into streams may be carried out after it is closed: nodelete.
 check_LTLIBRARIES += tests/cuda_on_cpu/libnccl.la

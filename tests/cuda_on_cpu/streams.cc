@@ -459,6 +459,12 @@ static cudaError_t enqueue_for_library(cudaStream_t stream, std::function<void()
     return failed(enqueue(stream, std::move(operation), immediately));
 }
 
+static cudaError_t launch_for_library(cudaStream_t stream, std::function<void()> operation)
+{
+    CUDA_ON_CPU_CALL();
+    return failed(enqueue_launch(stream, std::move(operation)));
+}
+
 const struct cuda_on_cpu_for_libraries cuda_on_cpu_for_libraries = {
-    cudaGetDevice, cudaDeviceGetPCIBusId, cudaGetErrorName, memory_device, stream_device, enqueue_for_library,
+    cudaGetDevice, cudaDeviceGetPCIBusId, cudaGetErrorName, memory_device, stream_device, enqueue_for_library, launch_for_library,
 };

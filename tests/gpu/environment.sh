@@ -7,9 +7,9 @@ export CUBLASLT_LOG_LEVEL="${CUBLASLT_LOG_LEVEL:-1}" # it says why it refuses a 
 export UCX_TLS=self,sm # ranks of one machine need no network
 python=${PYTHON:-python3}
 
-# The folder of cuBLAS: the system's, or that of PyTorch's packages.
-find_cublas() {
-    name=$(cat "$CAIRN_BUNDLE/cublas")
+# The folder of a library of NVIDIA's: the system's, or that of PyTorch's packages.
+find_library() {
+    name=$1
     for folder in /usr/local/cuda/lib64 /usr/local/cuda*/lib64 /usr/local/cuda*/targets/x86_64-linux/lib /usr/lib/x86_64-linux-gnu; do
         if [ -n "$name" ] && [ -e "$folder/$name" ]; then echo "$folder"; return; fi
     done
@@ -24,7 +24,7 @@ EOF
 
 if [ -z "${CAIRN_GPU_LIBRARIES:-}" ]; then
     CAIRN_GPU_LIBRARIES=$CAIRN_BUNDLE/lib
-    for folder in "$(find_cublas)" /usr/local/nvidia/lib64 /usr/local/nvidia/lib; do
+    for folder in "$(find_library "$(cat "$CAIRN_BUNDLE/cublas")")" "$(find_library libcudnn_graph.so.9)" /usr/local/nvidia/lib64 /usr/local/nvidia/lib; do
         if [ -n "$folder" ] && [ -d "$folder" ]; then CAIRN_GPU_LIBRARIES=$CAIRN_GPU_LIBRARIES:$folder; fi
     done
     CAIRN_GPU_LIBRARIES=$CAIRN_GPU_LIBRARIES${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}

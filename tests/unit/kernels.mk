@@ -1,5 +1,6 @@
 UNIT_TESTS += tests/unit/test_kernels_cpu tests/unit/test_kernels_dropout tests/unit/test_kernels_gradients \
-  tests/unit/test_kernels_pieces tests/unit/test_kernels_slices tests/unit/test_kernels_words tests/unit/test_kernels_cuda
+  tests/unit/test_kernels_pieces tests/unit/test_kernels_slices tests/unit/test_kernels_words tests/unit/test_kernels_cuda \
+  tests/unit/test_kernels_cudnn
 tests_unit_test_kernels_cuda_SOURCES = tests/unit/test_kernels_cuda.c \
   tests/unit/kernels_ops.c tests/unit/kernels_ops.h tests/unit/kernels_support.c tests/unit/kernels_support.h
 tests_unit_test_kernels_cuda_CPPFLAGS = $(UNIT_CPPFLAGS)
@@ -28,3 +29,7 @@ tests_unit_test_kernels_pieces_SOURCES = tests/unit/test_kernels_pieces.c \
   tests/unit/kernels_support.c tests/unit/kernels_support.h
 tests_unit_test_kernels_pieces_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_kernels_pieces_LDADD = $(UNIT_LDADD)
+tests_unit_test_kernels_cudnn_SOURCES = tests/unit/test_kernels_cudnn.c \
+  tests/unit/kernels_support.c tests/unit/kernels_support.h
+tests_unit_test_kernels_cudnn_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_kernels_cudnn_LDADD = $(UNIT_LDADD)
