@@ -40,6 +40,7 @@ struct matmul; /* a product planned ahead; opaque */
  * nothing. */
 struct product_choice {
     char product[128]; /* its shape, types and alignments, in words */
+    bool timed;        /* it was the fastest of those that were tried */
     unsigned char algorithm[64];
     uint64_t workspace_bytes;
 };
@@ -126,7 +127,7 @@ struct backend; /* an opened backend; begins with its table */
 struct backend_mark;
 
 /* Of a device: calls of one lane are carried out in their order, those of two beside each other but for marks. */
-enum backend_lane { LANE_COMPUTE, LANE_LINK, BACKEND_LANES };
+enum backend_lane { LANE_COMPUTE, LANE_LINK, LANE_SHIFT, BACKEND_LANES };
 
 /* A way between the devices of several processes, each a rank of the link; opaque. */
 struct backend_link;
@@ -170,7 +171,7 @@ struct backend_table {
     double (*mark_seconds)(const struct backend_mark *from, const struct backend_mark *to);
     void (*mark_destroy)(struct backend_mark *);
     /* ---- of devices alone, else NULL ----
-     * Calls from now on are of LANE, until it is called again; the first is LANE_COMPUTE. Of LANE_LINK may be: add, sum_slices, copy, zero,
+     * Calls from now on are of LANE, until it is called again; the first is LANE_COMPUTE. Of others may be: add, sum_slices, copy, zero,
      * marks and what links do. Uploads, downloads and the clearing of new memory are always of LANE_COMPUTE. */
     void (*lane)(struct backend *, enum backend_lane);
     /* The lane's calls from now on come after what was called before mark_set; one that was never set is no wait. */
@@ -190,8 +191,8 @@ struct backend_table {
      * A link's first step: one rank makes its id, and tells it to all, each by its own means. Fails with CAIRN_EUNSUPPORTED, and why,
      * where the library is missing. */
     cairn_err (*link_id)(struct backend *, unsigned char id[LINK_ID_BYTES]);
-    /* Returns when all SIZE ranks have called it with the same id, each with its own RANK; fails with CAIRN_ETIMEOUT if that takes more than
-     * SECONDS. A link is of one lane at a time: calls of another one come after a mark. */
+    /* Returns when all SIZE ranks have called it with the same id, each with its own RANK, and have exchanged something; fails with CAIRN_ETIMEOUT if
+     * that takes more than SECONDS. A link is of one lane at a time: calls of another one come after a mark. */
     cairn_err (*link_open)(struct backend *, const unsigned char *id, int size, int rank, double seconds, struct backend_link **);
     /* All of them at once, so that there is no order in which ranks could wait for each other. Between two ranks messages come in their order. */
     void (*link_exchange)(struct backend_link *, const struct link_message *messages, int count);
@@ -344,6 +345,11 @@ struct backend {
     int threads;
     char unit[32]; /* which device it is, of those of its node; "" where it is the processor */
     char products[192]; /* the kind of device and the library that product_choices are of; "" likewise */
+    bool timed_products; /* of products that are planned from now on; as the options had it */
+    /* Called again and again while the thread that opened the backend waits for a device, which may wait for other ranks, and they for what this
+     * one has under way. May be set at any time; NULL: nothing to do. */
+    void (*idle)(void *context);
+    void *idle_context;
 };
 
 static inline void backend_range_begin(struct backend *b, const char *name, int64_t number)

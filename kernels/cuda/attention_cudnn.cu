@@ -173,7 +173,8 @@ cairn_err attention_cudnn_create(struct cuda *cuda, const struct attention_desc 
     if (!a->usable)
         return CAIRN_OK;
     if (!grow_workspace(cuda, static_cast<size_t>(workspace_wanted(a))))
-        return FAIL(CAIRN_ENOMEM, "no memory for attention's workspace (%lld bytes)", static_cast<long long>(workspace_wanted(a)));
+        return FAIL(CAIRN_ENOMEM, "no memory for the %lld MB that attention by cuDNN works in (CAIRN_CUDNN=0 does without)",
+                    static_cast<long long>(workspace_wanted(a) / 1000000));
     sign(cuda);
     *plans = a;
     return CAIRN_OK;

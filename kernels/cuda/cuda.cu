@@ -186,7 +186,8 @@ static cairn_err open_device(struct cuda *cuda)
     TRY(check_device(cuda, cudaSetDevice(cuda->device), "its choice"));
     /* What ranks wait for goes first. */
     TRY(check_device(cuda, cudaStreamCreateWithFlags(&cuda->lanes[LANE_COMPUTE], cudaStreamNonBlocking), "a stream"));
-    TRY(check_device(cuda, cudaStreamCreateWithPriority(&cuda->lanes[LANE_LINK], cudaStreamNonBlocking, -1), "a stream"));
+    for (int i = LANE_COMPUTE + 1; i < BACKEND_LANES; i++)
+        TRY(check_device(cuda, cudaStreamCreateWithPriority(&cuda->lanes[i], cudaStreamNonBlocking, -1), "a stream"));
     cuda->stream = cuda->lanes[LANE_COMPUTE];
     TRY(probe(cuda, capability));
     TRY(cuda_check_products(cublasLtCreate(&cuda->products), "open"));
@@ -214,7 +215,8 @@ extern "C" cairn_err cairn_backend_open(const struct backend_options *options, s
     cuda->base.acc = DTYPE_F32;
     cuda->base.threads = 1;
     cuda->device = options->device % count;
-    cuda->timed_products = options->timed_products;
+    cuda->base.timed_products = options->timed_products;
+    cuda->owner = pthread_self();
     cairn_err err = open_device(cuda);
     if (err != CAIRN_OK) {
         close_backend(&cuda->base);

@@ -10,6 +10,7 @@
 #include <cublasLt.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
+#include <pthread.h>
 
 #include <cstdint>
 
@@ -41,7 +42,7 @@ struct cuda {
     char name[128];      /* the GPU's */
     struct staging *staging; /* of memory.cu */
     struct choices *choices; /* of product_choice.cu */
-    bool timed_products;
+    pthread_t owner;         /* the thread that opened the backend */
     struct spans *spans; /* of spans.cu; NULL: nobody asked for them */
     struct cudnn *cudnn;     /* of attention_cudnn.cu; NULL: there is none, or it was not wanted yet */
     bool cudnn_sought;
@@ -104,12 +105,18 @@ static inline unsigned blocks_of(int64_t n, int64_t size)
     return static_cast<unsigned>((n + size - 1) / size);
 }
 
-/* Until what was given to the stream is done, or what came before the event. Links are looked after meanwhile: ranks that are gone
- * would be waited for without an end. */
+/* Until what was given to the stream is done, or what came before the event. The thread that opened the backend looks after links meanwhile
+ * (ranks that are gone would be waited for without an end) and lets the program go on with what it has under way. */
 bool cuda_wait_stream(struct cuda *, cudaStream_t, const char *what);
 bool cuda_wait_event(struct cuda *, cudaEvent_t, const char *what);
 
-/* False if one has failed: then all are given up, and what waits for them ends. */
+/* What error_in is where a link was the first to fail. */
+extern const char link_name[];
+
+/* What a thread does between two looks at what it waits for; false if waiting is in vain. */
+bool cuda_idle(struct cuda *);
+
+/* False if one has failed: then all are given up, and what waits for them ends. By the thread that opened the backend alone. */
 bool link_check(struct cuda *);
 void link_close_all(struct cuda *);
 

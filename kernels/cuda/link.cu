@@ -7,6 +7,8 @@
 #include <cstring>
 #include <ctime>
 
+const char link_name[] = "NCCL";
+
 #if __has_include(<nccl.h>)
 #include <dlfcn.h>
 #include <nccl.h>
@@ -96,11 +98,20 @@ static cairn_err load()
     return CAIRN_OK;
 }
 
+/* It may be under way. */
+static bool was_taken(ncclResult_t result)
+{
+    return result == ncclSuccess || result == ncclInProgress;
+}
+
 static void give_up(struct cuda *cuda, const char *why)
 {
     if (cuda->link_error[0] == '\0')
         snprintf(cuda->link_error, sizeof cuda->link_error, "the exchange between GPUs failed: %s", why);
-    cuda_ok(cuda, cudaErrorUnknown, "NCCL");
+    for (cudaStream_t lane : cuda->lanes) /* NCCL tells a kernel's failure as its own */
+        if (cudaStreamQuery(lane) != cudaErrorNotReady)
+            cuda_ok(cuda, cudaGetLastError(), "calls under way");
+    cuda_ok(cuda, cudaErrorUnknown, link_name);
     for (struct backend_link *l = cuda->links; l != nullptr; l = l->next) {
         if (l->comm != nullptr)
             nccl.CommAbort(l->comm);
@@ -116,6 +127,8 @@ static bool settle(struct backend_link *l)
         ncclResult_t asked = nccl.CommGetAsyncError(l->comm, &state);
         if (asked != ncclSuccess)
             state = asked;
+        if (state == ncclInProgress && l->cuda->base.idle != nullptr)
+            l->cuda->base.idle(l->cuda->base.idle_context);
         if (state == ncclInProgress)
             sched_yield();
     }
@@ -130,7 +143,7 @@ bool link_check(struct cuda *cuda)
         ncclResult_t state = ncclSuccess, asked = nccl.CommGetAsyncError(l->comm, &state);
         if (asked != ncclSuccess)
             state = asked;
-        if (state != ncclSuccess && state != ncclInProgress)
+        if (!was_taken(state))
             give_up(cuda, text_of(state, l->comm));
     }
     return cuda->link_error[0] == '\0';
@@ -149,10 +162,9 @@ static cairn_err link_id(struct backend *b, unsigned char *id)
 }
 
 /* Until all ranks have come. */
-static cairn_err meet(ncclComm_t comm, double seconds)
+static cairn_err meet(ncclComm_t comm, double end, double seconds)
 {
     ncclResult_t state = ncclInProgress;
-    double end = now() + seconds;
     while (state == ncclInProgress) {
         ncclResult_t asked = nccl.CommGetAsyncError(comm, &state);
         if (asked != ncclSuccess)
@@ -165,7 +177,7 @@ static cairn_err meet(ncclComm_t comm, double seconds)
     return state == ncclSuccess ? CAIRN_OK : FAIL(CAIRN_ELIBRARY, "NCCL cannot join the GPUs: %s", text_of(state, comm));
 }
 
-static cairn_err join(struct cuda *cuda, const unsigned char *id, int size, int rank, double seconds, ncclComm_t *comm)
+static cairn_err join(struct cuda *cuda, const unsigned char *id, int size, int rank, double end, double seconds, ncclComm_t *comm)
 {
     ncclUniqueId unique;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -173,9 +185,46 @@ static cairn_err join(struct cuda *cuda, const unsigned char *id, int size, int 
     memcpy(&unique, id, sizeof unique);
     cudaSetDevice(cuda->device);
     ncclResult_t result = nccl.CommInitRankConfig(comm, size, unique, rank, &config);
-    if (result != ncclSuccess && result != ncclInProgress)
+    if (!was_taken(result))
         return FAIL(CAIRN_ELIBRARY, "NCCL cannot join the GPUs: %s", text_of(result, *comm));
-    return meet(*comm, seconds);
+    return meet(*comm, end, seconds);
+}
+
+/* Groups connect ranks when they first exchange something, and wait for each other then: here, where all have come together, and not in the
+ * middle of a step, where one might wait for another by other ways too. */
+static ncclResult_t exchange_bytes(struct cuda *cuda, ncclComm_t comm, int size, int rank)
+{
+    char *bytes = static_cast<char *>(cuda->scratch);
+    ncclResult_t result = nccl.GroupStart();
+    for (int r = 0; r < size && was_taken(result); r++) {
+        if (r == rank)
+            continue;
+        result = nccl.Send(bytes, 1, ncclUint8, r, comm, cuda->stream);
+        if (was_taken(result))
+            result = nccl.Recv(bytes + 1 + r, 1, ncclUint8, r, comm, cuda->stream);
+    }
+    ncclResult_t ended = nccl.GroupEnd();
+    return was_taken(result) ? ended : result;
+}
+
+static cairn_err try_out(struct cuda *cuda, ncclComm_t comm, int size, int rank, double end, double seconds)
+{
+    ncclResult_t result = exchange_bytes(cuda, comm, size, rank);
+    if (!was_taken(result))
+        return FAIL(CAIRN_ELIBRARY, "NCCL cannot exchange between the GPUs: %s", text_of(result, comm));
+    TRY(meet(comm, end, seconds));
+    char *sum = static_cast<char *>(cuda->scratch) + SCRATCH_BYTES / 2;
+    result = nccl.AllReduce(sum, sum, 1, ncclFloat32, ncclSum, comm, cuda->stream);
+    if (!was_taken(result))
+        return FAIL(CAIRN_ELIBRARY, "NCCL cannot exchange between the GPUs: %s", text_of(result, comm));
+    TRY(meet(comm, end, seconds));
+    cudaError_t status;
+    while ((status = cudaStreamQuery(cuda->stream)) == cudaErrorNotReady) {
+        if (now() > end)
+            return FAIL(CAIRN_ETIMEOUT, "NCCL joined the GPUs, but they exchanged nothing within %.0f s", seconds);
+        sched_yield();
+    }
+    return status == cudaSuccess ? CAIRN_OK : FAIL(CAIRN_ELIBRARY, "NCCL cannot exchange between the GPUs: %s", cudaGetErrorString(status));
 }
 
 static cairn_err link_open(struct backend *b, const unsigned char *id, int size, int rank, double seconds, struct backend_link **out)
@@ -186,7 +235,10 @@ static cairn_err link_open(struct backend *b, const unsigned char *id, int size,
     struct backend_link *l = static_cast<struct backend_link *>(calloc(1, sizeof *l));
     if (l == nullptr)
         return FAIL(CAIRN_ENOMEM, "no memory for a link between GPUs");
-    cairn_err err = join(cuda, id, size, rank, seconds, &comm);
+    double end = now() + seconds;
+    cairn_err err = join(cuda, id, size, rank, end, seconds, &comm);
+    if (err == CAIRN_OK)
+        err = try_out(cuda, comm, size, rank, end, seconds);
     if (err != CAIRN_OK) {
         if (comm != nullptr)
             nccl.CommAbort(comm);
@@ -202,10 +254,10 @@ static cairn_err link_open(struct backend *b, const unsigned char *id, int size,
     return CAIRN_OK;
 }
 
-/* Whether a call was taken; it may be under way. */
+/* False, and all links are given up, where a call was not taken. */
 static bool taken(struct backend_link *l, ncclResult_t result)
 {
-    if (result != ncclSuccess && result != ncclInProgress && l->comm != nullptr)
+    if (!was_taken(result) && l->comm != nullptr)
         give_up(l->cuda, text_of(result, l->comm));
     return l->comm != nullptr;
 }
@@ -218,15 +270,15 @@ static bool begin(struct backend_link *l)
 
 static void exchange(struct backend_link *l, const struct link_message *messages, int count)
 {
-    if (!taken(l, nccl.GroupStart()))
-        return;
-    for (int i = 0; i < count && l->comm != nullptr; i++) {
+    ncclResult_t result = nccl.GroupStart();
+    for (int i = 0; i < count && was_taken(result); i++) {
         const struct link_message *m = &messages[i];
         cudaStream_t stream = l->cuda->stream;
-        taken(l, m->receive ? nccl.Recv(m->data, m->bytes, ncclUint8, m->rank, l->comm, stream)
-                            : nccl.Send(m->data, m->bytes, ncclUint8, m->rank, l->comm, stream));
+        result = m->receive ? nccl.Recv(m->data, m->bytes, ncclUint8, m->rank, l->comm, stream)
+                            : nccl.Send(m->data, m->bytes, ncclUint8, m->rank, l->comm, stream);
     }
-    if (taken(l, nccl.GroupEnd()))
+    ncclResult_t ended = nccl.GroupEnd(); /* whatever was before: nothing can be given up within a group */
+    if (taken(l, result) && taken(l, ended))
         settle(l);
 }
 

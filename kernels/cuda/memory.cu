@@ -1,5 +1,5 @@
-/* The GPU's memory, copies, the end of calls, and moments. A second thread may download while the first computes (a checkpoint's
- * writer does), so each call here says which GPU it means: CUDA keeps that for each thread. */
+/* The GPU's memory, copies, the end of calls, and moments. A second thread may download while the first computes, so each call here says
+ * which GPU it means: CUDA keeps that for each thread. */
 #include "kernels/cuda/cuda.h"
 
 #include <pthread.h>
@@ -31,30 +31,39 @@ static bool here(struct cuda *cuda)
     return cuda_ok(cuda, cudaSetDevice(cuda->device), "the choice of the GPU");
 }
 
-bool cuda_wait_stream(struct cuda *cuda, cudaStream_t stream, const char *what)
+bool cuda_idle(struct cuda *cuda)
 {
-    if (cuda->links == nullptr)
-        return cuda_ok(cuda, cudaStreamSynchronize(stream), what);
-    cudaError_t status;
-    while ((status = cudaStreamQuery(stream)) == cudaErrorNotReady) {
+    if (pthread_equal(pthread_self(), cuda->owner)) {
         if (!link_check(cuda))
             return false;
-        sched_yield();
+        if (cuda->base.idle != nullptr)
+            cuda->base.idle(cuda->base.idle_context);
     }
+    sched_yield();
+    return true;
+}
+
+/* Without links CUDA waits, else the processor looks again and again. */
+template <typename T>
+static bool wait_for(struct cuda *cuda, T what_for, cudaError_t (*wait)(T), cudaError_t (*look)(T), const char *what)
+{
+    if (cuda->links == nullptr)
+        return cuda_ok(cuda, wait(what_for), what);
+    cudaError_t status;
+    while ((status = look(what_for)) == cudaErrorNotReady)
+        if (!cuda_idle(cuda))
+            return false;
     return cuda_ok(cuda, status, what);
+}
+
+bool cuda_wait_stream(struct cuda *cuda, cudaStream_t stream, const char *what)
+{
+    return wait_for(cuda, stream, cudaStreamSynchronize, cudaStreamQuery, what);
 }
 
 bool cuda_wait_event(struct cuda *cuda, cudaEvent_t event, const char *what)
 {
-    if (cuda->links == nullptr)
-        return cuda_ok(cuda, cudaEventSynchronize(event), what);
-    cudaError_t status;
-    while ((status = cudaEventQuery(event)) == cudaErrorNotReady) {
-        if (!link_check(cuda))
-            return false;
-        sched_yield();
-    }
-    return cuda_ok(cuda, status, what);
+    return wait_for(cuda, event, cudaEventSynchronize, cudaEventQuery, what);
 }
 
 static bool ring_open(struct ring *ring)
@@ -238,8 +247,8 @@ static cairn_err finish(struct backend *b)
         ok = cuda_wait_stream(cuda, cuda->lanes[i], "calls under way");
     if (ok)
         return CAIRN_OK;
-    if (cuda->link_error[0] != '\0')
-        return FAIL(CAIRN_EDEVICE, "%s (%s)", cuda->link_error, cuda->error_in);
+    if (cuda->error_in == link_name)
+        return FAIL(CAIRN_EDEVICE, "%s", cuda->link_error);
     return FAIL(CAIRN_EDEVICE, "the GPU %s failed: %s (%s)", cuda->name, cudaGetErrorString(cuda->error), cuda->error_in);
 }
 

@@ -205,7 +205,7 @@ static int fastest(const struct matmul *p, const struct way *way, const cublasLt
     t.bias_bytes = way->adds_bias ? static_cast<size_t>(d->n) * act_bytes(p->cuda) : 0;
     t.inner = way->through_gelu;
     t.factor = d->accumulate || (d->bias && !way->adds_bias) ? 1 : 0;
-    return p->cuda->timed_products ? choice_by_time(&t, results, count) : 0;
+    return choice_by_time(&t, results, count);
 }
 
 /* Whether there is an algorithm, and which. */
@@ -226,9 +226,10 @@ static cairn_err choose_algorithm(struct matmul *p, struct way *way, cublasLtMat
             results[usable++] = results[i];
     if (usable == 0)
         return CAIRN_OK;
-    const cublasLtMatmulHeuristicResult_t *best = &results[fastest(p, way, results, usable)];
+    int which = p->cuda->base.timed_products ? fastest(p, way, results, usable) : UNTRIED;
+    const cublasLtMatmulHeuristicResult_t *best = &results[which == UNTRIED ? 0 : which];
     *found = true;
-    return choice_set(p->cuda, product, &best->algo, best->workspaceSize, &way->choice);
+    return choice_set(p->cuda, product, &best->algo, best->workspaceSize, which != UNTRIED, &way->choice);
 }
 
 static void destroy_operation(struct way *way)

@@ -53,7 +53,8 @@ static cairn_err set(struct cuda *cuda, const struct product_choice *choice, int
     return CAIRN_OK;
 }
 
-cairn_err choice_set(struct cuda *cuda, const char *product, const cublasLtMatmulAlgo_t *algorithm, size_t workspace_bytes, int *place)
+cairn_err choice_set(struct cuda *cuda, const char *product, const cublasLtMatmulAlgo_t *algorithm, size_t workspace_bytes, bool timed,
+                     int *place)
 {
     struct product_choice choice = {};
     if (strlen(product) >= sizeof choice.product)
@@ -61,6 +62,7 @@ cairn_err choice_set(struct cuda *cuda, const char *product, const cublasLtMatmu
     strcpy(choice.product, product);
     memcpy(choice.algorithm, algorithm, sizeof *algorithm);
     choice.workspace_bytes = workspace_bytes;
+    choice.timed = timed;
     return set(cuda, &choice, place);
 }
 
@@ -159,7 +161,9 @@ int choice_by_time(const struct trial *t, const cublasLtMatmulHeuristicResult_t 
     struct arrays a = {};
     int fastest = 0;
     float best = -1;
-    bool ready = count > 1 && prepare(t, &a);
+    if (count == 1)
+        return 0;
+    bool ready = prepare(t, &a);
     for (int i = 0; ready && i < count; i++) {
         float time = time_of(t, &a, &results[i], best);
         if (time >= 0 && (best < 0 || time < LESS * best)) {
@@ -168,7 +172,7 @@ int choice_by_time(const struct trial *t, const cublasLtMatmulHeuristicResult_t 
         }
     }
     give_back(&a);
-    return fastest;
+    return ready ? fastest : UNTRIED;
 }
 
 /* ---- the table's ---- */

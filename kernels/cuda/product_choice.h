@@ -18,10 +18,11 @@ struct trial {
 /* Where the choice for PRODUCT is in the backend's list; -1. */
 int choice_find(const struct cuda *, const char *product);
 /* In place of what was chosen before, if that was; its number in *PLACE. */
-cairn_err choice_set(struct cuda *, const char *product, const cublasLtMatmulAlgo_t *, size_t workspace_bytes, int *place);
+cairn_err choice_set(struct cuda *, const char *product, const cublasLtMatmulAlgo_t *, size_t workspace_bytes, bool timed, int *place);
 const struct product_choice *choice_at(const struct cuda *, int place);
 
-/* The number of the fastest of COUNT, 0 where they cannot be tried. */
+/* The number of the fastest of COUNT; UNTRIED where there is no memory to try them. */
+enum { UNTRIED = -1 };
 int choice_by_time(const struct trial *, const cublasLtMatmulHeuristicResult_t *results, int count);
 
 void choices_close(struct cuda *);

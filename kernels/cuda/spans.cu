@@ -60,7 +60,10 @@ void spans_begin(struct spans *s, cudaStream_t stream, const char *what)
         s->made++;
     struct pair *pair = &s->pairs[s->count];
     pair->name = what;
-    pair->lane = stream == s->cuda->lanes[LANE_LINK] ? LANE_LINK : LANE_COMPUTE;
+    pair->lane = LANE_COMPUTE;
+    for (int i = 0; i < BACKEND_LANES; i++)
+        if (stream == s->cuda->lanes[i])
+            pair->lane = static_cast<enum backend_lane>(i);
     if (s->under_way)
         cuda_ok(s->cuda, cudaEventRecord(pair->begin, stream), what);
 }

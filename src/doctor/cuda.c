@@ -7,6 +7,12 @@
 
 /* ---- the plug-in ---- */
 
+/* A GPU that another job computes on may have no memory left, or be for one process alone: that is no illness. */
+static bool is_in_use(cairn_err err)
+{
+    return err == CAIRN_ENOMEM || strstr(cairn_err_message(), "busy");
+}
+
 /* Each GPU that this process sees is opened in turn: one that the driver shows may still fail. Numbers are taken modulo how many there are,
  * so the first that comes again ends the list. */
 static void open_all(struct facts *f, int gpus)
@@ -17,8 +23,9 @@ static void open_all(struct facts *f, int gpus)
         struct backend *b = NULL;
         cairn_err err = plugin_open_backend("cuda", &options, &b);
         if (err != CAIRN_OK) {
-            fact_tell(f, err == CAIRN_EUNSUPPORTED || gpus > 0 ? MARK_TROUBLE : MARK_WARNING, "cuda plug-in",
-                      "device: auto takes processors until the GPUs can be used", "GPU %d of this process: %s", d, cairn_err_message());
+            bool trouble = err == CAIRN_EUNSUPPORTED || (gpus > 0 && !is_in_use(err));
+            fact_tell(f, trouble ? MARK_TROUBLE : MARK_WARNING, "cuda plug-in", "device: auto takes processors until the GPUs can be used",
+                      "GPU %d of this process: %s", d, cairn_err_message());
             return;
         }
         bool again = d > 0 && strcmp(first, b->unit) == 0;
@@ -53,11 +60,15 @@ static void *load(const char *file)
     return dlopen(path, RTLD_NOW | RTLD_LOCAL);
 }
 
+/* What the plug-in can use (kernels/cuda/link.cu, attention_cudnn.cu). */
+enum { NCCL_LEAST = 21400, CUDNN_LEAST = 91002 };
+
 /* Both count versions as 10000 * major + 100 * minor + patch (since NCCL 2.9 and cuDNN 9). */
-static void tell_version(struct facts *f, const char *name, long long version)
+static void tell_version(struct facts *f, const char *name, long long version, long long least)
 {
     fact_number(f, "version", version);
-    fact_tell(f, MARK_OK, name, NULL, "%lld.%lld.%lld", version / 10000, version / 100 % 100, version % 100);
+    fact_tell(f, version < least ? MARK_WARNING : MARK_OK, name, "an older one is passed over, as if it were not there", "%lld.%lld.%lld%s",
+              version / 10000, version / 100 % 100, version % 100, version < least ? ", which is too old" : "");
 }
 
 /* Without the plug-in nothing would use them. */
@@ -72,7 +83,7 @@ static void tell_nccl(struct facts *f)
     void *library = load("libnccl.so.2"), *found = library ? dlsym(library, "ncclGetVersion") : NULL;
     memcpy(&get_version, &found, sizeof found);
     if (found && get_version(&version) == 0)
-        tell_version(f, "NCCL", version);
+        tell_version(f, "NCCL", version, NCCL_LEAST);
     else
         tell_missing(f, "NCCL", "libnccl.so.2",
                      "without it GPUs exchange by way of their hosts and MPI, which is slower and excludes ZeRO 2 and 3; install NCCL 2");
@@ -84,7 +95,7 @@ static void tell_cudnn(struct facts *f)
     void *library = load("libcudnn.so.9"), *found = library ? dlsym(library, "cudnnGetVersion") : NULL;
     memcpy(&get_version, &found, sizeof found);
     if (found)
-        tell_version(f, "cuDNN", (long long)get_version());
+        tell_version(f, "cuDNN", (long long)get_version(), CUDNN_LEAST);
     else
         tell_missing(f, "cuDNN", "libcudnn.so.9", "without it Hopper's attention is left to Cairn's own kernels; install cuDNN 9");
 }

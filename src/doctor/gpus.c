@@ -91,7 +91,8 @@ static void tell_modes(struct facts *f, const struct nvml *nvml, const struct gp
         const char *advice = "ranks cannot share it: as many ranks on a node as GPUs, or nvidia-smi --compute-mode=0";
         if (mode == NVML_COMPUTEMODE_PROHIBITED)
             advice = "no process can compute on it: nvidia-smi --compute-mode=0 allows it";
-        fact_tell(f, mode == NVML_COMPUTEMODE_DEFAULT ? MARK_OK : MARK_WARNING, name_of(g, "compute mode"), advice, "%s",
+        enum mark mark = mode == NVML_COMPUTEMODE_DEFAULT ? MARK_OK : mode == NVML_COMPUTEMODE_PROHIBITED ? MARK_TROUBLE : MARK_WARNING;
+        fact_tell(f, mark, name_of(g, "compute mode"), advice, "%s",
                   mode < sizeof names / sizeof names[0] ? names[mode] : "unknown");
     }
     if (nvml->mig_mode(g->device, &mig, &later) == NVML_SUCCESS && mig)

@@ -30,7 +30,7 @@ static bool needs_no_copy(const struct graph *g, const struct op *op)
 {
     const struct op *maker = op - 1;
     return op->rate == 0 && !g->options.split_backward && op > g->ops && maker->class == &op_linear && maker->y == op->h &&
-           g->tensors[op->h].gradient < 0;
+           tensor_owner(g, maker->x) != tensor_owner(g, op->x) && g->tensors[op->h].gradient < 0;
 }
 
 static void derive(struct graph *g, struct op *op)

@@ -228,9 +228,10 @@ static void gather_choices(struct graph *g, const struct experts *e, const struc
     int64_t a_run = e->desc.choices * e->desc.experts, a_rank = g->options.samples * g->columns.runs * a_run;
     int32_t *next = e->all_chosen + ring->rank * a_rank;
     KERNEL(g)->download(g->backend, e->chosen, r->expert, (size_t)(g->rows * e->desc.choices) * sizeof *e->chosen);
-    graph_note(g, KERNEL(g)->finish(g->backend));
-    if (g->run_error) /* then it is of no expert that there is */
+    if (e->chosen[0] < 0) { /* what a device that failed gives: no expert that there is */
+        graph_note(g, KERNEL(g)->finish(g->backend));
         return;
+    }
     for (int64_t s = 0, row = 0; s < g->options.samples; s++)
         for (int i = 0; i < g->columns.runs; row += g->columns.run[i++].length, next += a_run)
             routing_count(&e->routing, &chosen, row, g->columns.run[i].length, next);

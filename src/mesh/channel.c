@@ -67,7 +67,7 @@ void channel_start(struct channel *c, struct transfer *t)
     t->under_way = true;
     t->link = c->link;
     t->posted = t->finished = 0;
-    t->begun = c->group->size > 1 ? trace_begin() : 0;
+    t->begun = c->group->size > 1 && !c->link ? trace_begin() : 0; /* a device's own spans tell of links */
     t->next = NULL;
     if (c->first)
         c->last->next = t;
@@ -216,7 +216,7 @@ cairn_err channel_progress(struct channel *c)
         return FAIL(c->failed, "an exchange between ranks failed before");
     if (!c->link || channel_idle(c))
         return c->failed = advance(c);
-    device_link_begin(c->link);
+    device_link_begin(c->link, LANE_LINK);
     c->failed = advance(c);
     device_link_end(c->link);
     return c->failed;

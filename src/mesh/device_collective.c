@@ -115,7 +115,7 @@ cairn_err device_shift_start(struct group *g, const void *out, int64_t out_count
     int64_t size = (int64_t)dtype_size(dtype);
     TRY(device_link_receive(g, other(g, g->size - 1), in, in_count * size));
     TRY(device_link_send(g, other(g, 1), out, out_count * size));
-    device_link_begin(g->device);
+    device_link_begin(g->device, LANE_SHIFT); /* not behind sums: it is waited for at once */
     device_link_exchange(g->device);
     table_of(g)->mark_set(done);
     device_link_end(g->device);

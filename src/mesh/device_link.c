@@ -59,11 +59,11 @@ void device_link_close(struct group *g)
     g->device = NULL;
 }
 
-void device_link_begin(struct device_link *l)
+void device_link_begin(struct device_link *l, enum backend_lane lane)
 {
     const struct backend_table *t = l->backend->table;
     t->mark_set(l->begun);
-    t->lane(l->backend, LANE_LINK);
+    t->lane(l->backend, lane);
     t->mark_wait(l->begun);
 }
 

@@ -24,9 +24,9 @@ cairn_err device_link_open(struct group *group, struct backend *backend, double 
 /* Collective, but after an error. A group without one is fine. */
 void device_link_close(struct group *group);
 
-/* What is called between the two goes on beside computing, after what was called before begin. To come after it, a mark is set before end and waited
- * for later. */
-void device_link_begin(struct device_link *link);
+/* What is called between the two is of LANE, and goes on beside computing, after what was called before begin. To come after it, a mark is set
+ * before end and waited for later. */
+void device_link_begin(struct device_link *link, enum backend_lane lane);
 void device_link_end(struct device_link *link);
 
 /* Messages of BYTES, nothing if there are none, that go together when device_link_exchange is called; they are counted in the group. */

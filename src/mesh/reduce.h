@@ -12,7 +12,8 @@
  * Where the vectors are in the memory of a DEVICE, ADD is called for what is there, and the group has a link (mesh/device_link.h), unless it is of
  * one rank. Then nothing is waited for: all is done in the order of the device's calls, and reduce_wait orders what is computed after it.
  *
- * All ranks start the same buckets, the same gathers, in the same order; what is seen of another order is an error. After
+ * All ranks start the same buckets, the same gathers, in the same order; what MPI sees of another order is an error (between devices nobody
+ * sees it). After
  * any error the reducer can only be destroyed. What is sent, received and waited is counted in the group. */
 #ifndef MESH_REDUCE_H
 #define MESH_REDUCE_H

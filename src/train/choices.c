@@ -1,9 +1,11 @@
 #include "train/choices.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 #include "base/log.h"
@@ -87,13 +89,14 @@ static json_t *to_json(const struct product_choice *c)
 {
     char algorithm[2 * sizeof c->algorithm + 1];
     to_hex(c->algorithm, sizeof c->algorithm, algorithm);
-    return json_pack("{s:s, s:I}", "algorithm", algorithm, "workspace", (json_int_t)c->workspace_bytes);
+    return json_pack("{s:s, s:I, s:b}", "algorithm", algorithm, "workspace", (json_int_t)c->workspace_bytes, "timed", (int)c->timed);
 }
 
 static bool from_json(const char *product, const json_t *value, struct product_choice *c)
 {
     json_t *workspace = json_object_get(value, "workspace");
-    *c = (struct product_choice){.workspace_bytes = (uint64_t)json_integer_value(workspace)};
+    *c = (struct product_choice){.workspace_bytes = (uint64_t)json_integer_value(workspace),
+                                 .timed = json_is_true(json_object_get(value, "timed"))};
     snprintf(c->product, sizeof c->product, "%s", product);
     return json_is_integer(workspace) && json_integer_value(workspace) >= 0 &&
            from_hex(json_string_value(json_object_get(value, "algorithm")), c->algorithm, sizeof c->algorithm);
@@ -101,12 +104,13 @@ static bool from_json(const char *product, const json_t *value, struct product_c
 
 static cairn_err write_products(struct backend *b, const char *path, json_t *products)
 {
-    char temporary[PATH_SIZE + 8];
+    char temporary[PATH_SIZE + 32];
     json_t *root = json_pack("{s:s, s:O}", "device", b->products, "products", products);
-    snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    snprintf(temporary, sizeof temporary, "%s.%d.tmp", path, (int)getpid());
+    errno = 0;
     bool ok = root && json_dump_file(root, temporary, JSON_INDENT(1)) == 0 && rename(temporary, path) == 0;
     json_decref(root);
-    return ok ? CAIRN_OK : FAIL(CAIRN_ESYS, "cannot write %s", path);
+    return ok ? CAIRN_OK : FAIL(CAIRN_ESYS, "cannot write %s: %s", path, errno ? strerror(errno) : "no memory");
 }
 
 /* ---- what is kept, on rank 0 ---- */
@@ -126,42 +130,54 @@ static cairn_err list_of_json(json_t *products, struct list *list)
 static cairn_err read_kept(struct backend *b, const char *run_dir, struct list *list)
 {
     char path[PATH_SIZE], why[PATH_SIZE + 256] = "";
-    json_t *products = run_path(run_dir, path) ? read_products(b, path, why, sizeof why) : NULL;
+    json_t *products = run_path(run_dir, path) ? read_products(b, path, why, sizeof why) : NULL, *cached = NULL;
     if (*why)
         log_warning("the algorithms of products are chosen anew, last bits may differ: %s", why);
-    if (!products && cache_path(b, path))
-        products = read_products(b, path, why, sizeof why);
-    cairn_err err = products ? list_of_json(products, list) : CAIRN_OK;
+    if (b->timed_products && cache_path(b, path))
+        cached = read_products(b, path, why, sizeof why);
+    if (products && cached)
+        json_object_update_missing(products, cached);
+    cairn_err err = products || cached ? list_of_json(products ? products : cached, list) : CAIRN_OK;
     json_decref(products);
+    json_decref(cached);
     return err;
 }
 
-/* The run's folder has all; the cache keeps what it has, and gets what it has not. */
-static cairn_err keep(struct backend *b, const char *run_dir, const struct list *list)
+static json_t *json_of(const struct list *list, bool timed_alone)
+{
+    json_t *products = json_object();
+    for (int i = 0; i < list->count && products; i++)
+        if (list->at[i].timed || !timed_alone)
+            json_object_set_new(products, list->at[i].product, to_json(&list->at[i]));
+    return products;
+}
+
+static cairn_err keep_in_run(struct backend *b, const char *run_dir, const struct list *list)
 {
     char path[PATH_SIZE], why[PATH_SIZE + 256];
-    json_t *all = json_object();
-    for (int i = 0; i < list->count; i++)
-        json_object_set_new(all, list->at[i].product, to_json(&list->at[i]));
-    cairn_err err = all ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for the products' algorithms");
-    if (!err && run_path(run_dir, path)) {
-        json_t *before = read_products(b, path, why, sizeof why);
-        if (!before || !json_equal(before, all))
-            err = write_products(b, path, all);
-        json_decref(before);
-    }
-    char folder[PATH_SIZE];
-    if (!err && cache_path(b, path) && cache_folder(folder) && make_folders(folder) == CAIRN_OK) {
-        json_t *before = read_products(b, path, why, sizeof why);
-        size_t size = before ? json_object_size(before) : 0;
-        if (before)
-            json_object_update(all, before);
-        if (json_object_size(all) > size && write_products(b, path, all) != CAIRN_OK)
-            log_info("algorithms of products are not kept for other runs: %s", cairn_err_message());
-        json_decref(before);
-    }
+    if (!run_path(run_dir, path))
+        return CAIRN_OK;
+    json_t *all = json_of(list, false), *before = read_products(b, path, why, sizeof why);
+    cairn_err err = before && json_equal(before, all) ? CAIRN_OK : write_products(b, path, all);
+    json_decref(before);
     json_decref(all);
     return err;
+}
+
+/* What it has it keeps; of what it has not it gets what was found by trying. */
+static void keep_in_cache(struct backend *b, const struct list *list)
+{
+    char folder[PATH_SIZE], path[PATH_SIZE], why[PATH_SIZE + 256];
+    if (!b->timed_products || !cache_path(b, path) || !cache_folder(folder) || make_folders(folder) != CAIRN_OK)
+        return;
+    json_t *all = json_of(list, true), *before = read_products(b, path, why, sizeof why);
+    size_t size = before ? json_object_size(before) : 0;
+    if (before)
+        json_object_update(all, before);
+    if (json_object_size(all) > size && write_products(b, path, all) != CAIRN_OK)
+        log_info("algorithms of products are not kept for other runs: %s", cairn_err_message());
+    json_decref(before);
+    json_decref(all);
 }
 
 /* ---- among ranks ---- */
@@ -180,11 +196,27 @@ static cairn_err share(struct mesh *mesh, struct backend *b, struct list *list)
     return mesh_agree(mesh, b->table->choose(b, list->at, list->count));
 }
 
+/* Whether all ranks' devices and libraries are alike; else algorithms of one mean nothing to another. */
+static cairn_err alike(struct mesh *mesh, struct backend *b, bool *same)
+{
+    int64_t own = (int64_t)XXH3_64bits(b->products, strlen(b->products)), low, high;
+    TRY(mpi_allreduce(&own, &low, 1, MPI_INT64_T, MPI_MIN, mesh->world, "comparing devices"));
+    TRY(mpi_allreduce(&own, &high, 1, MPI_INT64_T, MPI_MAX, mesh->world, "comparing devices"));
+    *same = low == high;
+    return CAIRN_OK;
+}
+
 cairn_err choices_load(struct mesh *mesh, struct backend *b, const char *run_dir)
 {
     struct list list = {0};
+    bool same;
     if (b->table->host_memory)
         return CAIRN_OK;
+    TRY(alike(mesh, b, &same));
+    if (!same) {
+        b->timed_products = false;
+        return CAIRN_OK;
+    }
     cairn_err err = mesh_agree(mesh, mesh->rank == 0 ? read_kept(b, run_dir, &list) : CAIRN_OK);
     if (!err)
         err = share(mesh, b, &list);
@@ -234,16 +266,6 @@ static cairn_err gather(struct mesh *mesh, const struct product_choice *own, int
     return err;
 }
 
-/* Whether all ranks' devices and libraries are alike; else algorithms of one mean nothing to another. */
-static cairn_err alike(struct mesh *mesh, struct backend *b, bool *same)
-{
-    int64_t own = (int64_t)XXH3_64bits(b->products, strlen(b->products)), low, high;
-    TRY(mpi_allreduce(&own, &low, 1, MPI_INT64_T, MPI_MIN, mesh->world, "comparing devices"));
-    TRY(mpi_allreduce(&own, &high, 1, MPI_INT64_T, MPI_MAX, mesh->world, "comparing devices"));
-    *same = low == high;
-    return CAIRN_OK;
-}
-
 cairn_err choices_agree(struct mesh *mesh, struct backend *b, const char *run_dir)
 {
     struct list list = {0};
@@ -261,7 +283,9 @@ cairn_err choices_agree(struct mesh *mesh, struct backend *b, const char *run_di
     if (!err)
         err = share(mesh, b, &list);
     if (!err)
-        err = mesh_agree(mesh, mesh->rank == 0 ? keep(b, run_dir, &list) : CAIRN_OK);
+        err = mesh_agree(mesh, mesh->rank == 0 ? keep_in_run(b, run_dir, &list) : CAIRN_OK);
+    if (!err && mesh->rank == 0)
+        keep_in_cache(b, &list);
     free(list.at);
     return err;
 }

@@ -7,8 +7,9 @@
 #include "kernels/backend.h"
 #include "mesh/mesh.h"
 
-/* Collective, before products are planned: takes what is kept. Nothing where BACKEND is no device. A file that cannot be read, or is of
- * another device, is as none: rank 0 logs it. */
+/* Collective, before products are planned: takes what is kept, of the cache only where the backend tries algorithms. Nothing where BACKEND is no device.
+ * A file that cannot be read, or is of another device, is as none: rank 0 logs it. Where ranks' devices are not alike, all take their
+ * library's first choice, which needs no keeping. */
 cairn_err choices_load(struct mesh *mesh, struct backend *backend, const char *run_dir);
 
 /* Collective, when all products are planned: all ranks take those of the lowest rank that has a product, and rank 0 keeps them. */

@@ -75,18 +75,19 @@ static cairn_err count_found(struct mesh *mesh, bool found, char *why, size_t si
     return lowest < mesh->size ? mesh_broadcast(mesh, why, (int64_t)size, lowest) : CAIRN_OK;
 }
 
-cairn_err device_count_sharing(struct mesh *mesh, const struct backend *b, int *sharing)
+cairn_err device_count_sharing(struct mesh *mesh, const struct backend *b, int *sharing, bool *mine)
 {
-    int mine = 0;
+    int shares = 0;
     int64_t *keys = calloc((size_t)mesh->size, sizeof *keys);
     TRY(mesh_agree(mesh, keys ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory to compare GPUs")));
     keys[mesh->rank] = (int64_t)XXH3_64bits(b->unit, strlen(b->unit));
     cairn_err err = mpi_allreduce(MPI_IN_PLACE, keys, mesh->size, MPI_INT64_T, MPI_SUM, mesh->world, "comparing GPUs");
     for (int r = 0; r < mesh->rank && !err; r++)
-        mine |= keys[r] == keys[mesh->rank] && mesh->node_of[r] == mesh->node_of[mesh->rank];
+        shares |= keys[r] == keys[mesh->rank] && mesh->node_of[r] == mesh->node_of[mesh->rank];
     free(keys);
     TRY(err);
-    return mpi_allreduce(&mine, sharing, 1, MPI_INT, MPI_SUM, mesh->world, "comparing GPUs");
+    *mine = shares;
+    return mpi_allreduce(&shares, sharing, 1, MPI_INT, MPI_SUM, mesh->world, "comparing GPUs");
 }
 
 static cairn_err take_processors(const struct config *c, struct mesh *mesh, int threads, struct backend **out)
@@ -102,13 +103,14 @@ static cairn_err open_automatic(const struct config *c, struct mesh *mesh, const
     char why[512] = "";
     const char *not_done = not_done_on_gpus(c);
     int found = 0, sharing = 0;
+    bool mine;
     *out = NULL;
     if (!not_done) {
         find_gpu(c, job_local_rank(job), threads, out, why, sizeof why);
         TRY(count_found(mesh, *out != NULL, why, sizeof why, &found));
     }
     if (found == mesh->size)
-        TRY(device_count_sharing(mesh, *out, &sharing));
+        TRY(device_count_sharing(mesh, *out, &sharing, &mine));
     if (found == mesh->size && sharing == 0)
         return CAIRN_OK;
     if (mesh->rank == 0 && not_done && plugin_is_there("cuda"))
@@ -126,9 +128,10 @@ static cairn_err open_automatic(const struct config *c, struct mesh *mesh, const
 static cairn_err open_asked(const struct config *c, struct mesh *mesh, const struct job *job, int threads, struct backend **out)
 {
     int sharing = 0;
+    bool mine;
     TRY(mesh_agree(mesh, device_open_alone(c, job_local_rank(job), threads, out)));
     if (!(*out)->table->host_memory)
-        TRY(device_count_sharing(mesh, *out, &sharing));
+        TRY(device_count_sharing(mesh, *out, &sharing, &mine));
     if (sharing > 0 && mesh->rank == 0)
         log_warning("%d of %d ranks share a GPU with another: as many ranks on a node as it has GPUs would be faster", sharing, mesh->size);
     return CAIRN_OK;

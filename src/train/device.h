@@ -16,8 +16,8 @@ cairn_err device_open(const struct config *config, struct mesh *mesh, const stru
 /* The same for this rank alone. */
 cairn_err device_open_alone(const struct config *config, int local_rank, int threads, struct backend **out);
 
-/* Collective. How many ranks compute on a GPU that a lower rank of their node computes on too. */
-cairn_err device_count_sharing(struct mesh *mesh, const struct backend *backend, int *sharing);
+/* Collective. How many ranks compute on a GPU that a lower rank of their node computes on too, and whether this one does. */
+cairn_err device_count_sharing(struct mesh *mesh, const struct backend *backend, int *sharing, bool *mine);
 
 /* CAIRN_ECONFIG, with what to set instead, for what CONFIG asks that is not done on BACKEND. */
 cairn_err device_check(const struct config *config, const struct backend *backend);

@@ -9,7 +9,8 @@
  * trace: 5 MB of memory, some 20 MB of file. */
 enum { SPANS_A_STEP = 1 << 16, SPANS = 1 << 17 };
 
-static const enum trace_category categories[BACKEND_LANES] = {[LANE_COMPUTE] = TRACE_KERNELS, [LANE_LINK] = TRACE_LINKS};
+static const enum trace_category categories[BACKEND_LANES] = {[LANE_COMPUTE] = TRACE_KERNELS, [LANE_LINK] = TRACE_LINKS,
+                                                                [LANE_SHIFT] = TRACE_LINKS};
 
 static bool traces(const struct backend *b)
 {

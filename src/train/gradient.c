@@ -396,6 +396,13 @@ static void join(struct gradient *g, struct sum *s)
     partial_sums_push(g->backend, &s->stack, g->slots, s->offset, s->elements, s->holders->first + s->added);
 }
 
+/* The pass that a sum is started after: this rank's last microbatch. Between devices one that all have: what is computed later waits behind
+ * what others have not begun yet, and they may wait for that. */
+static int64_t last_pass(const struct gradient *g, const struct sum *s)
+{
+    return s->holders->group->device ? g->passes : s->holders->count;
+}
+
 static cairn_err gradient_ready(void *context, int bucket)
 {
     struct piece *p = context;
@@ -412,7 +419,7 @@ static cairn_err gradient_ready(void *context, int bucket)
     if (s->added < s->holders->count)
         join(g, s);
     s->added++;
-    if (s->added == s->holders->count && g->options.overlap)
+    if (s->added == last_pass(g, s) && g->options.overlap)
         TRY(start(g, s));
     return gradient_progress(g);
 }

@@ -8,7 +8,7 @@
 #include "train/device.h"
 
 /* Ranks come to the call together; what takes longer than this does not work. */
-static const double join_seconds = 60;
+static const double join_seconds = 60, join_seconds_of_a_rank = 0.1;
 
 enum { LINKED_GROUPS = 5 };
 
@@ -22,7 +22,8 @@ static void list_groups(struct mesh *m, struct group *groups[LINKED_GROUPS])
     groups[4] = &m->expert_replicas;
 }
 
-/* NCCL takes two ranks on one GPU of a node for a mistake, unless it is told that they are on two nodes. */
+/* NCCL takes two ranks on one GPU of a node for a mistake, unless it is told that they are on two nodes. What this rank exchanges with others of
+ * its node then takes the network's way. */
 static cairn_err pretend_nodes(const struct mesh *m)
 {
     char name[512];
@@ -47,7 +48,7 @@ static cairn_err open_all(struct mesh *m, struct backend *b)
     list_groups(m, groups);
     for (int i = 0; i < LINKED_GROUPS && !err; i++) {
         if (groups[i]->size > 1)
-            err = device_link_open(groups[i], b, join_seconds);
+            err = device_link_open(groups[i], b, join_seconds + m->size * join_seconds_of_a_rank);
         err = mesh_agree(m, err);
     }
     if (err)
@@ -55,17 +56,30 @@ static cairn_err open_all(struct mesh *m, struct backend *b)
     return err;
 }
 
+/* MPI moves messages on when it is called: what another rank waits for by MPI would stay here while this one waits for its GPU, which by
+ * its link waits for that rank. */
+static void look_for_messages(void *mesh)
+{
+    int found;
+    MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, ((struct mesh *)mesh)->world, &found, MPI_STATUS_IGNORE);
+}
+
 cairn_err links_open(const struct config *c, struct mesh *m, struct backend *b)
 {
     int sharing = 0;
+    bool mine;
     if (b->table->host_memory || c->parallel.links == LINKS_HOST || !has_pairs(m)) /* every rank has pairs, or none */
         return CAIRN_OK;
-    TRY(device_count_sharing(m, b, &sharing));
+    TRY(device_count_sharing(m, b, &sharing, &mine));
     if (sharing > 0 && c->parallel.links == LINKS_AUTO)
         return CAIRN_OK;
     if (sharing > 0)
-        TRY(mesh_agree(m, pretend_nodes(m)));
+        TRY(mesh_agree(m, mine ? pretend_nodes(m) : CAIRN_OK));
     cairn_err err = open_all(m, b);
+    if (!err) {
+        b->idle = look_for_messages;
+        b->idle_context = m;
+    }
     if (err && c->parallel.links == LINKS_AUTO && m->rank == 0)
         log_warning("GPUs exchange by way of their hosts, which is slower: %s", cairn_err_message());
     if (!err && m->rank == 0)

@@ -7,7 +7,8 @@
 /* Collective. Opens TRAINER's backend. Threads that the config leaves open are as many as the newest checkpoint was made with, else
  * the fewest that any rank would take: a product's sums may be split by threads. */
 cairn_err numerics_open(struct trainer *trainer);
-/* Collective. Warns when ranks differ in anything else; when the model is there, since a backend may only tell a library by then that
+
+/* Collective. Warns when ranks differ in anything but threads; after the model is there, since a backend may only tell a library by then that
  * it computes with. */
 cairn_err numerics_compare(const struct trainer *trainer);
 

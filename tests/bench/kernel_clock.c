@@ -333,6 +333,25 @@ static void time_layer_norm_backward_weight(struct backend *b, void *d_gain, voi
                 2 * (double)(rows * width) * timer.act + 2 * (double)rows * timer.acc, 2 * (double)width * timer.acc);
 }
 
+static void time_residual_layer_norm_forward(struct backend *b, void *sum, void *y, void *mean, void *rstd, const void *x, const void *h,
+                                             const void *gain, const void *bias, int64_t rows, int64_t width, double epsilon)
+{
+    TIME(call, residual_layer_norm_forward, b, sum, y, mean, rstd, x, h, gain, bias, rows, width, epsilon);
+    double of_x = (double)(rows * width) * timer.act;
+    record_rows(KERNEL_residual_layer_norm_forward, call, rows, width, 2 * of_x + 2 * (double)width * timer.act,
+                2 * of_x + 2 * (double)rows * timer.acc);
+}
+
+static void time_layer_norm_backward(struct backend *b, void *dx, void *d_gain, void *d_bias, const void *dy, const void *x,
+                                     const void *gain, const void *mean, const void *rstd, int64_t rows, int64_t width, bool add_to_dx)
+{
+    TIME(call, layer_norm_backward, b, dx, d_gain, d_bias, dy, x, gain, mean, rstd, rows, width, add_to_dx);
+    double of_x = (double)(rows * width) * timer.act;
+    double read = (add_to_dx ? 3 : 2) * of_x + (double)width * timer.act + 2 * (double)rows * timer.acc;
+    record(KERNEL_layer_norm_backward, call, (struct kernel_work){read, of_x + 2 * (double)width * timer.acc, 0}, "%lldx%lld%s", (long long)rows,
+           (long long)width, add_to_dx ? " + dx" : "");
+}
+
 static void time_bias_backward(struct backend *b, void *d_bias, const void *dy, int64_t rows, int64_t width)
 {
     TIME(call, bias_backward, b, d_bias, dy, rows, width);
@@ -516,7 +535,7 @@ static void time_combine_backward(struct router *plan, void *d_packed, void *d_g
 
 /* ---- the table ---- */
 
-#define KERNEL_REPLACE(name) timer.table.name = time_##name;
+#define KERNEL_REPLACE(name) timer.table.name = timer.inner->name ? time_##name : NULL;
 
 void kernel_clock_attach(struct backend *b)
 {

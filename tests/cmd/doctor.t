@@ -64,8 +64,8 @@ tells 'a lost GPU is one' 1 '^  trouble +GPU 1: it does not answer: NVML.s error
 also 'the other is told all the same' '^  ok +GPUs of this process: 0 '
 tells "another job's GPU is none" 0 '^  ok +GPU 1: not for this process' bad denied
 tells 'ECC that is off is a warning' 0 '^  warning +GPU 1, ECC: off$' bad off
-tells 'a prohibited GPU is a warning' 0 '^  warning +GPU 1, compute mode: prohibited$' bad prohibited
-tells 'so is heat' 0 '^  warning +GPU 1, clocks: 93 C, lowered: heat$' bad hot
+tells 'a prohibited GPU is a trouble' 1 '^  trouble +GPU 1, compute mode: prohibited$' bad prohibited
+tells 'heat is a warning' 0 '^  warning +GPU 1, clocks: 93 C, lowered: heat$' bad hot
 NVML_INIT=9 tells 'a driver that is not loaded is no trouble' 0 '^  ok +driver: no NVIDIA driver' with_gpus "$CAIRN" doctor
 NVML_INIT=18 tells 'one half updated is' 1 '^  trouble +driver: it cannot be used: NVML.s error 18$' with_gpus "$CAIRN" doctor
 also 'and wants a reboot' '^ +-> .*reboot the node$'
@@ -90,8 +90,8 @@ sees 'so is -1' '-1,0' 'none'
 sees 'a number is a whole one' '1x,0' 'none'
 
 # ---- what hangs, and what dies ----
-NVML_HANGS=1 tells 'a hang is cut off' 1 '^  trouble +examination: no answer within 0.5 s, after: driver$' \
-    with_gpus timeout 60 "$CAIRN" doctor --wait 0.5
+NVML_HANGS=1 tells 'a hang is cut off' 1 '^  trouble +examination: no answer within 3 s, after: driver$' \
+    with_gpus timeout 60 "$CAIRN" doctor --wait 3
 also 'what was found before is told' '^  ok +driver: 580'
 also 'and the other parts are' '^  ok +memory: '
 NVML_DIES=1 tells 'a crash is told' 1 '^  trouble +examination: the process that examined it died, after: driver$' with_gpus "$CAIRN" doctor

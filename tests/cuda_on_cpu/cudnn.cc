@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <dlfcn.h>
 #include <mutex>
 #include <set>
 
@@ -39,20 +38,9 @@ cudnnStatus_t refuse(cudnnStatus_t status, const char *format, ...)
     return status;
 }
 
-/* The emulation is part of the plug-in, or of a program. */
-static const struct cuda_on_cpu_for_libraries *find_cuda()
-{
-    const char *name = "cuda_on_cpu_for_libraries";
-    void *plugin = dlopen("cuda.so", RTLD_NOLOAD | RTLD_LAZY);
-    void *found = plugin ? dlsym(plugin, name) : nullptr;
-    if (!found)
-        found = dlsym(RTLD_DEFAULT, name);
-    return static_cast<const struct cuda_on_cpu_for_libraries *>(found);
-}
-
 const struct cuda_on_cpu_for_libraries *cuda()
 {
-    static const struct cuda_on_cpu_for_libraries *found = find_cuda();
+    static const struct cuda_on_cpu_for_libraries *found = cuda_on_cpu_find();
     return found;
 }
 

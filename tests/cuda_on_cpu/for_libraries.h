@@ -4,6 +4,7 @@
 
 #include "cuda_runtime.h"
 
+#include <dlfcn.h>
 #include <functional>
 
 struct cuda_on_cpu_for_libraries {
@@ -19,5 +20,16 @@ struct cuda_on_cpu_for_libraries {
 };
 
 extern "C" __attribute__((visibility("default"))) const struct cuda_on_cpu_for_libraries cuda_on_cpu_for_libraries;
+
+/* For such a library: the emulation is part of the plug-in, or of a program; NULL: there is none. */
+inline const struct cuda_on_cpu_for_libraries *cuda_on_cpu_find()
+{
+    const char *name = "cuda_on_cpu_for_libraries";
+    void *plugin = dlopen("cuda.so", RTLD_NOLOAD | RTLD_LAZY);
+    void *found = plugin ? dlsym(plugin, name) : nullptr;
+    if (!found)
+        found = dlsym(RTLD_DEFAULT, name);
+    return static_cast<const struct cuda_on_cpu_for_libraries *>(found);
+}
 
 #endif

@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <dlfcn.h>
 #include <memory>
 #include <mutex>
 #include <poll.h>
@@ -40,20 +39,9 @@ unsigned long long environment(const char *name, unsigned long long otherwise)
     return value && *value ? strtoull(value, nullptr, 0) : otherwise;
 }
 
-/* The emulation is part of the plug-in, or of a program. */
-static const struct cuda_on_cpu_for_libraries *find_cuda()
-{
-    const char *name = "cuda_on_cpu_for_libraries";
-    void *plugin = dlopen("cuda.so", RTLD_NOLOAD | RTLD_LAZY);
-    void *found = plugin ? dlsym(plugin, name) : nullptr;
-    if (!found)
-        found = dlsym(RTLD_DEFAULT, name);
-    return static_cast<const struct cuda_on_cpu_for_libraries *>(found);
-}
-
 const struct cuda_on_cpu_for_libraries *cuda()
 {
-    static const struct cuda_on_cpu_for_libraries *found = find_cuda();
+    static const struct cuda_on_cpu_for_libraries *found = cuda_on_cpu_find();
     if (environment("CUDA_ON_CPU_NO_NCCL", 0)) {
         fail(ncclSystemError, "NCCL does not work because CUDA_ON_CPU_NO_NCCL says so");
         return nullptr;

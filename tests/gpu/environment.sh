@@ -24,7 +24,7 @@ EOF
 
 if [ -z "${CAIRN_GPU_LIBRARIES:-}" ]; then
     CAIRN_GPU_LIBRARIES=$CAIRN_BUNDLE/lib
-    for folder in "$(find_library "$(cat "$CAIRN_BUNDLE/cublas")")" "$(find_library libcudnn_graph.so.9)" /usr/local/nvidia/lib64 /usr/local/nvidia/lib; do
+    for folder in "$(find_library "$(cat "$CAIRN_BUNDLE/cublas")")" "$(find_library libcudnn_graph.so.9)" "$(find_library libnccl.so.2)" /usr/local/nvidia/lib64 /usr/local/nvidia/lib; do
         if [ -n "$folder" ] && [ -d "$folder" ]; then CAIRN_GPU_LIBRARIES=$CAIRN_GPU_LIBRARIES:$folder; fi
     done
     CAIRN_GPU_LIBRARIES=$CAIRN_GPU_LIBRARIES${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
