@@ -19,7 +19,7 @@ alike() {
     rm -rf host nccl
 }
 
-train 1 run_dir=one device=cuda
+train 1 run_dir=one device=cuda || { fail "a GPU trains" train.log; finish; exit; }
 expected=$(hash_of one)
 if ! grep -q 'CUDA on the processor' train.log; then # NCCL may not take two ranks on one GPU even so
     train 2 run_dir=two device=cuda parallel.links=nccl

@@ -2,7 +2,7 @@
 # Which algorithms a run's products take on GPUs, and that they are kept. The emulation's (tests/cuda_on_cpu) have other last bits each.
 . "$CAIRN_SOURCE/tests/train/cuda.sh"
 
-train 1 run_dir=first device=cuda algorithms=first
+train 1 run_dir=first device=cuda algorithms=first || { fail "a GPU trains" train.log; finish; exit; }
 grep -q 'CUDA on the processor' train.log || { skip "algorithms that are chosen and kept" "a GPU's may have the same bits"; finish; exit; }
 first=$(hash_of first)
 [ ! -e cache ] && pass "the library's first choices are not kept for others" || fail "the library's first choices are not kept for others" train.log
