@@ -5,6 +5,9 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -16,7 +19,7 @@
 
 /* Seconds. The other ranks may still be writing their last lines when this one wants to leave; what comes after takes
  * milliseconds when it works. */
-static const double meet_limit = 60, finalize_limit = 2, abort_limit = 3;
+static const double meet_limit = 60, finalize_limit = 2, abort_limit = 3, read_limit = 0.5;
 
 struct guard {
     pthread_mutex_t lock;
@@ -140,10 +143,25 @@ void job_leave_because(struct job *job, int code, const char *reason)
     _exit(code);
 }
 
+/* At an abort mpiexec ends without reading what is left in its pipes: the line that says why might be lost. No event tells that a pipe is
+ * empty. */
+static void wait_until_read(int fd)
+{
+    static const struct timespec a_while = {.tv_nsec = 1000000};
+    struct stat file;
+    int unread;
+    double end = clock_seconds() + read_limit;
+    if (fstat(fd, &file) != 0 || !S_ISFIFO(file.st_mode))
+        return;
+    while (ioctl(fd, FIONREAD, &unread) == 0 && unread > 0 && clock_seconds() < end)
+        nanosleep(&a_while, NULL);
+}
+
 /* MPICH's own MPI_Abort ends the process by exit(), whose handlers hang or crash when another thread is inside the library. */
 static void abort_launcher(const struct job *job, int code)
 {
     char line[64];
+    wait_until_read(STDERR_FILENO);
     snprintf(line, sizeof line, "cmd=abort exitcode=%d\n", code);
     tell_launcher(job, line);
 }
