@@ -48,11 +48,18 @@ struct product_choice {
 /* Dropout: element i of a tensor is kept if word (i % 4) of philox4x32(key, step, i / 4) is >= threshold,
  * threshold = rate * 2^32, and scaled by 1 / (1 - rate). FIRST is the position of the local tensor's first element in
  * the whole batch's (a multiple of 4), so that masks do not depend on which rank computes them. Rate 0: all kept. */
+struct dropout_moment {
+    uint64_t step, microbatch;
+};
 struct dropout {
     float rate;
     struct philox_key key;
     uint64_t step;
     uint64_t first;
+    /* Of a device alone, so that recorded calls can be told a new one: memory of alloc, read when they are carried out; step is added to STEP,
+     * and microbatch times STRIDE (a multiple of 4) to FIRST. NULL: nothing is. */
+    const struct dropout_moment *moment;
+    uint64_t stride;
 };
 
 /* Rows of tokens to vectors. The tables' rows may be shared out over ranks, and so may the columns of a sequence. */
@@ -133,6 +140,9 @@ enum backend_lane { LANE_COMPUTE, LANE_LINK, LANE_SHIFT, BACKEND_LANES };
 struct backend_link;
 enum { LINK_ID_BYTES = 128 };
 
+/* Calls that are carried out again with the same arguments; opaque. */
+struct backend_recording;
+
 /* To or from RANK of the link. DATA is memory of alloc. */
 struct link_message {
     void *data;
@@ -176,6 +186,13 @@ struct backend_table {
     void (*lane)(struct backend *, enum backend_lane);
     /* The lane's calls from now on come after what was called before mark_set; one that was never set is no wait. */
     void (*mark_wait)(const struct backend_mark *);
+    /* Calls of kernels, products, copy and zero from now on are kept instead of carried out, until record_end, which returns them. False: it cannot
+     * be done, now or at all. So NULL: what was called has to be called again. Each kernel and product must have been carried out once before. */
+    bool (*record_begin)(struct backend *);
+    struct backend_recording *(*record_end)(struct backend *);
+    /* Carries them out, of LANE_COMPUTE, which costs as much as one call. What they read and write must be where it was. */
+    void (*replay)(struct backend_recording *);
+    void (*recording_destroy)(struct backend_recording *); /* when they are done */
     /* From now on the device notes when it carries out each kernel, product, copy, clearing and what links do, of MOST calls between two
      * takes. What a step needs is there after the first one. Changes no result, and costs some microseconds a call; nothing before. */
     cairn_err (*spans_open)(struct backend *, int64_t most);

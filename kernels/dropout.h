@@ -15,6 +15,16 @@ DEVICE_CODE static inline double dropout_scale(float rate)
     return 1.0 / (1.0 - (double)rate);
 }
 
+/* What a kernel of a device does first. */
+DEVICE_CODE static inline void dropout_at_moment(struct dropout *d)
+{
+    if (!d->moment)
+        return;
+    d->step += d->moment->step;
+    d->first += d->stride * d->moment->microbatch;
+    d->moment = NULL;
+}
+
 /* Whether the whole batch's element ELEMENT is kept. */
 DEVICE_CODE static inline bool dropout_keeps(const struct dropout *d, uint64_t element)
 {

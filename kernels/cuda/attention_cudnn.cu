@@ -210,7 +210,9 @@ static void run(struct cuda *cuda, const char *what, const struct attention_cudn
     give(arrays, SCALAR_SCALE, &a->scale);
     give(arrays, SCALAR_HIDDEN, &HIDDEN);
     span_begin(cuda, cuda->stream, what);
-    cudnnStatus_t status = plan_run(plan, cuda->cudnn->handle, arrays->count, arrays->ids, arrays->pointers, cuda->cudnn->workspace);
+    cudnnStatus_t status = cuda->cudnn->calls.cudnnSetStream(cuda->cudnn->handle, cuda->stream);
+    if (status == CUDNN_STATUS_SUCCESS)
+        status = plan_run(plan, cuda->cudnn->handle, arrays->count, arrays->ids, arrays->pointers, cuda->cudnn->workspace);
     span_end(cuda, cuda->stream);
     if (status != CUDNN_STATUS_SUCCESS) {
         cudaError_t error = cudaGetLastError();

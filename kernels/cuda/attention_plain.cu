@@ -237,6 +237,8 @@ __global__ void __launch_bounds__(THREADS) plain_forward(struct meeting m, struc
 {
     __shared__ struct plain_tiles t;
     struct plain_place at = place_of(tiles);
+    if (m.threshold != 0)
+        dropout_at_moment(&m.dropout);
     int size = static_cast<int>(m.desc.head_size);
     int last_query = (at.first + TILE < m.query.count ? at.first + TILE : m.query.count) - 1, keys = keys_seen(m, last_query);
     vectors<const T> query = queries_of<T>(m, at.head).from(at.first), key = keys_of<T>(m, at.head),
@@ -312,6 +314,8 @@ __global__ void __launch_bounds__(THREADS)
 {
     __shared__ struct plain_tiles t;
     struct plain_place at = place_of(tiles);
+    if (m.threshold != 0)
+        dropout_at_moment(&m.dropout);
     int size = static_cast<int>(m.desc.head_size);
     int last_query = (at.first + TILE < m.query.count ? at.first + TILE : m.query.count) - 1, keys = keys_seen(m, last_query);
     vectors<const T> query = queries_of<T>(m, at.head).from(at.first), key = keys_of<T>(m, at.head),
@@ -338,6 +342,8 @@ __global__ void __launch_bounds__(THREADS)
 {
     __shared__ struct plain_tiles t;
     struct plain_place at = place_of(tiles);
+    if (m.threshold != 0)
+        dropout_at_moment(&m.dropout);
     int size = static_cast<int>(m.desc.head_size);
     int begin = at.first > m.shift ? (at.first - m.shift) / TILE * TILE : 0; /* the first queries that see any of the keys */
     vectors<const T> query = queries_of<T>(m, at.head),

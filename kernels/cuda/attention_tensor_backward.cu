@@ -152,6 +152,8 @@ __global__ void __launch_bounds__(key_shape<SIZE>::threads)
 {
     typedef key_shape<SIZE> shape;
     key_tiles<SIZE> *t = dynamic_shared<key_tiles<SIZE>>();
+    if (DROPOUT)
+        dropout_at_moment(&m.dropout);
     int head = static_cast<int>(blockIdx.x / tiles);
     int first = static_cast<int>(blockIdx.x % tiles) * shape::keys, own = warp_number() * shape::m * 16;
     int size = static_cast<int>(m.desc.head_size), key = first + own;
@@ -268,6 +270,8 @@ __global__ void __launch_bounds__(query_shape<SIZE>::threads)
 {
     typedef query_shape<SIZE> shape;
     query_tiles<SIZE> *t = dynamic_shared<query_tiles<SIZE>>();
+    if (DROPOUT)
+        dropout_at_moment(&m.dropout);
     int head = static_cast<int>(blockIdx.x / tiles);
     int first = (tiles - 1 - static_cast<int>(blockIdx.x % tiles)) * shape::queries, own = warp_number() * shape::m * 16;
     int size = static_cast<int>(m.desc.head_size), query = first + own;

@@ -158,6 +158,8 @@ template <int SIZE, bool DROPOUT>
 __global__ void __launch_bounds__(THREADS) tensor_forward(struct meeting m, struct forward_results r, int tiles)
 {
     struct forward_tiles<SIZE> *t = dynamic_shared<struct forward_tiles<SIZE>>();
+    if (DROPOUT)
+        dropout_at_moment(&m.dropout);
     int head = static_cast<int>(blockIdx.x / tiles);
     int first = (tiles - 1 - static_cast<int>(blockIdx.x % tiles)) * QUERIES, own = warp_number() * M * 16, query = first + own;
     int last = (first + QUERIES < m.query.count ? first + QUERIES : m.query.count) - 1, keys = keys_seen(m, last);

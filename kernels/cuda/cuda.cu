@@ -14,6 +14,8 @@ bool cuda_ok(struct cuda *cuda, cudaError_t status, const char *what)
 {
     if (status != cudaSuccess) {
         cudaGetLastError(); /* else the next call's status would be this one */
+        if (recording_refuses(cuda)) /* nothing was done yet; done again without a recorder, what fails does so for good */
+            return false;
         const char *none = nullptr;
         /* Calls may come from two threads: who names the error first keeps it. */
         if (__atomic_compare_exchange_n(&cuda->error_in, &none, what, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
@@ -44,6 +46,7 @@ static void close_backend(struct backend *b)
         if (cuda->lanes[i] != nullptr)
             cudaStreamSynchronize(cuda->lanes[i]);
     spans_close(cuda);
+    recording_close(cuda);
     attention_cudnn_close(cuda);
     memory_free(b, cuda->scratch, SCRATCH_BYTES);
     memory_free(b, cuda->workspace, PRODUCT_WORKSPACE_BYTES);
@@ -81,6 +84,7 @@ static void fill_table(void)
     product_choice_fill(&cuda_table);
     spans_fill(&cuda_table);
     ranges_fill(&cuda_table);
+    recording_fill(&cuda_table);
 }
 
 /* CUDA's versions are 1000 * major + 10 * minor. */
@@ -192,6 +196,7 @@ static cairn_err open_device(struct cuda *cuda)
     TRY(probe(cuda, capability));
     TRY(cuda_check_products(cublasLtCreate(&cuda->products), "open"));
     TRY(memory_open(cuda));
+    TRY(recording_open(cuda));
     cuda->workspace = memory_alloc(&cuda->base, PRODUCT_WORKSPACE_BYTES);
     cuda->scratch = memory_alloc(&cuda->base, SCRATCH_BYTES);
     if (cuda->workspace == nullptr || cuda->scratch == nullptr)

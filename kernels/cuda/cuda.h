@@ -30,7 +30,10 @@ struct cuda {
     struct backend base; /* first: a struct backend * is a struct cuda * */
     int device, processors;  /* processors: multiprocessors, for sizes of grids only */
     size_t shared_most;  /* bytes of shared memory that a block may ask for */
-    cudaStream_t lanes[BACKEND_LANES], stream; /* stream: the lane that calls are of now */
+    cudaStream_t lanes[BACKEND_LANES], stream; /* stream: the lane that calls are of now, or the recorder */
+    cudaStream_t recorder; /* of recording.cu; NULL: nothing is recorded */
+    bool records;          /* calls may be recorded */
+    bool recording_failed; /* what is being recorded now cannot be */
     cublasLtHandle_t products;
     void *workspace;     /* of products, PRODUCT_WORKSPACE_BYTES */
     void *scratch;       /* SCRATCH_BYTES, 256-byte aligned; each call may use all of it */
@@ -99,6 +102,17 @@ void launch(struct cuda *cuda, const char *what, void (*kernel)(Parameters...), 
     span_end(cuda, cuda->stream);
 }
 
+/* Whether this thread's calls are recorded now. */
+static inline bool recording_is_on(const struct cuda *cuda)
+{
+    return cuda->stream == cuda->recorder && cuda->recorder != nullptr && pthread_equal(pthread_self(), cuda->owner);
+}
+
+/* Of calls that cannot be recorded: true, and nothing will be replayed, where they are met with in a recording. */
+bool recording_refuses(struct cuda *);
+cairn_err recording_open(struct cuda *);
+void recording_close(struct cuda *);
+
 /* How many blocks of SIZE hold N. */
 static inline unsigned blocks_of(int64_t n, int64_t size)
 {
@@ -141,5 +155,6 @@ void link_fill(struct backend_table *);
 void product_choice_fill(struct backend_table *);
 void spans_fill(struct backend_table *);
 void ranges_fill(struct backend_table *);
+void recording_fill(struct backend_table *);
 
 #endif

@@ -67,8 +67,7 @@ static void add_act(struct backend *b, void *sum, const void *first, const void 
 template <typename T> struct dropped_sum {
     T *y;
     const T *x, *h; /* x NULL: none */
-    struct philox_key key;
-    uint64_t step, first;
+    struct dropout dropout;
     uint32_t threshold;
     float scale;
 
@@ -82,6 +81,8 @@ template <typename T> struct dropped_sum {
         return at % 4 == 0 && pack_aligned<count>(y + at) && pack_aligned<count>(h + at) &&
                (x == nullptr || pack_aligned<count>(x + at));
     }
+
+    __device__ __forceinline__ void begin() { dropout_at_moment(&dropout); }
 
     template <int N> __device__ __forceinline__ inputs<N> load(int64_t at) const
     {
@@ -98,9 +99,9 @@ template <typename T> struct dropped_sum {
         float out[N];
 #pragma unroll
         for (int i = 0; i < N; i += 4) {
-            uint64_t element = first + static_cast<uint64_t>(at + i);
+            uint64_t element = dropout.first + static_cast<uint64_t>(at + i);
             uint32_t words[4];
-            philox4x32(key, step, element / 4, words);
+            philox4x32(dropout.key, dropout.step, element / 4, words);
 #pragma unroll
             for (int j = 0; j < DRAWN; j++) {
                 uint32_t word = words[N < 4 ? element % 4 : j];
@@ -119,9 +120,7 @@ static void add_dropped(struct backend *b, void *y, const void *x, const void *h
     op.y = static_cast<T *>(y);
     op.x = static_cast<const T *>(x);
     op.h = static_cast<const T *>(h);
-    op.key = d->key;
-    op.step = d->step;
-    op.first = d->first;
+    op.dropout = *d;
     op.threshold = dropout_threshold(d->rate);
     op.scale = static_cast<float>(dropout_scale(d->rate));
     map(cuda_of(b), "dropout", op, n);

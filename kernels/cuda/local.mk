@@ -21,6 +21,7 @@ CUDA_FILES = \
   kernels/cuda/product.cu \
   kernels/cuda/product_choice.cu \
   kernels/cuda/ranges.cu \
+  kernels/cuda/recording.cu \
   kernels/cuda/router.cu \
   kernels/cuda/router_backward.cu \
   kernels/cuda/spans.cu \

@@ -5,6 +5,7 @@
  *     inputs<N>                    what it reads for N elements
  *     aligned(at) const            whether packs may begin at element AT, on the host
  *     load<N>(at) const, store<N>(at, inputs<N>) const      N is count or 1
+ *     begin()                      what a thread does first; may be left out
  *
  * An output may be an input: a thread reads its elements before it writes them. */
 #ifndef CUDA_MAP_H
@@ -22,6 +23,8 @@ struct map_parts {
 
 template <typename Op> __global__ void __launch_bounds__(MAP_THREADS) map_kernel(Op op, struct map_parts parts)
 {
+    if constexpr (requires { op.begin(); })
+        op.begin();
     if (blockIdx.x >= parts.pack_blocks) {
         int64_t i = static_cast<int64_t>(blockIdx.x - parts.pack_blocks) * MAP_THREADS + threadIdx.x;
         if (i < parts.rest) {

@@ -153,7 +153,7 @@ static void upload(struct backend *b, void *to, const void *from, size_t bytes)
     struct ring *ring = &cuda->staging->up;
     static const char what[] = "a copy to the GPU";
     cudaStream_t stream = cuda->lanes[LANE_COMPUTE];
-    if (!here(cuda))
+    if (recording_refuses(cuda) || !here(cuda))
         return;
     pthread_mutex_lock(&ring->mutex);
     for (size_t at = 0; at < bytes; at += PART_BYTES) {
@@ -209,7 +209,7 @@ static void download(struct backend *b, void *to, const void *from, size_t bytes
 {
     struct cuda *cuda = cuda_of(b);
     struct ring *ring = &cuda->staging->down;
-    bool ok = here(cuda);
+    bool ok = !recording_refuses(cuda) && here(cuda);
     if (ok && bytes <= SMALL_BYTES) {
         ok = bytes == 0 || download_small(cuda, to, from, bytes);
     } else if (ok) {

@@ -31,14 +31,18 @@ static size_t tokens_bytes(const struct graph *g)
 static void release_memory(struct graph *g)
 {
     const struct backend_table *table = g->backend->table;
+    graph_forget_recorded(g);
     if (g->slots)
         table->free(g->backend, g->slots, (size_t)g->slot_count * g->slot_bytes);
     if (g->scratch && g->own_scratch)
         table->free(g->backend, g->scratch, g->scratch_bytes);
     if (g->tokens)
         table->free(g->backend, g->tokens, tokens_bytes(g));
+    if (g->moments)
+        table->free(g->backend, g->moments, (size_t)g->slot_count * sizeof *g->moments);
     g->slots = g->scratch = NULL;
     g->tokens = NULL;
+    g->moments = NULL;
 }
 
 void graph_free(struct graph *g)
@@ -58,6 +62,7 @@ void graph_free(struct graph *g)
     free(g->bucket_parameters);
     free(g->bucket_gradients);
     free(g->shares);
+    free(g->told);
     if (g->positions)
         g->backend->table->free(g->backend, g->positions, (size_t)g->columns.count * sizeof *g->positions);
     if (g->join)
@@ -210,6 +215,7 @@ cairn_err graph_finish(struct graph *g)
     }
     TRY(graph_list_steps(g));
     TRY(graph_make_buckets(g));
+    TRY(graph_prepare_recording(g));
     TRY(graph_plan_memory(g));
     return prepare_ops(g);
 }
@@ -224,7 +230,9 @@ cairn_err graph_allocate(struct graph *g, int slots, void *scratch)
     g->scratch = scratch ? scratch : table->alloc(g->backend, g->scratch_bytes);
     if (!table->host_memory)
         g->tokens = table->alloc(g->backend, tokens_bytes(g));
-    if (!g->slots || !g->scratch || (!g->tokens && !table->host_memory))
+    if (table->record_begin)
+        g->moments = table->alloc(g->backend, (size_t)slots * sizeof *g->moments);
+    if (!g->slots || !g->scratch || (!g->tokens && !table->host_memory) || (!g->moments && table->record_begin))
         return FAIL(CAIRN_ENOMEM, "no memory for %.1f MB of activations",
                     ((double)slots * (double)g->slot_bytes + (double)g->scratch_bytes) * 1e-6);
     g->slot = g->slots;

@@ -41,6 +41,7 @@ struct op_class {
     bool backward_only;                 /* in training the forward phase leaves it to the backward phase */
     bool weights_with_input;            /* its backward_input makes the gradients of parameters too */
     bool across_replicas;               /* takes part in what other replicas compute, also in an idle pass */
+    bool exchanges;                     /* speaks to other ranks, or reads what kernels found */
     cairn_err (*prepare)(struct graph *, struct op *); /* plans of products and the like; may be NULL */
     void (*forward)(struct graph *, struct op *);
     void (*backward_input)(struct graph *, struct op *);  /* gradients of activations; NULL: has none */
@@ -92,6 +93,10 @@ struct step {
     enum step_kind kind;
     bool again;            /* a forward step of the backward phase */
     int before, after;     /* events of this step: [before, after) come first, [after, next step's before) last */
+    /* On a device, of the run of steps that begins here: recorded.c. */
+    struct recorded *recorded;
+    int recordings;
+    bool warm; /* its kernels were started before */
 };
 
 struct graph {
@@ -117,11 +122,13 @@ struct graph {
     int phase_begin[4];           /* forward, backward, weights, end */
     struct event *events;
     int event_count, event_room;
+    uint64_t *told;               /* room for recorded.c; NULL: nothing is recorded */
     char *slots, *scratch;        /* memory */
     int slot_count;
     bool own_scratch;
     size_t slot_bytes, scratch_bytes;
     int32_t *tokens;              /* on a device: inputs and targets of each slot; else NULL */
+    struct dropout_moment *moments; /* on a device that records: of each slot; else NULL */
     tensor_id losses, stage_input, stage_output;
     struct graph_hooks hooks;
     int64_t *shares;              /* room for two numbers of each tensor rank; NULL: not needed */
@@ -240,6 +247,14 @@ cairn_err graph_make_buckets(struct graph *g);     /* after */
 
 /* arena.c: offsets of all tensors that need memory of their own, and the sizes of a slot and of the scratch memory */
 cairn_err graph_plan_memory(struct graph *g);
+
+/* recorded.c: on a device, the end of the run of steps from FIRST on that can be given to it at once (FIRST: none), and giving it: RUN calls
+ * their kernels. Events of the kind EVENT_BEGIN come before the run. What was recorded is of now: hooks and memory may not change. */
+typedef void graph_steps_fn(struct graph *g, int first, int end);
+cairn_err graph_prepare_recording(struct graph *g); /* after the steps are listed */
+int graph_recorded_end(const struct graph *g, int first, int end);
+void graph_run_recorded(struct graph *g, int first, int end, graph_steps_fn *run);
+void graph_forget_recorded(struct graph *g);
 
 /* ops_context.c: the attention of sequences that ranks share; and, for what depends on a row's place in the whole microbatch: the rows
  * FIRST.. of those here, up to COUNT, that follow one another there too; *PLACE is that of the first. */

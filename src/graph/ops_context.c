@@ -192,6 +192,6 @@ static void ring_release(struct graph *g, struct op *op)
         KERNEL(g)->attention_destroy(op->attention);
 }
 
-const struct op_class op_ring_attention = {.name = "attention", .input_reads = READS_X | READS_Y | READS_STATISTICS,
+const struct op_class op_ring_attention = {.name = "attention", .exchanges = true, .input_reads = READS_X | READS_Y | READS_STATISTICS,
                                            .prepare = ring_prepare, .forward = ring_forward, .backward_input = ring_backward,
                                            .release = ring_release};

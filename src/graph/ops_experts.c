@@ -429,6 +429,6 @@ static void experts_backward(struct graph *g, struct op *op)
     }
 }
 
-const struct op_class op_experts = {.name = "experts", .input_reads = READS_X | READS_STATISTICS, .adds_to_gradient = true,
+const struct op_class op_experts = {.name = "experts", .exchanges = true, .input_reads = READS_X | READS_STATISTICS, .adds_to_gradient = true,
                                     .weights_with_input = true, .across_replicas = true, .prepare = experts_prepare,
                                     .forward = experts_forward, .backward_input = experts_backward, .release = experts_release};

@@ -10,6 +10,7 @@ void graph_bind_parameters(struct graph *g, const void *parameters)
 
 void graph_set_hooks(struct graph *g, const struct graph_hooks *hooks)
 {
+    graph_forget_recorded(g);
     g->hooks = *hooks;
 }
 
@@ -59,16 +60,30 @@ static void run_kernels(struct graph *g, struct op *op, enum step_kind kind)
     backend_range_end(g->backend);
 }
 
-static cairn_err run_steps(struct graph *g, int first, int end)
+static void run_kernels_of(struct graph *g, int first, int end)
 {
     for (int s = first; s < end; s++) {
-        const struct step *step = &g->steps[s];
-        TRY(handle_all(g, step->before, step->after));
-        if (!g->idle || g->ops[step->op].class->across_replicas)
-            run_kernels(g, &g->ops[step->op], step->kind);
+        struct op *op = &g->ops[g->steps[s].op];
+        if (!g->idle || op->class->across_replicas)
+            run_kernels(g, op, g->steps[s].kind);
+    }
+}
+
+static cairn_err run_steps(struct graph *g, int first, int end)
+{
+    for (int s = first, next; s < end; s = next) {
+        int recorded = graph_recorded_end(g, s, end);
+        next = recorded > s + 1 ? recorded : s + 1;
+        for (int k = s; k < next; k++)
+            TRY(handle_all(g, g->steps[k].before, g->steps[k].after));
+        if (recorded > s + 1)
+            graph_run_recorded(g, s, next, run_kernels_of);
+        else
+            run_kernels_of(g, s, next);
         if (g->run_error)
             return g->run_error;
-        TRY(handle_all(g, step->after, g->steps[s + 1].before));
+        for (int k = s; k < next; k++)
+            TRY(handle_all(g, g->steps[k].after, g->steps[k + 1].before));
         if (g->hooks.progress)
             TRY(g->hooks.progress(g->hooks.context));
     }
@@ -101,14 +116,34 @@ static cairn_err evaluate_losses(struct graph *g)
     return g->run_error;
 }
 
-/* The dropout masks of microbatch MICROBATCH of STEP: positions follow from the op's own count of elements. */
-static void place_dropout(struct graph *g, struct op *op, int64_t step, int64_t microbatch)
+/* The dropout masks of a pass's microbatch: positions follow from the op's own count of elements. */
+static void place_dropout(struct graph *g, struct op *op, const struct graph_pass *pass)
 {
     int64_t elements = g->options.samples * g->options.context * g->tensors[op->y].width;
     if (op->class == &op_attention || op->class == &op_ring_attention)
         elements = g->options.samples * op->heads * g->options.context * g->options.context;
-    op->dropout.step = (uint64_t)step;
-    op->dropout.first = (uint64_t)((elements + 3) / 4 * 4) * (uint64_t)microbatch;
+    uint64_t stride = (uint64_t)((elements + 3) / 4 * 4);
+    op->dropout.step = (uint64_t)pass->step;
+    op->dropout.first = stride * (uint64_t)pass->microbatch;
+    op->dropout.moment = NULL;
+    if (!g->moments)
+        return;
+    op->dropout.step = op->dropout.first = 0;
+    op->dropout.moment = g->moments + pass->slot;
+    op->dropout.stride = stride;
+}
+
+static void place_dropouts(struct graph *g, enum graph_phase phase, const struct graph_pass *pass)
+{
+    const struct dropout_moment moment = {(uint64_t)pass->step, (uint64_t)pass->microbatch};
+    bool any = false;
+    for (int i = 0; i < g->op_count && g->dropping; i++) {
+        if (g->ops[i].rate > 0)
+            place_dropout(g, &g->ops[i], pass);
+        any = any || g->ops[i].rate > 0;
+    }
+    if (any && g->moments && phase == GRAPH_FORWARD)
+        g->backend->table->upload(g->backend, g->moments + pass->slot, &moment, sizeof moment);
 }
 
 /* To a device they go once, at a microbatch's first phase. */
@@ -137,9 +172,7 @@ cairn_err graph_run(struct graph *g, enum graph_phase phase, const struct graph_
     g->dropping = phase != GRAPH_EVALUATE;
     g->idle = pass->idle;
     g->run_error = CAIRN_OK;
-    for (int i = 0; i < g->op_count && g->dropping; i++)
-        if (g->ops[i].rate > 0)
-            place_dropout(g, &g->ops[i], pass->step, pass->microbatch);
+    place_dropouts(g, phase, pass);
     if (phase != GRAPH_EVALUATE)
         return run_steps(g, g->phase_begin[phase], g->phase_begin[phase + 1]);
     int end = g->phase_begin[1];

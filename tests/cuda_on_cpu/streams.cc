@@ -4,6 +4,7 @@
 #include "runtime.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <ctime>
 #include <deque>
@@ -61,6 +62,17 @@ namespace cuda_on_cpu {
 
 static std::vector<cudaStream_t> streams;
 static unsigned long long launches;
+
+/* In the file that is to tell of graphs, if there is one. */
+static void tell(const char *what, size_t calls)
+{
+    const char *path = getenv("CUDA_ON_CPU_GRAPHS");
+    FILE *file = path ? fopen(path, "a") : nullptr;
+    if (!file)
+        return;
+    fprintf(file, "%s %zu\n", what, calls);
+    fclose(file);
+}
 
 static bool is_default(cudaStream_t stream)
 {
@@ -407,7 +419,15 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *result, cudaGraph_t graph, uns
 {
     CUDA_ON_CPU_CALL();
     *result = new CUgraphExec_st{graph->work};
+    tell("instantiate", graph->work.size());
     return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *result, cudaGraph_t graph, unsigned long long flags)
+{
+    if (environment("CUDA_ON_CPU_NO_GRAPHS", 0) != 0)
+        return failed(cudaErrorNotSupported);
+    return cudaGraphInstantiate(result, graph, flags);
 }
 
 cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t)
@@ -419,6 +439,7 @@ cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t)
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream)
 {
     CUDA_ON_CPU_CALL();
+    tell("launch", graph->work.size());
     for (const std::function<void()> &operation : graph->work)
         if (cudaError_t error = enqueue(stream, operation))
             return failed(error);

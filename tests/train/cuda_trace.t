@@ -50,7 +50,7 @@ check "so are its gradients" each_step 1 0 3 8 "the gradients of attention's key
 check "and all products" each_step 1 0 3 108 'a product'
 check "the norm is there once a step" each_step 1 0 3 1 'sums of squares'
 check "so is the update, the last one's too" each_step 1 1 4 1 AdamW
-check "copies are in it" each_step 1 0 3 8 'a copy to the GPU'
+check "copies are in it" each_step 1 0 3 12 'a copy to the GPU'
 
 check "a trace in bfloat16" traced 1 precision=bfloat16
 check "its kernels are in time" in_time

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "kernels/dropout.h"
 #include "kernels_ops.h"
 #include "kernels_support.h"
 
@@ -305,4 +306,72 @@ Test(cuda, norms_gradients_at_once)
         check_norm_gradients(types[i], 2500, 33); /* all parts of the rows */
         check_norm_gradients(types[i], 9, 1600);
     }
+}
+
+/* What of N ones is left when recorded calls are carried out at MOMENT. */
+static void replay_at(struct backend *b, struct backend_recording *r, struct dropout_moment *at, struct dropout_moment moment, float *left,
+                      const void *y, int64_t n)
+{
+    b->table->upload(b, at, &moment, sizeof moment);
+    b->table->replay(r);
+    b->table->download(b, left, y, (size_t)n * sizeof *left);
+}
+
+/* Recorded calls are carried out when they are replayed and not before, and draw what the moment in the device's memory says. */
+Test(cuda, recorded_calls)
+{
+    enum { N = 5000, BYTES = N * sizeof(float), FIRST = 40, STRIDE = 8192 };
+    struct backend *b = open_cuda(DTYPE_F32);
+    const struct backend_table *t = b->table;
+    float *ones = malloc(BYTES), *left = malloc(BYTES);
+    void *x = t->alloc(b, BYTES), *y = t->alloc(b, BYTES);
+    struct dropout_moment *at = t->alloc(b, sizeof *at);
+    struct dropout d = {.rate = 0.3f, .key = philox_key_make(9, STREAM_DROPOUT, 1), .step = 5, .first = FIRST, .moment = at, .stride = STRIDE};
+    for (int i = 0; i < N; i++)
+        ones[i] = 1;
+    t->upload(b, x, ones, BYTES);
+    t->add_dropout_forward(b, y, NULL, x, N, &d);
+    t->zero(b, y, BYTES);
+    cr_assert(t->record_begin(b));
+    t->add_dropout_forward(b, y, NULL, x, N, &d);
+    t->add(b, x, x, x, N);
+    struct backend_recording *r = t->record_end(b);
+    cr_assert_not_null(r);
+    t->download(b, left, y, BYTES);
+    cr_assert_eq(left[0] + left[1] + left[N - 1], 0, "what was recorded was carried out too");
+    for (int round = 0; round < 3; round++) {
+        struct dropout_moment moment = {(uint64_t)round, (uint64_t)(2 * round)};
+        struct dropout now = {.rate = d.rate, .key = d.key, .step = d.step + moment.step, .first = d.first + moment.microbatch * STRIDE};
+        replay_at(b, r, at, moment, left, y, N);
+        for (int i = 0; i < N; i++)
+            cr_assert_float_eq(left[i], dropout_keeps(&now, now.first + (uint64_t)i) ? (float)(1 << round) / 0.7f : 0, 1e-5, "round %d, %d", round, i);
+    }
+    t->recording_destroy(r);
+    cr_assert_eq(t->finish(b), CAIRN_OK, "%s", cairn_err_message());
+    t->free(b, x, BYTES);
+    t->free(b, y, BYTES);
+    t->free(b, at, sizeof *at);
+    free(ones);
+    free(left);
+    t->close(b);
+}
+
+/* A call that cannot be recorded ends the recording, and is no failure. */
+Test(cuda, a_download_is_not_recorded)
+{
+    struct backend *b = open_cuda(DTYPE_F32);
+    const struct backend_table *t = b->table;
+    float x[4] = {1, 2, 3, 4}, got[4];
+    void *p = t->alloc(b, sizeof x);
+    t->upload(b, p, x, sizeof x);
+    cr_assert(t->record_begin(b));
+    t->add(b, p, p, p, 4);
+    t->download(b, got, p, sizeof got);
+    cr_assert_null(t->record_end(b));
+    cr_assert_not(t->record_begin(b), "it would fail again");
+    t->download(b, got, p, sizeof got);
+    cr_assert_arr_eq(got, x, sizeof x);
+    cr_assert_eq(t->finish(b), CAIRN_OK, "%s", cairn_err_message());
+    t->free(b, p, sizeof x);
+    t->close(b);
 }
