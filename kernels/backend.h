@@ -134,7 +134,7 @@ struct backend; /* an opened backend; begins with its table */
 struct backend_mark;
 
 /* Of a device: calls of one lane are carried out in their order, those of two beside each other but for marks. */
-enum backend_lane { LANE_COMPUTE, LANE_LINK, LANE_SHIFT, BACKEND_LANES };
+enum backend_lane { LANE_COMPUTE, LANE_LINK, LANE_SHIFT, LANE_RING, BACKEND_LANES = LANE_RING + 4 }; /* LANE_RING and behind: mesh/device_ring.c */
 
 /* A way between the devices of several processes, each a rank of the link; opaque. */
 struct backend_link;

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "job/mpi_calls.h"
 #include "mesh/device_link.h"
+#include "mesh/device_ring.h"
 
 /* Bytes for each other rank: room for GROUP_SMALL doubles, and below it messages cost more to start than to send. */
 enum { LEAST_SCRATCH = 1024 };
@@ -32,6 +33,7 @@ cairn_err group_open(struct group *group, MPI_Comm comm, int64_t scratch_bytes)
 void group_close(struct group *group)
 {
     device_link_close(group);
+    device_ring_close(group);
     free(group->scratch);
     free(group->requests);
     free(group->shares);

@@ -15,6 +15,7 @@
 typedef cairn_err group_progress(void *context);
 
 struct device_link; /* mesh/device_link.h */
+struct device_ring; /* mesh/device_ring.h */
 
 struct group {
     MPI_Comm comm; /* not the group's to free */
@@ -28,6 +29,7 @@ struct group {
     MPI_Request *requests; /* room for 4 * size */
     int64_t *shares;       /* room for 2 * size */
     struct device_link *device; /* between the memories of the ranks' devices; NULL: none */
+    struct device_ring *ring;   /* the same between neighbours alone */
 };
 
 /* A group of COMM's ranks. SCRATCH_BYTES bound what sums hold of other ranks' data at a time (at least 1 kB for each other rank is

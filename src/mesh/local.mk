@@ -5,6 +5,7 @@ libcore_la_SOURCES += \
   src/mesh/compress.c src/mesh/compress.h src/mesh/compress_parts.c \
   src/mesh/device_collective.c src/mesh/device_collective.h \
   src/mesh/device_link.c src/mesh/device_link.h \
+  src/mesh/device_ring.c src/mesh/device_ring.h \
   src/mesh/group.c src/mesh/group.h \
   src/mesh/layout.c src/mesh/layout.h \
   src/mesh/mesh.c src/mesh/mesh.h \

@@ -10,7 +10,7 @@
 enum { SPANS_A_STEP = 1 << 16, SPANS = 1 << 17 };
 
 static const enum trace_category categories[BACKEND_LANES] = {[LANE_COMPUTE] = TRACE_KERNELS, [LANE_LINK] = TRACE_LINKS,
-                                                                [LANE_SHIFT] = TRACE_LINKS};
+                                                                [LANE_SHIFT] = TRACE_LINKS, [LANE_RING ... BACKEND_LANES - 1] = TRACE_LINKS};
 
 static bool traces(const struct backend *b)
 {

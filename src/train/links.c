@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "mesh/device_link.h"
+#include "mesh/device_ring.h"
 #include "train/device.h"
 
 /* Ranks come to the call together; what takes longer than this does not work. */
@@ -12,7 +13,7 @@ static const double join_seconds = 60, join_seconds_of_a_rank = 0.1;
 
 enum { LINKED_GROUPS = 5 };
 
-/* The stages of a pipeline are not among them: what they send each other meets no common order of calls. */
+/* Those whose ranks all make the same calls in one order; a pipeline's stages do not, and have a ring. */
 static void list_groups(struct mesh *m, struct group *groups[LINKED_GROUPS])
 {
     groups[0] = &m->tensor;
@@ -38,19 +39,22 @@ static bool has_pairs(struct mesh *m)
     for (int i = 0; i < LINKED_GROUPS; i++)
         if (groups[i]->size > 1)
             return true;
-    return false;
+    return m->pipeline.size > 1;
 }
 
 static cairn_err open_all(struct mesh *m, struct backend *b)
 {
     struct group *groups[LINKED_GROUPS];
     cairn_err err = CAIRN_OK;
+    double seconds = join_seconds + m->size * join_seconds_of_a_rank;
     list_groups(m, groups);
     for (int i = 0; i < LINKED_GROUPS && !err; i++) {
         if (groups[i]->size > 1)
-            err = device_link_open(groups[i], b, join_seconds + m->size * join_seconds_of_a_rank);
+            err = device_link_open(groups[i], b, seconds);
         err = mesh_agree(m, err);
     }
+    if (!err && m->layout.pipeline > 1)
+        err = mesh_agree(m, device_ring_open(&m->pipeline, b, m->layout.chunks > 1, seconds));
     if (err)
         links_close(m);
     return err;
@@ -93,4 +97,5 @@ void links_close(struct mesh *m)
     list_groups(m, groups);
     for (int i = 0; i < LINKED_GROUPS; i++)
         device_link_close(groups[i]);
+    device_ring_close(&m->pipeline);
 }

@@ -12,6 +12,7 @@
 #include <set>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <thread>
 #include <unistd.h>
 
 using namespace nccl_on_cpu;
@@ -49,6 +50,27 @@ const struct cuda_on_cpu_for_libraries *cuda()
     if (!found)
         fail(ncclSystemError, "the emulated NCCL needs the emulated CUDA");
     return found;
+}
+
+std::recursive_mutex working;
+
+static void serve()
+{
+    for (;;) {
+        {
+            std::lock_guard<std::recursive_mutex> hold(working);
+            std::lock_guard<std::mutex> hold_all(lock);
+            for (ncclComm_t comm : communicators)
+                advance_sends(comm);
+        }
+        poll(nullptr, 0, 1);
+    }
+}
+
+void serve_sends()
+{
+    static std::once_flag once;
+    std::call_once(once, [] { std::thread(serve).detach(); });
 }
 
 static bool is_communicator(ncclComm_t comm)
@@ -216,6 +238,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int ranks, ncclUniqueId id,
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state)
 {
+    std::lock_guard<std::recursive_mutex> hold(working);
     NCCL_TRY(check_there(comm, "ncclCommGetAsyncError"));
     *state = go_on(comm);
     if (*state == ncclSuccess && comm->answers > 0) {
@@ -228,15 +251,18 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state)
 
 ncclResult_t ncclCommFinalize(ncclComm_t comm)
 {
+    std::lock_guard<std::recursive_mutex> hold(working);
     if (in_group())
         return fail(ncclInvalidUsage, "ncclCommFinalize in a group");
     NCCL_TRY(check_usable(comm, "ncclCommFinalize"));
+    NCCL_TRY(finish_sends(comm));
     comm->finalized = true;
     return answer({comm});
 }
 
 ncclResult_t ncclCommDestroy(ncclComm_t comm)
 {
+    std::lock_guard<std::recursive_mutex> hold(working);
     NCCL_TRY(check_ready(comm, "ncclCommDestroy"));
     discard(comm);
     return ncclSuccess;
@@ -244,6 +270,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm)
 
 ncclResult_t ncclCommAbort(ncclComm_t comm)
 {
+    std::lock_guard<std::recursive_mutex> hold(working);
     NCCL_TRY(check_there(comm, "ncclCommAbort"));
     discard(comm);
     return ncclSuccess;

@@ -215,9 +215,46 @@ static ncclResult_t exchange(const std::vector<ncclComm_t> &all)
             }
         if (waiting.empty())
             return ncclSuccess;
-        if (poll(waiting.data(), waiting.size(), -1) < 0 && errno != EINTR)
+        working.unlock();
+        int found = poll(waiting.data(), waiting.size(), 1); /* the other thread may take what this one waits for */
+        working.lock();
+        if (found < 0 && errno != EINTR)
             return fail(ncclSystemError, "cannot wait: %s", strerror(errno));
     }
+}
+
+/* Messages to one other rank, of a communicator that does not block. */
+static bool only_sends(const group *g)
+{
+    for (const operation &o : g->operations)
+        if (o.comm->blocks || o.kind != EXCHANGE || !o.from || o.peer == o.comm->rank || o.comm != g->operations[0].comm)
+            return false;
+    return true;
+}
+
+void advance_sends(ncclComm_t comm)
+{
+    bool done = true;
+    for (size_t i = 0; i < comm->links.size() && !comm->sending.empty(); i++) {
+        ncclResult_t result = comm->links[i].done() ? ncclSuccess : comm->links[i].advance();
+        if (result != ncclSuccess) {
+            comm->sending.clear();
+            break_down(comm, result);
+            return;
+        }
+        done = done && comm->links[i].done();
+    }
+    if (done)
+        comm->sending.clear();
+}
+
+ncclResult_t finish_sends(ncclComm_t comm)
+{
+    if (comm->sending.empty())
+        return ncclSuccess;
+    NCCL_TRY(exchange({comm}));
+    comm->sending.clear();
+    return ncclSuccess;
 }
 
 static ncclResult_t carry_out(group *g, const std::vector<ncclComm_t> &all)
@@ -227,6 +264,13 @@ static ncclResult_t carry_out(group *g, const std::vector<ncclComm_t> &all)
         return fail(ncclSystemError, "group %llu fails because CUDA_ON_CPU_NCCL_FAILS_AT says so", groups);
     for (operation &o : g->operations)
         NCCL_TRY(take(&o));
+    if (only_sends(g)) {
+        all[0]->sending.push_back(std::make_shared<group>(std::move(*g)));
+        for (operation &o : all[0]->sending.back()->operations)
+            post(&o);
+        serve_sends();
+        return ncclSuccess;
+    }
     for (ncclComm_t comm : all)
         NCCL_TRY(copy_own(g, comm));
     for (operation &o : g->operations)
@@ -249,6 +293,7 @@ static ncclResult_t end(group *g)
     }
     if (all.empty())
         return ncclSuccess;
+    std::lock_guard<std::recursive_mutex> hold(working);
     ncclResult_t result = carry_out(g, all);
     if (result == ncclSuccess)
         return answer(all);

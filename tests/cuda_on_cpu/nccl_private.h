@@ -7,6 +7,8 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -32,9 +34,22 @@ unsigned long long environment(const char *name, unsigned long long otherwise);
 /* NULL, and told why, where there is no emulated CUDA. */
 const struct cuda_on_cpu_for_libraries *cuda();
 
+/* Held by each call that touches links, but while it waits for other ranks. */
+extern std::recursive_mutex working;
+
 /* ---- nccl_group.cc ---- */
 
+struct group;
 bool in_group(); /* this thread */
+/* Sends what is under way beside the calls, as far as it can without waiting. */
+void advance_sends(ncclComm_t);
+/* Until nothing is. */
+ncclResult_t finish_sends(ncclComm_t);
+
+/* ---- nccl.cc ---- */
+
+/* From now on a thread of its own advances all communicators' sends. */
+void serve_sends();
 
 /* ---- nccl_join.cc ---- */
 
@@ -147,6 +162,7 @@ struct ncclComm {
     uint64_t chance;
     nccl_on_cpu::gathering *gathered;
     std::vector<nccl_on_cpu::peer_link> links; /* by rank; that to itself is unused */
+    std::vector<std::shared_ptr<nccl_on_cpu::group>> sending; /* groups whose messages are under way beside the calls */
 };
 
 #endif

@@ -57,6 +57,9 @@ alike "experts" 2 model.experts=4 model.expert_choices=2 parallel.expert=2
 # One rank is idle in the last pass, but its experts are not.
 alike "an idle rank's experts" 2 model.experts=4 parallel.expert=2 batch.microbatches=3
 alike "a pipeline of two, each of two tensor ranks" 4 parallel.pipeline=2 parallel.tensor=2
+alike "two stages of two pieces each, which form a ring" 2 model.layers=4 parallel.pipeline=2 parallel.schedule=interleaved parallel.chunks=2 validation.every=2 \
+    validation.microbatches=1
+alike "three stages with split backward passes" 3 model.layers=3 parallel.pipeline=3 parallel.schedule=zero-bubble batch.microbatches=6
 
 train 3 run_dir=fast device=cuda parallel.reduce=fast
 grep -q 'GPUs exchange by NCCL' train.log && near "sums in NCCL's own order" fast one || fail "sums in NCCL's own order" train.log

@@ -1,0 +1,146 @@
+#include "mesh/device_ring.h"
+
+#include <stdlib.h>
+
+#include "job/mpi_calls.h"
+#include "mesh/comm.h"
+#include "mesh/device_link.h"
+
+enum { DIRECTIONS = 2 };
+
+/* Two neighbours; the first is followed by the second. */
+struct pair {
+    MPI_Comm comm;
+    bool there;
+    int color;
+    struct group way[DIRECTIONS]; /* each with a link of its own */
+};
+
+struct device_ring {
+    struct backend *backend;
+    struct pair before, behind;   /* this rank is the second of the former, the first of the latter */
+    struct backend_mark *arrived; /* what was received last */
+};
+
+/* Pairs of one color have no rank in common: they are opened, and closed, at once. */
+enum { COLORS = 3 };
+
+static int color_of(int first, int size)
+{
+    return first == size - 1 && size % 2 == 1 ? 2 : first % 2;
+}
+
+static cairn_err open_way(struct pair *p, struct backend *b, int direction, double seconds)
+{
+    TRY(comm_agree(p->comm, group_open(&p->way[direction], p->comm, 0)));
+    return device_link_open(&p->way[direction], b, seconds);
+}
+
+static cairn_err open_pair(struct pair *p, struct backend *b, double seconds)
+{
+    cairn_err err = CAIRN_OK;
+    p->there = true;
+    MPI_Comm_set_errhandler(p->comm, MPI_ERRORS_RETURN);
+    for (int d = 0; d < DIRECTIONS && !err; d++)
+        err = open_way(p, b, d, seconds);
+    return err;
+}
+
+static void close_pair(struct pair *p, int color)
+{
+    if (!p->there || p->color != color)
+        return;
+    for (int d = 0; d < DIRECTIONS; d++)
+        group_close(&p->way[d]);
+    MPI_Comm_free(&p->comm);
+    p->there = false;
+}
+
+/* The pairs of COLOR, of which this rank has one or none. */
+static cairn_err open_color(struct device_ring *r, const struct group *g, bool closed, int color, double seconds)
+{
+    int size = g->size, before = (g->rank + size - 1) % size, last = closed ? size - 1 : size - 2;
+    bool first = g->rank <= last && color_of(g->rank, size) == color, second = before <= last && color_of(before, size) == color;
+    MPI_Comm comm;
+    TRY(mpi_check(MPI_Comm_split(g->comm, first ? g->rank : second ? before : MPI_UNDEFINED, second, &comm), "pairing ranks"));
+    if (!first && !second)
+        return CAIRN_OK;
+    struct pair *p = first ? &r->behind : &r->before;
+    p->comm = comm;
+    p->color = color;
+    return open_pair(p, r->backend, seconds);
+}
+
+cairn_err device_ring_open(struct group *g, struct backend *b, bool closed, double seconds)
+{
+    struct device_ring *r = g->ring = calloc(1, sizeof *r);
+    cairn_err err = r ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for links between devices");
+    if (r) {
+        *r = (struct device_ring){.backend = b, .arrived = b->table->mark_create(b)};
+        err = r->arrived ? CAIRN_OK : device_gave_nothing(b, "links between devices");
+    }
+    err = comm_agree(g->comm, err);
+    for (int color = 0; color < COLORS && !err; color++)
+        err = comm_agree(g->comm, open_color(r, g, closed, color, seconds));
+    if (err)
+        device_ring_close(g);
+    return err;
+}
+
+void device_ring_close(struct group *g)
+{
+    struct device_ring *r = g->ring;
+    if (!r)
+        return;
+    for (int color = 0; color < COLORS; color++) {
+        close_pair(&r->before, color);
+        close_pair(&r->behind, color);
+    }
+    r->backend->table->mark_destroy(r->arrived);
+    free(r);
+    g->ring = NULL;
+}
+
+/* This rank goes forward to the pair behind, and backward to the one before. */
+static struct pair *pair_of(struct device_ring *r, enum ring_direction direction, bool receives)
+{
+    return (direction == RING_FORWARD) != receives ? &r->behind : &r->before;
+}
+
+/* Four ways meet in a rank, each on its own lane. */
+static enum backend_lane lane_of(const struct device_ring *r, const struct pair *p, enum ring_direction direction)
+{
+    return (enum backend_lane)(LANE_RING + (p == &r->behind ? DIRECTIONS : 0) + (int)direction);
+}
+
+static int other(const struct group *way)
+{
+    return 1 - way->rank;
+}
+
+cairn_err device_ring_send(struct group *g, enum ring_direction direction, const void *data, size_t bytes, struct backend_mark *sent)
+{
+    struct device_ring *r = g->ring;
+    struct pair *p = pair_of(r, direction, false);
+    struct group *way = &p->way[direction];
+    TRY(device_link_send(way, other(way), data, (int64_t)bytes));
+    device_link_begin(way->device, lane_of(r, p, direction));
+    device_link_exchange(way->device);
+    r->backend->table->mark_set(sent);
+    device_link_end(way->device);
+    return CAIRN_OK;
+}
+
+cairn_err device_ring_receive(struct group *g, enum ring_direction direction, void *data, size_t bytes)
+{
+    struct device_ring *r = g->ring;
+    struct pair *p = pair_of(r, direction, true);
+    struct group *way = &p->way[direction];
+    TRY(device_link_receive(way, other(way), data, (int64_t)bytes));
+    device_link_begin(way->device, lane_of(r, p, direction));
+    device_link_exchange(way->device);
+    r->backend->table->mark_set(r->arrived);
+    device_link_end(way->device);
+    r->backend->table->mark_wait(r->arrived);
+    return CAIRN_OK;
+}
