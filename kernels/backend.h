@@ -107,14 +107,21 @@ struct adamw {
     double learning_rate, beta1, beta2, epsilon, weight_decay;
     double gradient_scale;                                      /* clipping: gradients are multiplied by it first */
     int64_t step;                                              /* 1 for the first update (bias correction) */
+    bool stochastic;                                           /* rounding of the new weights */
 };
 
-/* Elements that an update changes: arrays of acc; COMPUTE (act) receives the new weights rounded, NULL where act is acc. */
+/* Elements that an update changes: arrays of acc; COMPUTE (act) receives the new weights rounded, NULL where act is acc: to the nearest,
+ * or stochastically, where act is bfloat16. Then element i adds a 16-bit half of philox4x32(key, step, (first + i) / 8) to the bits of the
+ * float32, and the low 16 of the sum are dropped, so that the mean over all halves is the float32 itself. It is half h = (first + i) % 8: of
+ * word h / 2 the low one where h is even, else the high one. What would become infinite so keeps its upper bits, which are the greatest
+ * number; infinities stay, and NaN stays NaN. */
 struct adamw_run {
     void *master, *moment1, *moment2, *compute;
     const void *gradient;
     int64_t n;
     bool decays; /* else without weight decay */
+    struct philox_key key;
+    uint64_t first; /* the position of element 0 in what KEY is of, so that bits do not depend on who computes them */
 };
 
 /* Sums of squares are taken over chunks of this many elements of each global array, in their order; whoever holds a
@@ -329,7 +336,8 @@ struct backend_table {
     void (*sum_squares)(struct backend *, const struct squares_run *runs, int count);
     /* One AdamW update (Loshchilov and Hutter, arXiv 1711.05101) of all runs, which do not overlap. */
     void (*adamw)(struct backend *, const struct adamw_run *runs, int count, const struct adamw *);
-    void (*convert_to_act)(struct backend *, void *act, const void *acc, int64_t n);
+    /* The COMPUTE that an update of number STEP would have left of MASTER; nothing else is changed, nor moments and gradients read. */
+    void (*round_weights)(struct backend *, const struct adamw_run *runs, int count, bool stochastic, int64_t step);
 
     /* ---- mixture of experts (kernels/experts.h): x, y [rows, width], packed [experts, capacity, width], of act ---- */
     cairn_err (*router_create)(struct backend *, const struct router_desc *, struct router **);

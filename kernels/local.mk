@@ -6,7 +6,8 @@ libcore_la_SOURCES += \
   kernels/expert_mlp.c kernels/expert_mlp.h \
   kernels/experts.c kernels/experts.h \
   kernels/host_memory.c kernels/host_memory.h \
-  kernels/plugin.c kernels/plugin.h
+  kernels/plugin.c kernels/plugin.h \
+  kernels/rounding.h
 include kernels/reference/local.mk
 include kernels/cpu/local.mk
 include kernels/cuda/local.mk

@@ -68,29 +68,52 @@ static void sum_squares(struct backend *b, const struct squares_run *runs, int c
         sum_squares_of(cpu_of(b), runs[i].sums, runs[i].x, runs[i].n);
 }
 
-static void update_run(struct cpu *cpu, const struct adamw_run *r, struct adamw options)
+/* Elements AT.., COUNT of them. */
+static struct adamw_run part_of_run(const struct cpu *cpu, const struct adamw_run *r, int64_t at, int64_t count)
 {
-    float *master = r->master, *moment1 = r->moment1, *moment2 = r->moment2;
-    uint16_t *compute = cpu->half ? r->compute : NULL;
-    const float *gradient = r->gradient;
+    struct adamw_run part = *r;
+    part.master = (float *)r->master + at;
+    part.moment1 = (float *)r->moment1 + at;
+    part.moment2 = (float *)r->moment2 + at;
+    part.gradient = (const float *)r->gradient + at;
+    part.compute = cpu->half && r->compute != NULL ? (uint16_t *)r->compute + at : NULL;
+    part.n = count;
+    part.first += (uint64_t)at;
+    return part;
+}
+
+static void update_run(struct cpu *cpu, const struct adamw_run *r, const struct adamw *options)
+{
     int64_t n = r->n;
-    if (!r->decays)
-        options.weight_decay = 0;
-    FOR_PIECES(cpu, n, at, count,
-               cpu->loops.adamw(master + at, moment1 + at, moment2 + at, compute != NULL ? compute + at : NULL, gradient + at,
-                                count, &options));
+    FOR_PIECES(cpu, n, at, count, {
+        const struct adamw_run part = part_of_run(cpu, r, at, count);
+        cpu->loops.adamw(&part, options);
+    });
 }
 
 static void adamw(struct backend *b, const struct adamw_run *runs, int count, const struct adamw *options)
 {
     for (int i = 0; i < count; i++)
-        update_run(cpu_of(b), &runs[i], *options);
+        update_run(cpu_of(b), &runs[i], options);
 }
 
-static void convert_to_act(struct backend *b, void *act, const void *acc, int64_t n)
+static void round_run(struct cpu *cpu, const struct adamw_run *r, bool stochastic, int64_t step)
 {
-    struct cpu *cpu = cpu_of(b);
-    FOR_PIECES(cpu, n, at, count, cpu->act->from_float(cpu_at_mutable(cpu, act, at), (const float *)acc + at, count));
+    const float *master = r->master;
+    int64_t n = r->n;
+    if (stochastic && cpu->half)
+        FOR_PIECES(cpu, n, at, count,
+                   cpu->loops.round_stochastically((uint16_t *)r->compute + at, master + at, count, r->key, (uint64_t)step,
+                                                   r->first + (uint64_t)at));
+    else
+        FOR_PIECES(cpu, n, at, count, cpu->act->from_float(cpu_at_mutable(cpu, r->compute, at), master + at, count));
+}
+
+static void round_weights(struct backend *b, const struct adamw_run *runs, int count, bool stochastic, int64_t step)
+{
+    for (int i = 0; i < count; i++)
+        if (runs[i].compute != NULL)
+            round_run(cpu_of(b), &runs[i], stochastic, step);
 }
 
 void elementwise_fill(struct backend_table *table)
@@ -103,5 +126,5 @@ void elementwise_fill(struct backend_table *table)
     table->add_act = add_act;
     table->sum_squares = sum_squares;
     table->adamw = adamw;
-    table->convert_to_act = convert_to_act;
+    table->round_weights = round_weights;
 }

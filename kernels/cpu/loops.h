@@ -83,9 +83,10 @@ struct cpu_loops {
     /* sum = factor * sum + x */
     void (*scale_add)(float *sum, float factor, const float *x, int64_t n);
     double (*sum_squares)(const float *x, int64_t n);
-    /* COMPUTE: bfloat16 or NULL */
-    void (*adamw)(float *master, float *moment1, float *moment2, uint16_t *compute, const float *gradient, int64_t n,
-                  const struct adamw *);
+    /* The run's COMPUTE: bfloat16 or NULL */
+    void (*adamw)(const struct adamw_run *, const struct adamw *);
+    /* y = x rounded stochastically, x[0] being at FIRST */
+    void (*round_stochastically)(uint16_t *y, const float *x, int64_t n, struct philox_key, uint64_t step, uint64_t first);
 };
 
 void loops_baseline_fill(struct cpu_loops *);

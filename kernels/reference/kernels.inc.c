@@ -184,10 +184,13 @@ static void adamw(struct backend *b, const struct adamw_run *runs, int count, co
         update_run(&runs[i], o);
 }
 
-static void convert_to_act(struct backend *b, void *act, const void *acc, int64_t n)
+/* act and acc are one type */
+static void round_weights(struct backend *b, const struct adamw_run *runs, int count, bool stochastic, int64_t step)
 {
-    (void)b;
-    memcpy(act, acc, (size_t)n * sizeof(REAL));
+    (void)b, (void)stochastic, (void)step;
+    for (int i = 0; i < count; i++)
+        if (runs[i].compute != NULL)
+            memcpy(runs[i].compute, runs[i].master, (size_t)runs[i].n * sizeof(REAL));
 }
 
 const struct backend_table TABLE = {
@@ -234,7 +237,7 @@ const struct backend_table TABLE = {
     .add_act = add, /* act and acc are one type */
     .sum_squares = sum_squares,
     .adamw = adamw,
-    .convert_to_act = convert_to_act,
+    .round_weights = round_weights,
     .router_create = router_create,
     .router_forward = router_forward,
     .router_place = router_place,

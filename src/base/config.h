@@ -18,6 +18,7 @@ enum config_schedule { CONFIG_GPIPE, CONFIG_1F1B, CONFIG_INTERLEAVED, CONFIG_ZER
 enum config_recompute { RECOMPUTE_NONE, RECOMPUTE_ATTENTION, RECOMPUTE_BLOCK };
 enum config_algorithms { ALGORITHMS_TIMED, ALGORITHMS_FIRST };
 enum config_links { LINKS_AUTO, LINKS_NCCL, LINKS_HOST };
+enum config_rounding { ROUNDING_NEAREST, ROUNDING_STOCHASTIC };
 enum config_reduce { REDUCE_CANONICAL, REDUCE_FAST };
 enum config_sync { SYNC_BULK, SYNC_LOCAL, SYNC_SERVER };
 enum config_outer { OUTER_AVERAGE, OUTER_NESTEROV };
@@ -65,6 +66,7 @@ struct config {
         int64_t decay_steps; /* 0: steps */
         double beta1, beta2, epsilon, weight_decay;
         double clip_norm; /* 0: none */
+        int rounding;     /* enum config_rounding: of the weights that are computed with */
     } optimizer;
 
     struct {

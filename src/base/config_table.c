@@ -21,6 +21,7 @@ static const char *const algorithms[] = {"timed", "first", NULL};
 static const char *const links[] = {"auto", "nccl", "host", NULL};
 static const char *const syncs[] = {"bulk", "local", "server", NULL};
 static const char *const outers[] = {"average", "nesterov", NULL};
+static const char *const roundings[] = {"nearest", "stochastic", NULL};
 static const char *const compressions[] = {"none", "bf16", "topk", "powersgd", NULL};
 
 /* Counts that no memory could hold are typing errors; these bounds say so before an allocation does. */
@@ -88,6 +89,7 @@ const struct config_key config_keys[] = {
     {FIELD(optimizer, epsilon), REAL("1e-8", 1e-30, 1), .help = "added to the root of the squared gradients' mean"},
     {FIELD(optimizer, weight_decay), REAL("0.1", 0, 1000), .help = "decoupled from the gradient; times the learning rate"},
     {FIELD(optimizer, clip_norm), REAL("1", 0, 1e30), .help = "largest norm of the whole gradient; 0: not clipped"},
+    {FIELD(optimizer, rounding), CHOICE("nearest", roundings), .help = "precision bfloat16: of the float32 weights to those that are computed with; stochastic: up or down by chance, so that the mean is the weight itself"},
 
     {.section = "parallel", .name = "auto", .offset = offsetof(struct config, parallel.automatic), .kind = CONFIG_STRING, .standard = "none",
      .help = "the keys of this section that the planner chooses before the first step: all that are not given, none, or a list of data, tensor, context, pipeline, expert, chunks, schedule, zero, sequence and recompute; parallel: auto alone is auto: all; a run writes down the list, with what was chosen beside it"},

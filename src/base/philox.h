@@ -20,6 +20,7 @@ enum philox_stream {
     STREAM_ORDER = 3,    /* the permutation of samples */
     STREAM_GENERATE = 4, /* sampling of text */
     STREAM_FACTORS = 5,  /* the first factors of a gradient's compression; + the bucket's number */
+    STREAM_ROUNDING = 6, /* of weights, stochastic; + 32 bits of a hash of the tensor's name */
 };
 
 static inline struct philox_key philox_key_make(uint64_t seed, enum philox_stream stream, uint32_t substream)

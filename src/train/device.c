@@ -156,5 +156,8 @@ cairn_err device_open(const struct config *c, struct mesh *mesh, const struct jo
 cairn_err device_check(const struct config *c, const struct backend *backend)
 {
     const char *name = backend->table->host_memory ? NULL : not_done_on_gpus(c);
+    if (c->optimizer.rounding == ROUNDING_STOCHASTIC && backend->act != DTYPE_BF16)
+        return FAIL(CAIRN_ECONFIG, "optimizer.rounding stochastic needs precision bfloat16: weights in %s are not rounded",
+                    dtype_name(backend->act));
     return name ? FAIL(CAIRN_ECONFIG, "%s is not done on GPUs yet; device: cpu trains with it on processors", name) : CAIRN_OK;
 }

@@ -8,6 +8,7 @@
 #include "job/mpi_calls.h"
 #include "mesh/collective.h"
 #include "mesh/tree.h"
+#include "train/optimizer.h"
 
 static const double usual_rates[] = {1, 0.7}; /* by enum config_outer; the latter is DiLoCo's */
 
@@ -159,15 +160,16 @@ static void step_outer(const struct local_steps *l, struct weights *w, struct ou
     memcpy(o->joined, w->master, bytes_of(w));
 }
 
-cairn_err local_steps_join(struct local_steps *l, int64_t step)
+cairn_err local_steps_join(struct local_steps *l, int64_t step, int64_t update)
 {
+    const struct weights_rounding rounding = optimizer_rounding(l->config, update);
     if (step % l->config->parallel.local_steps != 0 && step != l->config->steps)
         return CAIRN_OK;
     uint64_t begun = trace_begin();
     for (int i = 0; i < l->count; i++) {
         TRY(average(l, &l->weights[i]));
         step_outer(l, &l->weights[i], &l->outers[i]);
-        weights_refresh(&l->weights[i]);
+        weights_refresh(&l->weights[i], &rounding);
     }
     trace_end(begun, TRACE_COMMUNICATION, "joining weights", step);
     l->joined = step;

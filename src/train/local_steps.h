@@ -23,8 +23,8 @@ int64_t local_steps_microbatches(const struct local_steps *local); /* of this re
 /* The step at which weights were joined last. */
 int64_t local_steps_joined(const struct local_steps *local);
 
-/* Collective, after STEP steps: joins the weights if it is time, the same bits on all replicas. */
-cairn_err local_steps_join(struct local_steps *local, int64_t step);
+/* Collective, after STEP steps and UPDATE updates: joins the weights if it is time, the same bits on all replicas. */
+cairn_err local_steps_join(struct local_steps *local, int64_t step, int64_t update);
 
 /* What a checkpoint keeps, from the arrays of STANDARD, which weights_shards makes. First those that all replicas have alike: "weights/NAME",
  * as they were joined last, and "outer/momentum/NAME"; returns how many these are. Then "local/weights/NAME" and so on, with a first

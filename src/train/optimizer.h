@@ -11,6 +11,9 @@ struct optimizer_step {
     int64_t number; /* of this update, from 1 on: the moments' bias is corrected by it */
 };
 
+/* How CONFIG has weights rounded that have had UPDATE updates. */
+struct weights_rounding optimizer_rounding(const struct config *config, int64_t update);
+
 /* The gradient of the own part of a bucket (weights_own), acc. */
 typedef const void *optimizer_gradient(const void *context, int bucket);
 

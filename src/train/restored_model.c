@@ -8,6 +8,7 @@
 #include "ckpt/checkpoint.h"
 #include "model/gpt.h"
 #include "train/device.h"
+#include "train/optimizer.h"
 #include "train/trainer.h"
 
 /* What the config leaves to the dataset stands in the checkpoint's extra facts. */
@@ -44,8 +45,10 @@ static cairn_err build(struct restored_model *m, int64_t samples, bool classify)
     return CAIRN_OK;
 }
 
-static cairn_err load(struct restored_model *m, struct mesh *mesh, const char *path)
+/* UPDATES: that the weights have had. */
+static cairn_err load(struct restored_model *m, struct mesh *mesh, const char *path, int64_t updates)
 {
+    const struct weights_rounding rounding = optimizer_rounding(&m->config, updates);
     int count = weights_shard_count(&m->weights);
     struct shard *shards = calloc((size_t)count, sizeof *shards);
     struct checkpoint_group group = {.comm = mesh->world, .node_of = mesh->node_of};
@@ -54,7 +57,7 @@ static cairn_err load(struct restored_model *m, struct mesh *mesh, const char *p
     cairn_err err = checkpoint_load(&group, path, shards, count);
     free(shards);
     if (!err)
-        weights_refresh(&m->weights);
+        weights_refresh(&m->weights, &rounding);
     return err;
 }
 
@@ -69,6 +72,7 @@ cairn_err restored_model_open(struct mesh *mesh, const struct job *job, const ch
     TRY(mesh_broadcast(mesh, found, sizeof found, 0));
     TRY(mesh_agree(mesh, checkpoint_read_facts(found, &facts)));
     m->step = facts.step;
+    int64_t updates = trainer_updates(&facts);
     cairn_err err = config_load(&m->config, found, facts.config, override_count, overrides);
     bool have_config = err == CAIRN_OK;
     if (!err)
@@ -81,7 +85,7 @@ cairn_err restored_model_open(struct mesh *mesh, const struct job *job, const ch
     if (!err)
         err = mesh_agree(mesh, build(m, samples, classify));
     if (!err)
-        err = mesh_agree(mesh, load(m, mesh, found));
+        err = mesh_agree(mesh, load(m, mesh, found, updates));
     if (err && have_config)
         restored_model_close(m);
     return err;

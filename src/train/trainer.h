@@ -87,6 +87,8 @@ cairn_err trainer_save(struct trainer *trainer);
  * other errors: none of them can be read. The caller frees (checkpoint_facts_free). */
 struct checkpoint_facts;
 cairn_err trainer_newest_facts(const struct trainer *trainer, struct checkpoint_facts *facts);
+/* How many updates a checkpoint's weights have had. */
+int64_t trainer_updates(const struct checkpoint_facts *facts);
 /* Collective. Fills weights, moments and step from the newest valid checkpoint; a fresh start when there is none. */
 cairn_err trainer_restore(struct trainer *trainer);
 

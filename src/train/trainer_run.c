@@ -129,7 +129,7 @@ static cairn_err update(struct trainer *t, const struct metrics_step *m)
     backend_range_begin(t->backend, "parameters", -1);
     cairn_err err = gradient_share_parameters(t->gradient);
     if (!err && t->local)
-        err = local_steps_join(t->local, t->step + 1);
+        err = local_steps_join(t->local, t->step + 1, step.number);
     backend_range_end(t->backend);
     return err;
 }

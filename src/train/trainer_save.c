@@ -12,6 +12,7 @@
 #include "base/trace.h"
 #include "ckpt/checkpoint.h"
 #include "train/device_spans.h"
+#include "train/optimizer.h"
 #include "train/tracing.h"
 #include "train/trainer.h"
 #include "train/trainer_arrays.h"
@@ -147,12 +148,12 @@ static void compare_data(const struct trainer *t, const char *before)
     free(extra);
 }
 
-static int64_t extra_updates(const struct checkpoint_facts *facts)
+int64_t trainer_updates(const struct checkpoint_facts *facts)
 {
     json_t *extra = facts->extra ? json_loads(facts->extra, 0, NULL) : NULL;
     json_int_t updates = json_integer_value(json_object_get(extra, EXTRA_UPDATES));
     json_decref(extra);
-    return updates > 0 ? updates : 0;
+    return facts->step + (updates > 0 ? updates : 0);
 }
 
 /* Another learning rate may be what its user wants; other heads in the same arrays are another function. */
@@ -202,9 +203,10 @@ cairn_err trainer_restore(struct trainer *t)
     cairn_err err = trainer_read_arrays(t, &facts, &step);
     trace_end(begun, TRACE_CHECKPOINT, "restore", facts.step);
     if (err == CAIRN_ENOTFOUND) {
+        const struct weights_rounding rounding = optimizer_rounding(t->config, 0);
         err = CAIRN_OK;
         for (int i = 0; i < t->weights_count && !err; i++)
-            err = weights_initialize(&t->weights[i], (uint64_t)t->config->seed);
+            err = weights_initialize(&t->weights[i], &rounding);
         TRY(mesh_agree(t->mesh, err));
         if (t->local)
             local_steps_restart(t->local, LOCAL_FROM_WEIGHTS, 0);
@@ -218,13 +220,15 @@ cairn_err trainer_restore(struct trainer *t)
         checkpoint_facts_free(&facts);
         return err;
     }
+    int64_t updates = step == facts.step ? trainer_updates(&facts) : step; /* else moments begin from zero */
+    const struct weights_rounding rounding = optimizer_rounding(t->config, updates);
     for (int i = 0; i < t->weights_count; i++)
-        weights_refresh(&t->weights[i]);
+        weights_refresh(&t->weights[i], &rounding);
     if (t->gradient)
         TRY(mesh_agree(t->mesh, gradient_share_parameters(t->gradient)));
     t->step = step;
     t->committed = facts.step;
-    t->extra_updates = step == facts.step ? extra_updates(&facts) : 0; /* else moments begin from zero */
+    t->extra_updates = updates - step;
     if (t->mesh->rank == 0) {
         job_report_restored(t->job, step);
         log_info("goes on from the checkpoint of step %lld (read in %.2f s)", (long long)facts.step, clock_seconds() - begin);

@@ -211,7 +211,7 @@ static cairn_err initialize(const struct weights *w, const struct parameter *p, 
     return CAIRN_OK;
 }
 
-cairn_err weights_initialize(struct weights *w, uint64_t seed)
+cairn_err weights_initialize(struct weights *w, const struct weights_rounding *rounding)
 {
     for (int b = 0; b < graph_bucket_count(w->graph); b++) {
         if (!is_main(w, b))
@@ -221,22 +221,62 @@ cairn_err weights_initialize(struct weights *w, uint64_t seed)
             const struct parameter *p = &w->parameters[i];
             int64_t first, count = share_of_parameter(p, own.offset, own.elements, &first);
             if (p->bucket == b && count > 0)
-                TRY(initialize(w, p, seed, first, count, element(own.master, p->offset + first - own.offset, w->backend->acc)));
+                TRY(initialize(w, p, rounding->seed, first, count, element(own.master, p->offset + first - own.offset, w->backend->acc)));
         }
     }
-    weights_refresh(w);
+    weights_refresh(w, rounding);
     return CAIRN_OK;
 }
 
-void weights_refresh(struct weights *w)
+/* ---- updates ---- */
+
+/* The position of the slab's first element for random numbers: in the whole array, or, where each tensor rank has some columns of it, in
+ * an array of these ranks' slabs one after the other. */
+static uint64_t first_position(const struct parameter *p)
 {
-    for (int b = 0; b < graph_bucket_count(w->graph); b++) {
-        if (!is_main(w, b))
-            continue;
-        struct weights_own own = weights_own(w, b);
-        if (own.compute != own.master)
-            w->backend->table->convert_to_act(w->backend, own.compute, own.master, own.elements);
+    int split = p->dims - 1;
+    while (split > 0 && p->extent[split] == p->shape[split])
+        split--;
+    int64_t position = 0, stride = 1;
+    for (int d = p->dims - 1; d > split; d--)
+        stride *= p->shape[d];
+    int64_t column = stride; /* elements of one index of SPLIT, of all that come before it */
+    stride *= p->extent[split];
+    for (int d = split - 1; d >= 0; d--) {
+        position += p->first[d] * stride;
+        stride *= p->shape[d];
+        column *= p->shape[d];
     }
+    return (uint64_t)(position + p->first[split] * column);
+}
+
+int weights_runs(struct weights *w, int bucket, uint64_t seed, int count)
+{
+    const struct weights_own own = weights_own(w, bucket);
+    enum dtype act = w->backend->act, acc = w->backend->acc;
+    for (int i = 0; i < w->count; i++) {
+        const struct parameter *p = &w->parameters[i];
+        int64_t first, n = p->bucket == bucket ? share_of_parameter(p, own.offset, own.elements, &first) : 0;
+        if (n == 0)
+            continue;
+        int64_t at = p->offset + first - own.offset;
+        uint32_t name = (uint32_t)XXH3_64bits(p->name, strlen(p->name));
+        w->runs[count++] = (struct adamw_run){.master = element(own.master, at, acc), .moment1 = element(own.moment1, at, acc),
+                                              .moment2 = element(own.moment2, at, acc), .n = n, .decays = !p->vector,
+                                              .compute = own.compute == own.master ? NULL : element(own.compute, at, act),
+                                              .key = philox_key_make(seed, STREAM_ROUNDING, name),
+                                              .first = first_position(p) + (uint64_t)first};
+    }
+    return count;
+}
+
+void weights_refresh(struct weights *w, const struct weights_rounding *rounding)
+{
+    int count = 0;
+    for (int b = 0; b < graph_bucket_count(w->graph); b++)
+        if (is_main(w, b))
+            count = weights_runs(w, b, rounding->seed, count);
+    w->backend->table->round_weights(w->backend, w->runs, count, rounding->stochastic, rounding->update);
 }
 
 int64_t weights_memory(const struct weights *w)

@@ -29,6 +29,13 @@ struct weights {
     struct shard_memory memory;    /* where all vectors are, if the processor does not reach them */
 };
 
+/* How the compute copy is rounded. */
+struct weights_rounding {
+    bool stochastic; /* by random numbers of SEED, a parameter's name, the update and an element's position; else to nearest */
+    uint64_t seed;
+    int64_t update;  /* the number of the last one; 0: there was none */
+};
+
 /* This replica's own part of a bucket: ELEMENTS from element OFFSET of the flat vector on. */
 struct weights_own {
     int64_t offset, elements;
@@ -42,12 +49,16 @@ void weights_close(struct weights *weights);
 
 struct weights_own weights_own(const struct weights *weights, int bucket);
 
+/* Adds what an update changes of this replica's part of a bucket to RUNS behind the first COUNT, all but gradients; returns how many there
+ * are then. Random numbers are SEED's. */
+int weights_runs(struct weights *weights, int bucket, uint64_t seed, int count);
+
 /* First values of the own elements: element i of a parameter's whole array is constant + deviation * normal(seed, name, i), whatever
  * holds it. */
-cairn_err weights_initialize(struct weights *weights, uint64_t seed);
+cairn_err weights_initialize(struct weights *weights, const struct weights_rounding *rounding);
 
-/* Rounds the own master weights into the compute copy; needed after weights were set from outside. */
-void weights_refresh(struct weights *weights);
+/* Rounds the own master weights into the compute copy, as the update did; needed after weights were set from outside. */
+void weights_refresh(struct weights *weights, const struct weights_rounding *rounding);
 
 /* Bytes of all vectors. */
 int64_t weights_memory(const struct weights *weights);

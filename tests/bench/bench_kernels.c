@@ -43,6 +43,7 @@ struct choices {
     long threads, rounds;
     enum kernel kernel; /* KERNELS: all */
     bool split;         /* attention over split sequences instead of steps */
+    bool stochastic;    /* rounding of weights */
 };
 
 struct bench {
@@ -95,7 +96,7 @@ static cairn_err open_model(struct bench *b)
     const struct layout one = mesh_plain_layout(1);
     TRY(mesh_arrange(&b->mesh, &one));
     TRY(gradient_open(&b->mesh, b->backend, &sums, 1, &b->graph, &b->weights, &b->gradient));
-    TRY(weights_initialize(&b->weights, 1));
+    TRY(weights_initialize(&b->weights, &(struct weights_rounding){.seed = 1}));
     return make_tokens(b);
 }
 
@@ -120,6 +121,7 @@ static cairn_err open_bench(struct bench *b)
     b->config.optimizer.epsilon = 1e-8;
     b->config.optimizer.weight_decay = 0.1;
     b->config.optimizer.clip_norm = 1;
+    b->config.optimizer.rounding = c->stochastic ? ROUNDING_STOCHASTIC : ROUNDING_NEAREST;
     TRY(backend_open(b->choices.backend, &options, &b->backend));
     TRY(machine_rates_open(b->backend, gpt_parameter_count(&c->bench_case->gpt, c->bench_case->context), &b->rates));
     kernel_clock_attach(b->backend);
@@ -170,7 +172,9 @@ static cairn_err run_rest(struct bench *b)
     float *vector = machine_rates_vector(b->rates);
     TRY(graph_forward(b->graph, b->inputs, b->targets));
     table->add(b->backend, vector, vector, b->weights.master, b->weights.elements);
-    table->convert_to_act(b->backend, vector, b->weights.master, b->weights.elements);
+    const struct weights_rounding rounding = optimizer_rounding(&b->config, b->step);
+    if (b->weights.compute != b->weights.master)
+        weights_refresh(&b->weights, &rounding);
     table->add_act(b->backend, vector, vector, b->weights.compute, b->weights.elements);
     expert_rows_run(&b->experts);
     return table->finish(b->backend);
@@ -313,6 +317,7 @@ static cairn_err read_choices(int argc, char **argv, struct choices *c, bool *he
         {0, "threads", OPTION_INT, &c->threads, "N", "threads; 0: as many as may be used (2)"},
         {0, "rounds", OPTION_INT, &c->rounds, "N", "timed steps (5)"},
         {0, "kernel", OPTION_STRING, &kernel, "NAME", "print this one alone; the whole step runs all the same"},
+        {0, "stochastic", OPTION_FLAG, &c->stochastic, NULL, "weights are rounded to bfloat16 stochastically"},
         {0, "split", OPTION_FLAG, &c->split, NULL, "no steps: attention over sequences that two ranks share, by whole ones"},
         {0, NULL, OPTION_FLAG, NULL, NULL, NULL},
     };

@@ -420,10 +420,13 @@ static void time_adamw(struct backend *b, const struct adamw_run *runs, int coun
     record_elements(KERNEL_adamw, call, n, 4 * timer.acc, 3 * timer.acc + (count > 0 && runs[0].compute ? timer.act : 0));
 }
 
-static void time_convert_to_act(struct backend *b, void *act, const void *acc, int64_t n)
+static void time_round_weights(struct backend *b, const struct adamw_run *runs, int count, bool stochastic, int64_t step)
 {
-    TIME(call, convert_to_act, b, act, acc, n);
-    record_elements(KERNEL_convert_to_act, call, n, timer.acc, timer.act);
+    int64_t n = 0;
+    for (int i = 0; i < count; i++)
+        n += runs[i].compute ? runs[i].n : 0;
+    TIME(call, round_weights, b, runs, count, stochastic, step);
+    record_elements(KERNEL_round_weights, call, n, timer.acc, timer.act);
 }
 
 /* ---- mixture of experts ---- */

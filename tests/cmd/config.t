@@ -51,6 +51,7 @@ optimizer:
   epsilon: 1e-08
   weight_decay: 0.1
   clip_norm: 1
+  rounding: nearest
 parallel:
   auto: none
   memory: 0

@@ -124,7 +124,7 @@ static void set_weights(struct golden *g, struct weights *w)
         w->backend->table->upload(w->backend, (char *)w->master + (size_t)p->offset * size, values, (size_t)n * size);
         free(values);
     }
-    weights_refresh(w);
+    weights_refresh(w, &(struct weights_rounding){.stochastic = false});
 }
 
 /* The worst relative Frobenius error over the arrays GROUP/NAME. Keys' biases are left out: their gradient is zero but for rounding

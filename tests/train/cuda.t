@@ -30,6 +30,14 @@ expected=$(hash_of bf16)
 train 2 run_dir=bf16two device=cuda precision=bfloat16 parallel.zero=1
 same "bfloat16 on 2 ranks with zero 1: the same weights" bf16two
 
+set -- device=cuda precision=bfloat16 optimizer.rounding=stochastic
+train 1 run_dir=stochastic "$@"
+near "stochastic rounding is near rounding to nearest" stochastic bf16 20
+expected=$(hash_of stochastic)
+train 2 run_dir=stochastictwo "$@" parallel.zero=1 steps=2
+train 2 run_dir=stochastictwo "$@" parallel.pipeline=2
+same "stochastic rounding on 2 ranks with zero 1, then in 2 stages: the same weights" stochastictwo
+
 # Without dropout, attention is cuDNN's where it is there, as it always is where GPUs are emulated.
 train 1 run_dir=plaincpu device=cpu precision=bfloat16 model.dropout=0
 train 1 run_dir=plain device=cuda precision=bfloat16 model.dropout=0

@@ -1,6 +1,6 @@
 UNIT_TESTS += tests/unit/test_kernels_cpu tests/unit/test_kernels_dropout tests/unit/test_kernels_gradients \
   tests/unit/test_kernels_pieces tests/unit/test_kernels_slices tests/unit/test_kernels_words tests/unit/test_kernels_cuda \
-  tests/unit/test_kernels_cudnn
+  tests/unit/test_kernels_cudnn tests/unit/test_kernels_rounding
 tests_unit_test_kernels_cuda_SOURCES = tests/unit/test_kernels_cuda.c \
   tests/unit/kernels_ops.c tests/unit/kernels_ops.h tests/unit/kernels_support.c tests/unit/kernels_support.h
 tests_unit_test_kernels_cuda_CPPFLAGS = $(UNIT_CPPFLAGS)
@@ -13,6 +13,10 @@ tests_unit_test_kernels_dropout_SOURCES = tests/unit/test_kernels_dropout.c \
   tests/unit/kernels_support.c tests/unit/kernels_support.h
 tests_unit_test_kernels_dropout_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_kernels_dropout_LDADD = $(UNIT_LDADD)
+tests_unit_test_kernels_rounding_SOURCES = tests/unit/test_kernels_rounding.c \
+  tests/unit/kernels_support.c tests/unit/kernels_support.h
+tests_unit_test_kernels_rounding_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_kernels_rounding_LDADD = $(UNIT_LDADD)
 tests_unit_test_kernels_gradients_SOURCES = tests/unit/test_kernels_gradients.c \
   tests/unit/kernels_support.c tests/unit/kernels_support.h
 tests_unit_test_kernels_gradients_CPPFLAGS = $(UNIT_CPPFLAGS)

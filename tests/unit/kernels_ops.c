@@ -387,7 +387,7 @@ static void run_update(struct backend *b, struct shape s, struct results *result
                                      .gradient = at(b->acc, gradient, firsts[i]), .n = firsts[i + 1] - firsts[i], .decays = i != 1};
     for (; o.step <= 3; o.step++)
         T->adamw(b, runs, 3, &o);
-    T->convert_to_act(b, compute, master, n);
+    T->round_weights(b, runs, 3, false, 3);
     take(&run, master);
     take(&run, m1);
     take(&run, m2);

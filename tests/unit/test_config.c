@@ -45,6 +45,7 @@ Test(config, defaults)
     cr_assert(c.optimizer.learning_rate == 1e-3 && c.optimizer.min_learning_rate == 1e-4 && c.optimizer.warmup_steps == 100);
     cr_assert(c.optimizer.beta1 == .9 && c.optimizer.beta2 == .95 && c.optimizer.epsilon == 1e-8);
     cr_assert(c.optimizer.weight_decay == .1 && c.optimizer.clip_norm == 1 && c.optimizer.decay_steps == 0);
+    cr_assert(c.optimizer.rounding == ROUNDING_NEAREST);
     cr_assert(c.validation.every == 100 && c.validation.microbatches == 8 && c.log.every == 10);
     cr_assert(c.checkpoint.every == 100 && c.checkpoint.keep == 3 && c.checkpoint.on_full == ON_FULL_CONTINUE);
     cr_assert(c.supervise.launcher == LAUNCHER_AUTO && c.supervise.mpi == CONFIG_MPI_PMIX && c.supervise.ranks == 0);
@@ -339,7 +340,7 @@ Test(config, round_trip)
         "model.router_z_loss=0.001", "parallel.expert=3", "model.dropout=0.1234567890123456789", "optimizer.learning_rate=3.3333333333333333e-4",
         "optimizer.min_learning_rate=4.9406564584124654e-324", "optimizer.warmup_steps=7", "optimizer.decay_steps=77",
         "optimizer.beta1=0.30000000000000004", "optimizer.beta2=0.99999999999999989", "optimizer.epsilon=1.0000000000000003e-30",
-        "optimizer.weight_decay=0.2", "optimizer.clip_norm=1e22", "validation.every=3", "validation.microbatches=5", "log.every=2",
+        "optimizer.weight_decay=0.2", "optimizer.clip_norm=1e22", "optimizer.rounding=stochastic", "validation.every=3", "validation.microbatches=5", "log.every=2",
         "parallel.auto=tensor zero", "parallel.memory=77", "parallel.data=4", "parallel.tensor=3", "parallel.context=2", "parallel.pipeline=5", "parallel.chunks=6",
         "parallel.schedule=zero-bubble", "parallel.zero=2", "parallel.sequence=true", "parallel.recompute=block",
         "parallel.reduce=fast", "parallel.links=host", "algorithms=first", "parallel.overlap=false", "parallel.compress=powersgd", "parallel.compress_ratio=0.07",

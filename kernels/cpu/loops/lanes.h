@@ -74,6 +74,14 @@ INLINE half_lanes lanes_to_half(lanes v)
     return __builtin_convertvector((nan & (u >> 16 | 0x40)) | (~nan & rounded), half_lanes);
 }
 
+/* As rounding_stochastic (kernels/rounding.h). */
+INLINE half_lanes lanes_to_half_by(lanes v, half_lanes random)
+{
+    word_lanes u = (word_lanes)v, r = __builtin_convertvector(random, word_lanes), size = u & 0x7fffffffu;
+    word_lanes nan = (word_lanes)(v != v), kept = (word_lanes)((int_lanes)size >= (int_lanes)(0x7f800000u - r));
+    return __builtin_convertvector((kept & (u >> 16 | (nan & 0x40))) | (~kept & (u + r) >> 16), half_lanes);
+}
+
 /* Elements i..i+15. */
 INLINE lanes lanes_load(const void *p, int64_t i, bool half)
 {
