@@ -118,29 +118,29 @@ static int other(const struct group *way)
     return 1 - way->rank;
 }
 
+/* What was posted on a way, beside computing; DONE is set behind it. */
+static void exchange(const struct device_ring *r, const struct pair *p, enum ring_direction direction, struct backend_mark *done)
+{
+    struct device_link *link = p->way[direction].device;
+    device_link_begin(link, lane_of(r, p, direction));
+    device_link_exchange(link);
+    r->backend->table->mark_set(done);
+    device_link_end(link);
+}
+
 cairn_err device_ring_send(struct group *g, enum ring_direction direction, const void *data, size_t bytes, struct backend_mark *sent)
 {
-    struct device_ring *r = g->ring;
-    struct pair *p = pair_of(r, direction, false);
-    struct group *way = &p->way[direction];
-    TRY(device_link_send(way, other(way), data, (int64_t)bytes));
-    device_link_begin(way->device, lane_of(r, p, direction));
-    device_link_exchange(way->device);
-    r->backend->table->mark_set(sent);
-    device_link_end(way->device);
+    struct pair *p = pair_of(g->ring, direction, false);
+    TRY(device_link_send(&p->way[direction], other(&p->way[direction]), data, (int64_t)bytes));
+    exchange(g->ring, p, direction, sent);
     return CAIRN_OK;
 }
 
 cairn_err device_ring_receive(struct group *g, enum ring_direction direction, void *data, size_t bytes)
 {
-    struct device_ring *r = g->ring;
-    struct pair *p = pair_of(r, direction, true);
-    struct group *way = &p->way[direction];
-    TRY(device_link_receive(way, other(way), data, (int64_t)bytes));
-    device_link_begin(way->device, lane_of(r, p, direction));
-    device_link_exchange(way->device);
-    r->backend->table->mark_set(r->arrived);
-    device_link_end(way->device);
-    r->backend->table->mark_wait(r->arrived);
+    struct pair *p = pair_of(g->ring, direction, true);
+    TRY(device_link_receive(&p->way[direction], other(&p->way[direction]), data, (int64_t)bytes));
+    exchange(g->ring, p, direction, g->ring->arrived);
+    g->ring->backend->table->mark_wait(g->ring->arrived);
     return CAIRN_OK;
 }
