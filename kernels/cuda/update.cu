@@ -83,8 +83,13 @@ struct update_run {
     }
 };
 
-/* Parameters of a kernel have 4 KiB on any GPU with any driver. */
-typedef batch<update_run, 59> update_batch;
+/* The parameters of a kernel: 4 KiB with any driver; near 32 KiB since CUDA 12.1, which a driver that CUDA 13 takes is. */
+static constexpr size_t PARAMETER_BYTES = CUDART_VERSION >= 13000 ? 32764 : 4096;
+
+/* The batch that fits beside OTHERS bytes. */
+template <typename Run, size_t OTHERS>
+using batch_beside = batch<Run, static_cast<int>((PARAMETER_BYTES - OTHERS - 2 * sizeof(int64_t)) / (sizeof(Run) + sizeof(unsigned)))>;
+typedef batch_beside<update_run, 64> update_batch;
 
 static __device__ __forceinline__ bool begins_aligned(const void *p, int bytes)
 {
@@ -163,7 +168,7 @@ template <bool STOCHASTIC> struct rounding_work {
     }
 };
 
-static_assert(sizeof(update_batch) + sizeof(adamw_work<true>) <= 4096, "a kernel's parameters");
+static_assert(sizeof(update_batch) + sizeof(adamw_work<true>) <= PARAMETER_BYTES, "a kernel's parameters");
 
 template <typename Work>
 static __global__ void __launch_bounds__(UPDATE_THREADS) update_kernel(const __grid_constant__ update_batch batch, const Work work)
@@ -226,8 +231,8 @@ static void round_weights(struct backend *b, const struct adamw_run *runs, int c
 constexpr int CHUNKS = 8, CHUNK_PACKS = NORM_CHUNK / (WARP * PACK<float>);
 static_assert(NORM_CHUNK % (WARP * PACK<float>) == 0, "a chunk is whole packs of a warp");
 
-typedef batch<struct squares_run, 120> squares_batch;
-static_assert(sizeof(squares_batch) <= 4096, "a kernel's parameters");
+typedef batch_beside<struct squares_run, 16> squares_batch;
+static_assert(sizeof(squares_batch) <= PARAMETER_BYTES, "a kernel's parameters");
 
 static __global__ void __launch_bounds__(CHUNKS *WARP) sum_squares_kernel(const __grid_constant__ squares_batch batch)
 {
