@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "base/philox.h"
 #include "kernels/experts.h"
+#include "kernels/float8.h"
 #include "tensor/dtype.h"
 
 /* What a product goes through, or through whose gradient. */
@@ -33,8 +34,23 @@ struct matmul_desc {
     bool accumulate; /* add to c */
     bool c_is_acc;   /* c is of acc (gradients of weights), else of act; a and b are of act */
     enum matmul_gelu gelu; /* other than MATMUL_PLAIN: c is of act, nothing is added to it */
+    /* Both or neither: a and b are rounded to these types before they are multiplied, each scaled by float8_scale of its own greatest absolute
+     * value as it is then; not both to E5M2. Where one is not finite, all of c is NaN. All arrays begin at multiples of 16 bytes. Where m, n or k
+     * is no multiple of 16, nothing is rounded. Of cuda in bfloat16 on GPUs of compute capability 9.0 or later, and of reference. */
+    enum float8 float8_a, float8_b;
+    /* A word of what may be left out, which changes no bit: of two float8 products, one after the other without another between them, that have the
+     * same a, unchanged, the first KEEPS_A and does not transpose it, and to the second, which does, A_IS_KEPT. */
+    bool keeps_a, a_is_kept;
 };
 struct matmul; /* a product planned ahead; opaque */
+
+/* What cuBLASLt asks of the sides of matrices in float8. */
+enum { FLOAT8_SIDE = 16 };
+
+static inline bool matmul_is_float8(const struct matmul_desc *d)
+{
+    return d->float8_a != FLOAT8_NONE && d->m % FLOAT8_SIDE == 0 && d->n % FLOAT8_SIDE == 0 && d->k % FLOAT8_SIDE == 0;
+}
 
 /* The algorithm that a device's library takes for a product, of several with other last bits. To another kind of device or library it means
  * nothing. */
@@ -371,6 +387,7 @@ struct backend {
     char unit[32]; /* which device it is, of those of its node; "" where it is the processor */
     char products[192]; /* the kind of device and the library that product_choices are of; "" likewise */
     bool timed_products; /* of products that are planned from now on; as the options had it */
+    bool float8; /* whether linear layers are to be computed in float8; as the options had it */
     /* Called again and again while the thread that opened the backend waits for a device, which may wait for other ranks, and they for what this
      * one has under way. May be set at any time; NULL: nothing to do. */
     void (*idle)(void *context);
@@ -394,6 +411,7 @@ struct backend_options {
     int threads;             /* 0: as many as this process may use */
     const char *instruction_set; /* "auto", or the highest to use: "baseline", "v3", "v4" */
     bool timed_products;     /* of a device: a product's algorithm is the fastest of some that are tried; else the library's first */
+    bool float8;             /* linear layers are to be computed in float8: the backend must be able to, and its signature says so */
     int device;              /* of those that this process sees, where the backend is a device; taken modulo how many there are */
 };
 

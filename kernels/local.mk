@@ -5,6 +5,7 @@ libcore_la_SOURCES += \
   kernels/dropout.h \
   kernels/expert_mlp.c kernels/expert_mlp.h \
   kernels/experts.c kernels/experts.h \
+  kernels/float8.h \
   kernels/host_memory.c kernels/host_memory.h \
   kernels/plugin.c kernels/plugin.h \
   kernels/rounding.h

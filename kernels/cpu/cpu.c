@@ -150,6 +150,8 @@ cairn_err cpu_open(const struct backend_options *options, struct backend **backe
 {
     if (options->act != DTYPE_F32 && options->act != DTYPE_BF16)
         return FAIL(CAIRN_EUNSUPPORTED, "the cpu backend computes in float32 and bfloat16, not in %s", dtype_name(options->act));
+    if (options->float8)
+        return FAIL(CAIRN_EUNSUPPORTED, "the cpu backend computes no linear layers in float8");
     const struct instruction_set *set = NULL;
     TRY(choose_instruction_set(options->instruction_set, &set));
     if (!automatic(options->instruction_set))

@@ -246,6 +246,9 @@ void product_run(struct matmul *p, void *c, const void *a, const void *b, const 
 
 static cairn_err matmul_create(struct backend *b, const struct matmul_desc *d, struct matmul **matmul)
 {
+    *matmul = NULL;
+    if (d->float8_a != FLOAT8_NONE)
+        return FAIL(CAIRN_EUNSUPPORTED, "the cpu backend multiplies nothing in float8");
     struct product_desc desc = {.matmul = *d, .lda = extent_a(d).columns, .ldb = extent_b(d).columns, .ldc = d->n};
     return product_create(cpu_of(b), &desc, matmul);
 }

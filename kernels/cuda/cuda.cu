@@ -1,6 +1,7 @@
 /* Opens and closes the backend; kernels/plugin_side.c shows cairn_backend_open to the program. */
 #include "kernels/cuda/attention_cudnn.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/float8.h"
 #include "kernels/cuda/product_choice.h"
 
 #include <cstdio>
@@ -48,6 +49,7 @@ static void close_backend(struct backend *b)
     spans_close(cuda);
     recording_close(cuda);
     attention_cudnn_close(cuda);
+    float8_close(cuda);
     memory_free(b, cuda->scratch, SCRATCH_BYTES);
     memory_free(b, cuda->workspace, PRODUCT_WORKSPACE_BYTES);
     memory_close(cuda);
@@ -139,7 +141,7 @@ static __global__ void probe_kernel()
 }
 
 /* Whether this build's code runs on the GPU at all. */
-static cairn_err probe(struct cuda *cuda, int capability)
+static cairn_err probe(struct cuda *cuda)
 {
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(1);
@@ -151,49 +153,54 @@ static cairn_err probe(struct cuda *cuda, int capability)
     if (status == cudaErrorNoKernelImageForDevice) {
         cudaGetLastError();
         return FAIL(CAIRN_ENODEVICE, "this build has no code for the GPU %s (sm_%d): configure it with --with-cuda-arch=%d", cuda->name,
-                    capability, capability);
+                    cuda->capability, cuda->capability);
     }
-    return check_device(cuda, status, "a first kernel");
+    TRY(check_device(cuda, status, "a first kernel"));
+    struct cudaFuncAttributes attributes;
+    TRY(check_device(cuda, cudaFuncGetAttributes(&attributes, reinterpret_cast<const void *>(probe_kernel)), "its code"));
+    cuda->code = attributes.ptxVersion;
+    return CAIRN_OK;
 }
 
-static cairn_err describe_device(struct cuda *cuda, int *capability)
+static cairn_err describe_device(struct cuda *cuda)
 {
     struct cudaDeviceProp properties;
     TRY(check_device(cuda, cudaGetDeviceProperties(&properties, cuda->device), "its properties"));
     snprintf(cuda->name, sizeof cuda->name, "%.*s", static_cast<int>(sizeof cuda->name) - 1, properties.name);
     TRY(check_device(cuda, cudaDeviceGetPCIBusId(cuda->base.unit, sizeof cuda->base.unit, cuda->device), "its place"));
-    *capability = 10 * properties.major + properties.minor;
+    cuda->capability = 10 * properties.major + properties.minor;
     cuda->processors = properties.multiProcessorCount;
     cuda->shared_most = properties.sharedMemPerBlockOptin;
-    if (*capability < CAPABILITY_LEAST)
+    if (cuda->capability < CAPABILITY_LEAST)
         return FAIL(CAIRN_ENODEVICE, "the GPU %s has compute capability %d.%d; at least %d.%d is needed", cuda->name,
                     properties.major, properties.minor, CAPABILITY_LEAST / 10, CAPABILITY_LEAST % 10);
     return CAIRN_OK;
 }
 
-static void write_signature(struct cuda *cuda, int capability)
+static void write_signature(struct cuda *cuda)
 {
     int driver = 0, runtime = 0, products = static_cast<int>(cublasLtGetVersion());
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&runtime);
-    snprintf(cuda->base.products, sizeof cuda->base.products, "%s sm_%d cuBLASLt %d.%d.%d", cuda->name, capability, products / 10000,
+    snprintf(cuda->base.products, sizeof cuda->base.products, "%s sm_%d cuBLASLt %d.%d.%d", cuda->name, cuda->capability, products / 10000,
              products / 100 % 100, products % 100);
-    snprintf(cuda->signature, sizeof cuda->signature, "cuda %s %s sm_%d CUDA %d.%d driver %d.%d cuBLASLt %d.%d.%d",
-             dtype_name(cuda->base.act), cuda->name, capability, major_of(runtime), minor_of(runtime), major_of(driver),
-             minor_of(driver), products / 10000, products / 100 % 100, products % 100);
+    snprintf(cuda->signature, sizeof cuda->signature, "cuda %s %s sm_%d CUDA %d.%d driver %d.%d cuBLASLt %d.%d.%d%s",
+             dtype_name(cuda->base.act), cuda->name, cuda->capability, major_of(runtime), minor_of(runtime), major_of(driver),
+             minor_of(driver), products / 10000, products / 100 % 100, products % 100, cuda->base.float8 ? " float8" : "");
 }
 
 static cairn_err open_device(struct cuda *cuda)
 {
-    int capability = 0;
-    TRY(describe_device(cuda, &capability));
+    TRY(describe_device(cuda));
     TRY(check_device(cuda, cudaSetDevice(cuda->device), "its choice"));
     /* What ranks wait for goes first. */
     TRY(check_device(cuda, cudaStreamCreateWithFlags(&cuda->lanes[LANE_COMPUTE], cudaStreamNonBlocking), "a stream"));
     for (int i = LANE_COMPUTE + 1; i < BACKEND_LANES; i++)
         TRY(check_device(cuda, cudaStreamCreateWithPriority(&cuda->lanes[i], cudaStreamNonBlocking, -1), "a stream"));
     cuda->stream = cuda->lanes[LANE_COMPUTE];
-    TRY(probe(cuda, capability));
+    TRY(probe(cuda));
+    if (cuda->base.float8)
+        TRY(float8_check(cuda));
     TRY(cuda_check_products(cublasLtCreate(&cuda->products), "open"));
     TRY(memory_open(cuda));
     TRY(recording_open(cuda));
@@ -201,7 +208,7 @@ static cairn_err open_device(struct cuda *cuda)
     cuda->scratch = memory_alloc(&cuda->base, SCRATCH_BYTES);
     if (cuda->workspace == nullptr || cuda->scratch == nullptr)
         return FAIL(CAIRN_ENOMEM, "no memory for the cuda backend on the GPU %s", cuda->name);
-    write_signature(cuda, capability);
+    write_signature(cuda);
     return CAIRN_OK;
 }
 
@@ -221,6 +228,7 @@ extern "C" cairn_err cairn_backend_open(const struct backend_options *options, s
     cuda->base.threads = 1;
     cuda->device = options->device % count;
     cuda->base.timed_products = options->timed_products;
+    cuda->base.float8 = options->float8;
     cuda->owner = pthread_self();
     cairn_err err = open_device(cuda);
     if (err != CAIRN_OK) {

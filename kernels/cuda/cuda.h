@@ -29,6 +29,7 @@ typedef __nv_bfloat16 bf16;
 struct cuda {
     struct backend base; /* first: a struct backend * is a struct cuda * */
     int device, processors;  /* processors: multiprocessors, for sizes of grids only */
+    int capability, code; /* compute capability, and that which its kernels were compiled for, times ten */
     size_t shared_most;  /* bytes of shared memory that a block may ask for */
     cudaStream_t lanes[BACKEND_LANES], stream; /* stream: the lane that calls are of now, or the recorder */
     cudaStream_t recorder; /* of recording.cu; NULL: nothing is recorded */
@@ -45,6 +46,7 @@ struct cuda {
     char name[128];      /* the GPU's */
     struct staging *staging; /* of memory.cu */
     struct choices *choices; /* of product_choice.cu */
+    struct float8_room *float8; /* of float8.cu; NULL: no product needs it yet */
     pthread_t owner;         /* the thread that opened the backend */
     struct spans *spans; /* of spans.cu; NULL: nobody asked for them */
     struct cudnn *cudnn;     /* of attention_cudnn.cu; NULL: there is none, or it was not wanted yet */

@@ -14,6 +14,7 @@ CUDA_FILES = \
   kernels/cuda/elementwise.cu \
   kernels/cuda/embedding.cu \
   kernels/cuda/experts.cu \
+  kernels/cuda/float8.cu \
   kernels/cuda/link.cu \
   kernels/cuda/memory.cu \
   kernels/cuda/norm.cu \
@@ -35,6 +36,7 @@ CUDA_INCLUDES = \
   kernels/cuda/cudnn.h \
   kernels/cuda/device.h \
   kernels/cuda/experts.h \
+  kernels/cuda/float8.h \
   kernels/cuda/machine.h \
   kernels/cuda/map.h \
   kernels/cuda/norm_rows.h \

@@ -78,4 +78,31 @@ __device__ __forceinline__ uint32_t pack_bf16(float first, float second)
     return packed;
 }
 
+/* Both to float8 E4M3, FIRST in the low one of two bytes: the nearest, of two as near the even one, infinities the largest finite number, NaN 0x7f
+ * (PTX ISA, "cvt"). Needs sm_89; older code has none and is never to come here. */
+__device__ __forceinline__ uint32_t pack_e4m3(float first, float second)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    uint16_t packed;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(second), "f"(first));
+    return packed;
+#else
+    __trap();
+    return static_cast<uint32_t>(first + second);
+#endif
+}
+
+/* The same to E5M2. */
+__device__ __forceinline__ uint32_t pack_e5m2(float first, float second)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    uint16_t packed;
+    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(second), "f"(first));
+    return packed;
+#else
+    __trap();
+    return static_cast<uint32_t>(first + second);
+#endif
+}
+
 #endif

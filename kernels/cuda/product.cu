@@ -6,6 +6,7 @@
 
 #include "base/least.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/float8.h"
 #include "kernels/cuda/product_choice.h"
 
 /* cuBLASLt's matrices are stored by columns: there, a row-major matrix is its transpose. What is computed is c^T = b'^T a'^T,
@@ -32,7 +33,9 @@ struct way {
 
 struct matmul {
     struct cuda *cuda;
-    struct product_desc desc;
+    struct product_desc desc; /* as the library is to compute it */
+    bool float8;             /* of copies of its operands: PAIR tells of what, and DESC of the copies */
+    struct float8_pair pair;
     cublasLtMatrixLayout_t a, b, c; /* as the caller calls them */
     /* The first for pointers as aligned as rows are, which arrays of alloc keep; the second, for any, where that is another
      * one. Which of them runs hangs on the pointers alone. */
@@ -56,6 +59,19 @@ static uint32_t act_bytes(const struct cuda *cuda)
     return half_precision(cuda) ? sizeof(bf16) : sizeof(float);
 }
 
+/* Of a product's operands, 0: a, 1: b. */
+static cudaDataType_t operand_type(const struct matmul *p, int operand)
+{
+    if (!p->float8)
+        return act_type(p->cuda);
+    return p->pair.of[operand].type == FLOAT8_E4M3 ? CUDA_R_8F_E4M3 : CUDA_R_8F_E5M2;
+}
+
+static uint32_t operand_bytes(const struct matmul *p)
+{
+    return p->float8 ? 1 : act_bytes(p->cuda);
+}
+
 static cudaDataType_t result_type(const struct matmul *p)
 {
     return p->desc.matmul.c_is_acc ? CUDA_R_32F : act_type(p->cuda);
@@ -77,12 +93,11 @@ static uint32_t alignment_of(uint64_t bytes)
 
 static struct alignments alignments_of_rows(const struct matmul *p)
 {
-    uint64_t size = act_bytes(p->cuda);
     struct alignments of = {};
-    of.a = alignment_of(size * static_cast<uint64_t>(p->desc.lda));
-    of.b = alignment_of(size * static_cast<uint64_t>(p->desc.ldb));
+    of.a = alignment_of(operand_bytes(p) * static_cast<uint64_t>(p->desc.lda));
+    of.b = alignment_of(operand_bytes(p) * static_cast<uint64_t>(p->desc.ldb));
     of.c = alignment_of(result_bytes(p) * static_cast<uint64_t>(p->desc.ldc));
-    of.bias = alignment_of(size * static_cast<uint64_t>(p->desc.matmul.n));
+    of.bias = alignment_of(act_bytes(p->cuda) * static_cast<uint64_t>(p->desc.matmul.n));
     return of;
 }
 
@@ -115,9 +130,8 @@ static cairn_err make_layout(cublasLtMatrixLayout_t *layout, cudaDataType_t type
 static cairn_err make_layouts(struct matmul *p)
 {
     const struct matmul_desc *d = &p->desc.matmul;
-    cudaDataType_t act = act_type(p->cuda);
-    TRY(make_layout(&p->a, act, d->transpose_a ? d->k : d->m, d->transpose_a ? d->m : d->k, p->desc.lda));
-    TRY(make_layout(&p->b, act, d->transpose_b ? d->n : d->k, d->transpose_b ? d->k : d->n, p->desc.ldb));
+    TRY(make_layout(&p->a, operand_type(p, 0), d->transpose_a ? d->k : d->m, d->transpose_a ? d->m : d->k, p->desc.lda));
+    TRY(make_layout(&p->b, operand_type(p, 1), d->transpose_b ? d->n : d->k, d->transpose_b ? d->k : d->n, p->desc.ldb));
     return make_layout(&p->c, result_type(p), d->m, d->n, p->desc.ldc);
 }
 
@@ -130,6 +144,16 @@ static cublasLtEpilogue_t epilogue_of(const struct matmul *p, const struct way *
     return way->adds_bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
 }
 
+/* The library's first operand is b. Without fast accumulation sums leave the tensor cores, which keep fewer digits of them, every so often: it is
+ * for what has no gradients in it (cuBLAS' manual, CUBLASLT_MATMUL_DESC_FAST_ACCUM). */
+static cairn_err describe_float8(const struct matmul *p, cublasLtMatmulDesc_t operation)
+{
+    int8_t fast = p->pair.of[0].type == FLOAT8_E4M3 && p->pair.of[1].type == FLOAT8_E4M3;
+    TRY(set_operation(operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, float8_inverse(p->cuda, 1)));
+    TRY(set_operation(operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, float8_inverse(p->cuda, 0)));
+    return set_operation(operation, CUBLASLT_MATMUL_DESC_FAST_ACCUM, fast);
+}
+
 /* The bias' address counts when an algorithm is chosen: an example of the alignment that is promised. */
 static cairn_err make_operation(const struct matmul *p, struct way *way)
 {
@@ -138,6 +162,8 @@ static cairn_err make_operation(const struct matmul *p, struct way *way)
     TRY(set_operation(way->operation, CUBLASLT_MATMUL_DESC_TRANSA, d->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N));
     TRY(set_operation(way->operation, CUBLASLT_MATMUL_DESC_TRANSB, d->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N));
     TRY(set_operation(way->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(p, way)));
+    if (p->float8)
+        TRY(describe_float8(p, way->operation));
     if (way->through_gelu) {
         const void *inner = reinterpret_cast<const void *>(static_cast<uintptr_t>(way->alignments.c));
         TRY(set_operation(way->operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, inner));
@@ -165,6 +191,7 @@ static cairn_err set_preference(cublasLtMatmulPreference_t preference, const str
 /* What tells a product and a way to compute it from all others. */
 static void describe(const struct matmul *p, const struct way *way, char *out, size_t size)
 {
+    static const char *const float8_names[] = {"", " e4m3", " e5m2"};
     const struct matmul_desc *d = &p->desc.matmul;
     const struct alignments *of = &way->alignments;
     snprintf(out, size, "%lldx%lldx%lld %s%s%s%s%s%s %lld,%lld,%lld %u,%u,%u,%u", static_cast<long long>(d->m), static_cast<long long>(d->n),
@@ -173,6 +200,8 @@ static void describe(const struct matmul *p, const struct way *way, char *out, s
              static_cast<long long>(p->desc.ldb), static_cast<long long>(p->desc.ldc), of->a, of->b, of->c, of->bias);
     if (way->through_gelu)
         strcat(out, d->gelu == MATMUL_GELU ? " gelu" : " dgelu");
+    for (int i = 0; i < 2 && p->float8; i++)
+        strcat(out, float8_names[p->pair.of[i].type]);
 }
 
 /* Whether an algorithm that was told of can be taken here. */
@@ -199,8 +228,8 @@ static int fastest(const struct matmul *p, const struct way *way, const cublasLt
     t.first = p->b;
     t.second = p->a;
     t.result = p->c;
-    t.first_bytes = bytes_of(d->transpose_b ? d->n : d->k, p->desc.ldb, act_bytes(p->cuda));
-    t.second_bytes = bytes_of(d->transpose_a ? d->k : d->m, p->desc.lda, act_bytes(p->cuda));
+    t.first_bytes = bytes_of(d->transpose_b ? d->n : d->k, p->desc.ldb, operand_bytes(p));
+    t.second_bytes = bytes_of(d->transpose_a ? d->k : d->m, p->desc.lda, operand_bytes(p));
     t.result_bytes = bytes_of(d->m, p->desc.ldc, result_bytes(p));
     t.bias_bytes = way->adds_bias ? static_cast<size_t>(d->n) * act_bytes(p->cuda) : 0;
     t.inner = way->through_gelu;
@@ -254,11 +283,12 @@ done:
     return err;
 }
 
-/* The library's GELU is of the tanh form, but not good to float32's last digits; its matrices of inner values are aligned. */
+/* The library's GELU is of the tanh form, but not good to float32's last digits; its matrices of inner values are aligned. Its manual does not say
+ * that float8 goes with it where the result is bfloat16. */
 static bool may_go_through_gelu(const struct matmul *p, const struct way *way)
 {
     const struct matmul_desc *d = &p->desc.matmul;
-    return d->gelu != MATMUL_PLAIN && half_precision(p->cuda) && way->alignments.c == ALIGNMENT_MOST && (!d->bias || way->adds_bias);
+    return d->gelu != MATMUL_PLAIN && half_precision(p->cuda) && !p->float8 && way->alignments.c == ALIGNMENT_MOST && (!d->bias || way->adds_bias);
 }
 
 /* Adds a way, if the library has an algorithm. It adds a bias of the result's type alone; and as it cannot be told how a bias is
@@ -267,7 +297,8 @@ static cairn_err make_way(struct matmul *p, const struct alignments *alignments,
 {
     struct way *way = &p->ways[p->way_count];
     way->alignments = *alignments;
-    way->adds_bias = p->desc.matmul.bias && result_type(p) == act_type(p->cuda) && alignments->bias == ALIGNMENT_MOST;
+    way->adds_bias = p->desc.matmul.bias && result_type(p) == act_type(p->cuda) && alignments->bias == ALIGNMENT_MOST &&
+                     !(p->float8 && p->desc.matmul.accumulate);
     way->through_gelu = may_go_through_gelu(p, way);
     TRY(try_way(p, way, found));
     if (!*found && way->through_gelu) {
@@ -297,7 +328,7 @@ static cairn_err make_ways(struct matmul *p)
 {
     struct alignments rows = alignments_of_rows(p), elements = alignments_of_elements(p);
     bool found, same = rows.a == elements.a && rows.b == elements.b && rows.c == elements.c;
-    same = same && (!p->desc.matmul.bias || rows.bias == elements.bias);
+    same = p->float8 || (same && (!p->desc.matmul.bias || rows.bias == elements.bias));
     TRY(make_way(p, &rows, &found));
     if (!found) { /* nor one for unlike alignments */
         uint32_t all = smaller(rows.a, smaller(rows.b, rows.c));
@@ -310,6 +341,24 @@ static cairn_err make_ways(struct matmul *p)
     return same ? CAIRN_OK : make_way(p, &elements, &found);
 }
 
+/* From here on the product is one of the copies, both of which lie along k. */
+static cairn_err plan_copies(struct matmul *p)
+{
+    struct matmul_desc *d = &p->desc.matmul;
+    if (d->float8_b == FLOAT8_NONE || (d->float8_a == FLOAT8_E5M2 && d->float8_b == FLOAT8_E5M2))
+        return FAIL(CAIRN_EINVAL, "cuBLASLt multiplies no such types");
+    TRY(float8_check(p->cuda));
+    p->float8 = true;
+    p->pair.of[0] = {d->float8_a, d->transpose_a ? d->k : d->m, d->transpose_a ? d->m : d->k, d->transpose_a};
+    p->pair.of[1] = {d->float8_b, d->transpose_b ? d->n : d->k, d->transpose_b ? d->k : d->n, !d->transpose_b};
+    p->pair.keeps_a = d->keeps_a && !d->transpose_a;
+    p->pair.a_is_kept = d->a_is_kept && d->transpose_a;
+    d->transpose_a = false;
+    d->transpose_b = true;
+    p->desc.lda = p->desc.ldb = d->k;
+    return float8_reserve(p->cuda, &p->pair);
+}
+
 cairn_err product_create(struct cuda *cuda, const struct product_desc *desc, struct matmul **matmul)
 {
     *matmul = NULL;
@@ -319,6 +368,8 @@ cairn_err product_create(struct cuda *cuda, const struct product_desc *desc, str
     p->cuda = cuda;
     p->desc = *desc;
     cairn_err err;
+    if (matmul_is_float8(&desc->matmul))
+        TRY_GOTO(err, plan_copies(p), failed);
     TRY_GOTO(err, make_layouts(p), failed);
     TRY_GOTO(err, make_ways(p), failed);
     *matmul = p;
@@ -403,7 +454,7 @@ static void follow_with_gelu(const struct matmul *p, void *c, const void *inner)
 static const char *name_of(const struct matmul *p, const struct way *way)
 {
     if (!way->through_gelu)
-        return "a product";
+        return p->float8 ? "a product in float8" : "a product";
     return p->desc.matmul.gelu == MATMUL_GELU ? "a product and GELU" : "a product and GELU's gradient";
 }
 
@@ -419,6 +470,11 @@ static void run(struct matmul *p, void *c, void *inner, const void *a, const voi
     if (way == NULL) {
         cuda_ok(cuda, cudaErrorMisalignedAddress, "a product");
         return;
+    }
+    if (p->float8) {
+        struct float8_copies copies = float8_convert(cuda, &p->pair, a, b);
+        a = copies.of[0];
+        b = copies.of[1];
     }
     const struct product_choice *choice = choice_at(cuda, way->choice);
     cublasLtMatmulAlgo_t algorithm;

@@ -5,7 +5,7 @@
 #include "kernels/cuda/cuda.h"
 
 struct product_desc {
-    struct matmul_desc matmul;
+    struct matmul_desc matmul; /* with matrices that are dense where it is of float8 */
     int64_t lda, ldb, ldc; /* elements from one row, as stored, to the next */
 };
 

@@ -17,30 +17,50 @@
 struct matmul {
     struct backend *backend;
     struct matmul_desc desc;
+    double *a, *b; /* as the product reads them; of one allocation */
 };
 
-static cairn_err matmul_create(struct backend *b, const struct matmul_desc *desc, struct matmul **matmul)
+static cairn_err matmul_create(struct backend *b, const struct matmul_desc *d, struct matmul **matmul)
 {
     *matmul = malloc(sizeof **matmul);
-    if (*matmul == NULL)
+    double *values = malloc((size_t)((d->m + d->n) * d->k) * sizeof *values);
+    if (*matmul == NULL || values == NULL) {
+        free(*matmul);
+        free(values);
+        *matmul = NULL;
         return FAIL(CAIRN_ENOMEM, "no memory for a product's plan");
-    **matmul = (struct matmul){b, *desc};
+    }
+    **matmul = (struct matmul){b, *d, values, values + d->m * d->k};
     return CAIRN_OK;
+}
+
+/* As TYPE has them. */
+static void take_operand(double *to, const REAL *from, int64_t n, enum float8 type)
+{
+    double greatest = 0, scale = 1;
+    for (int64_t i = 0; i < n; i++) {
+        to[i] = (double)from[i];
+        greatest = isfinite(to[i]) ? fmax(greatest, fabs(to[i])) : INFINITY;
+    }
+    if (type != FLOAT8_NONE)
+        scale = float8_scale(type, greatest);
+    for (int64_t i = 0; i < n && type != FLOAT8_NONE; i++)
+        to[i] = float8_to(type, float8_from(type, to[i] * scale)) / scale;
 }
 
 static void matmul_run(struct matmul *matmul, void *c_, const void *a_, const void *b_, const void *bias_)
 {
     const struct matmul_desc *d = &matmul->desc;
     REAL *c = c_;
-    const REAL *a = a_, *b = b_, *bias = bias_;
+    const REAL *bias = bias_;
+    const double *a = matmul->a, *b = matmul->b;
+    take_operand(matmul->a, a_, d->m * d->k, matmul_is_float8(d) ? d->float8_a : FLOAT8_NONE);
+    take_operand(matmul->b, b_, d->n * d->k, matmul_is_float8(d) ? d->float8_b : FLOAT8_NONE);
     for (int64_t i = 0; i < d->m; i++) {
         for (int64_t j = 0; j < d->n; j++) {
             double sum = d->bias ? (double)bias[j] : 0;
-            for (int64_t l = 0; l < d->k; l++) {
-                REAL x = d->transpose_a ? a[l * d->m + i] : a[i * d->k + l];
-                REAL y = d->transpose_b ? b[j * d->k + l] : b[l * d->n + j];
-                sum += (double)x * (double)y;
-            }
+            for (int64_t l = 0; l < d->k; l++)
+                sum += (d->transpose_a ? a[l * d->m + i] : a[i * d->k + l]) * (d->transpose_b ? b[j * d->k + l] : b[l * d->n + j]);
             if (d->accumulate)
                 sum += (double)c[i * d->n + j];
             c[i * d->n + j] = (REAL)sum;
@@ -64,6 +84,8 @@ static void matmul_run_gelu(struct matmul *matmul, void *c, void *inner, const v
 
 static void matmul_destroy(struct matmul *matmul)
 {
+    if (matmul != NULL)
+        free(matmul->a);
     free(matmul);
 }
 

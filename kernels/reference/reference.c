@@ -9,6 +9,8 @@ cairn_err reference_open(const struct backend_options *options, struct backend *
     if (options->act != DTYPE_F32 && options->act != DTYPE_F64)
         return FAIL(CAIRN_EUNSUPPORTED, "the reference backend computes in float32 and float64, not in %s",
                     dtype_name(options->act));
+    if (options->float8)
+        return FAIL(CAIRN_EUNSUPPORTED, "the reference backend computes no linear layers in float8");
     struct backend *b = malloc(sizeof *b);
     if (b == NULL)
         return FAIL(CAIRN_ENOMEM, "no memory for the reference backend");

@@ -11,6 +11,7 @@
 /* Names of choices; the enum's values are the indices of the names in the table. */
 enum config_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA, DEVICE_REFERENCE };
 enum config_precision { PRECISION_FLOAT32, PRECISION_BFLOAT16, PRECISION_FLOAT64 };
+enum config_float8 { CONFIG_FLOAT8_NONE, CONFIG_FLOAT8_LINEAR };
 enum config_on_full { ON_FULL_CONTINUE, ON_FULL_STOP };
 enum config_launcher { LAUNCHER_AUTO, LAUNCHER_SRUN, LAUNCHER_MPIEXEC };
 enum config_mpi { CONFIG_MPI_PMIX, CONFIG_MPI_PMI2 };
@@ -34,6 +35,7 @@ struct config {
     int64_t steps;  /* optimizer steps of the whole training */
     int device;     /* enum config_device */
     int precision;  /* enum config_precision */
+    int float8;     /* enum config_float8 */
     int64_t threads;/* a rank; 0: the cores it is bound to, divided among the node's ranks if it is not bound */
     char *instruction_set; /* auto, baseline, v3, v4 */
     int algorithms; /* enum config_algorithms */

@@ -118,9 +118,11 @@ static bool decides_result(const struct config_key *key)
             found = found || strcmp(key->name, sums[i]) == 0;
         return found;
     }
-    static const char *const sections[] = {"batch", "model", "optimizer"}, *const names[] = {"seed", "steps", "precision"};
+    static const char *const sections[] = {"batch", "model", "optimizer", NULL}, *const names[] = {"seed", "steps", "precision", "float8", NULL};
     const char *const *list = *key->section ? sections : names, *word = *key->section ? key->section : key->name;
-    return strcmp(word, list[0]) == 0 || strcmp(word, list[1]) == 0 || strcmp(word, list[2]) == 0;
+    while (*list && strcmp(word, *list) != 0)
+        list++;
+    return *list;
 }
 
 static bool same_value(const struct config *a, const struct config *b, const struct config_key *key)

@@ -9,6 +9,7 @@
 
 static const char *const devices[] = {"auto", "cpu", "cuda", "reference", NULL};
 static const char *const precisions[] = {"float32", "bfloat16", "float64", NULL};
+static const char *const float8s[] = {"none", "linear", NULL};
 static const char *const instruction_sets[] = {"auto", "baseline", "v3", "v4", NULL};
 static const char *const families[] = {"gpt", NULL};
 static const char *const full_choices[] = {"continue", "stop", NULL};
@@ -53,6 +54,7 @@ const struct config_key config_keys[] = {
     {TOP(steps), INT("1000", 1, INT64_MAX / 2), .help = "optimizer steps of the whole training"},
     {TOP(device), CHOICE("auto", devices), .help = "what computes; cuda: NVIDIA's GPUs, one for each rank if there are as many; auto: those where every rank has its own, else cpu, and what its checkpoint was made on; reference: plain loops, for tests"},
     {TOP(precision), CHOICE("float32", precisions), .help = "of activations and matrix products; master weights are float32 or wider"},
+    {TOP(float8), CHOICE("none", float8s), .help = "linear: linear layers multiply in 8 bits, each array scaled by its greatest value: E4M3, gradients E5M2; needs precision bfloat16 and GPUs of compute capability 9.0 or later"},
     {TOP(threads), INT("0", 0, 4096), .help = "threads of a rank; 0: as many as its checkpoint was made with, at first the fewest that any rank is bound to or has as its share of its node"},
     {TOP(instruction_set), .kind = CONFIG_STRING, .standard = "auto", .choices = instruction_sets,
      .help = "highest x86-64 level the CPU kernels and their products use"},

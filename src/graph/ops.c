@@ -206,18 +206,24 @@ tensor_id graph_linear_part(struct graph *g, tensor_id x, tensor_id weight, tens
     return y;
 }
 
+/* In float8, gradients have the type of the wider range (Micikevicius et al., arXiv 2209.05433). */
 static cairn_err linear_prepare(struct graph *g, struct op *op)
 {
     int64_t rows = rows_of(g, op->x), in = g->tensors[op->x].width, out = g->tensors[op->y].width;
+    bool gradient_twice = !g->options.split_backward; /* read by the two products of the backward pass, which follow one another */
+    enum float8 value = g->backend->float8 ? FLOAT8_E4M3 : FLOAT8_NONE, gradient = g->backend->float8 ? FLOAT8_E5M2 : FLOAT8_NONE;
     const struct matmul_desc forward = {.m = rows, .n = out, .k = in, .transpose_b = true, .bias = op->adds_bias,
-                                        .gelu = op->gelu_behind >= 0 ? MATMUL_GELU : MATMUL_PLAIN};
+                                        .gelu = op->gelu_behind >= 0 ? MATMUL_GELU : MATMUL_PLAIN,
+                                        .float8_a = value, .float8_b = value};
     TRY(KERNEL(g)->matmul_create(g->backend, &forward, &op->forward_plan));
     if (!g->options.training)
         return CAIRN_OK;
     const struct matmul_desc input = {.m = rows, .n = in, .k = out, .accumulate = op->add_x,
-                                      .gelu = op->gelu_before >= 0 ? MATMUL_D_GELU : MATMUL_PLAIN};
+                                      .gelu = op->gelu_before >= 0 ? MATMUL_D_GELU : MATMUL_PLAIN,
+                                      .float8_a = gradient, .float8_b = value, .keeps_a = gradient_twice};
     TRY(KERNEL(g)->matmul_create(g->backend, &input, &op->input_plan));
-    const struct matmul_desc of_weight = {.m = out, .n = in, .k = rows, .transpose_a = true, .c_is_acc = true};
+    const struct matmul_desc of_weight = {.m = out, .n = in, .k = rows, .transpose_a = true, .c_is_acc = true,
+                                          .float8_a = gradient, .float8_b = value, .a_is_kept = gradient_twice};
     return KERNEL(g)->matmul_create(g->backend, &of_weight, &op->weight_plan);
 }
 

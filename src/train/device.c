@@ -31,8 +31,29 @@ static cairn_err open_named(const struct config *c, const char *name, int local_
 {
     const struct backend_options options = {.act = precision_types[c->precision], .threads = threads,
                                             .instruction_set = c->instruction_set, .device = local_rank,
+                                            .float8 = c->float8 == CONFIG_FLOAT8_LINEAR,
                                             .timed_products = c->algorithms == ALGORITHMS_TIMED};
     return backend_open(name, &options, out);
+}
+
+/* What is wrong with it whatever GPUs there are. */
+static cairn_err check_float8(const struct config *c)
+{
+    if (c->float8 == CONFIG_FLOAT8_NONE)
+        return CAIRN_OK;
+    if (c->precision != PRECISION_BFLOAT16)
+        return FAIL(CAIRN_ECONFIG, "float8: linear goes with precision: bfloat16 alone");
+    if (c->device == DEVICE_CPU || c->device == DEVICE_REFERENCE)
+        return FAIL(CAIRN_ECONFIG, "float8: linear needs a GPU; float8: none goes without one");
+    return CAIRN_OK;
+}
+
+/* Processors have no float8, and other numbers are not taken unasked. */
+static cairn_err open_processors(const struct config *c, int threads, const char *why, struct backend **out)
+{
+    if (c->float8 != CONFIG_FLOAT8_NONE)
+        return FAIL(CAIRN_ENODEVICE, "float8: linear needs a GPU, and device: auto has none%s%s", *why ? ": " : "", why);
+    return open_named(c, "cpu", 0, threads, out);
 }
 
 /* A GPU, *OUT NULL if there is none. That auto takes the processor instead needs no words where no GPU was to be expected: *WHY is empty. */
@@ -49,6 +70,7 @@ static void find_gpu(const struct config *c, int local_rank, int threads, struct
 cairn_err device_open_alone(const struct config *c, int local_rank, int threads, struct backend **out)
 {
     char why[512];
+    TRY(check_float8(c));
     switch ((enum config_device)c->device) {
     case DEVICE_CPU: return open_named(c, "cpu", local_rank, threads, out);
     case DEVICE_REFERENCE: return open_named(c, "reference", local_rank, threads, out);
@@ -61,9 +83,9 @@ cairn_err device_open_alone(const struct config *c, int local_rank, int threads,
         find_gpu(c, local_rank, threads, out, why, sizeof why);
     if (*out)
         return CAIRN_OK;
-    if (*why)
+    if (*why && c->float8 == CONFIG_FLOAT8_NONE)
         log_info("device: auto takes the processor: %s", why);
-    return open_named(c, "cpu", local_rank, threads, out);
+    return open_processors(c, threads, why, out);
 }
 
 /* How many ranks found a GPU, and the lowest one's reason that found none. */
@@ -90,22 +112,37 @@ cairn_err device_count_sharing(struct mesh *mesh, const struct backend *b, int *
     return mpi_allreduce(&shares, sharing, 1, MPI_INT, MPI_SUM, mesh->world, "comparing GPUs");
 }
 
-static cairn_err take_processors(const struct config *c, struct mesh *mesh, int threads, struct backend **out)
+static cairn_err take_processors(const struct config *c, struct mesh *mesh, int threads, const char *why, struct backend **out)
 {
     if (*out)
         (*out)->table->close(*out);
     *out = NULL;
-    return mesh_agree(mesh, open_named(c, "cpu", 0, threads, out));
+    return mesh_agree(mesh, open_processors(c, threads, why, out));
+}
+
+/* Why no GPUs are taken, of which FOUND ranks have one, for WHY_NOT; empty where none was to be expected. True: that should be mended. */
+static bool tell_why(const struct config *c, const struct mesh *mesh, int found, int sharing, const char *why_not, char *text, size_t size)
+{
+    const char *not_done = not_done_on_gpus(c);
+    *text = 0;
+    if (not_done && plugin_is_there("cuda"))
+        snprintf(text, size, "%s is not done on GPUs yet", not_done);
+    else if (sharing > 0)
+        snprintf(text, size, "%d of %d ranks would share a GPU with another (device: cuda has them do so)", sharing, mesh->size);
+    else if (found > 0)
+        snprintf(text, size, "only %d of %d ranks have a GPU%s%s", found, mesh->size, *why_not ? ": " : "", why_not);
+    else if (!not_done)
+        snprintf(text, size, "%s", why_not);
+    return found > 0;
 }
 
 static cairn_err open_automatic(const struct config *c, struct mesh *mesh, const struct job *job, int threads, struct backend **out)
 {
-    char why[512] = "";
-    const char *not_done = not_done_on_gpus(c);
+    char why[512] = "", text[768];
     int found = 0, sharing = 0;
     bool mine;
     *out = NULL;
-    if (!not_done) {
+    if (!not_done_on_gpus(c)) {
         find_gpu(c, job_local_rank(job), threads, out, why, sizeof why);
         TRY(count_found(mesh, *out != NULL, why, sizeof why, &found));
     }
@@ -113,16 +150,10 @@ static cairn_err open_automatic(const struct config *c, struct mesh *mesh, const
         TRY(device_count_sharing(mesh, *out, &sharing, &mine));
     if (found == mesh->size && sharing == 0)
         return CAIRN_OK;
-    if (mesh->rank == 0 && not_done && plugin_is_there("cuda"))
-        log_info("device: auto takes processors: %s is not done on GPUs yet", not_done);
-    else if (mesh->rank == 0 && sharing > 0)
-        log_warning("device: auto takes processors: %d of %d ranks would share a GPU with another (device: cuda has them do so)", sharing,
-                    mesh->size);
-    else if (mesh->rank == 0 && found > 0)
-        log_warning("device: auto takes processors: only %d of %d ranks have a GPU%s%s", found, mesh->size, *why ? ": " : "", why);
-    else if (mesh->rank == 0 && *why)
-        log_info("device: auto takes processors: %s", why);
-    return take_processors(c, mesh, threads, out);
+    bool warn = tell_why(c, mesh, found, sharing, why, text, sizeof text);
+    if (mesh->rank == 0 && *text && c->float8 == CONFIG_FLOAT8_NONE)
+        (warn ? log_warning : log_info)("device: auto takes processors: %s", text);
+    return take_processors(c, mesh, threads, text, out);
 }
 
 static cairn_err open_asked(const struct config *c, struct mesh *mesh, const struct job *job, int threads, struct backend **out)
@@ -149,6 +180,7 @@ static cairn_err go_near(struct mesh *mesh, const struct backend *b)
 
 cairn_err device_open(const struct config *c, struct mesh *mesh, const struct job *job, int threads, struct backend **out)
 {
+    TRY(mesh_agree(mesh, check_float8(c)));
     TRY((c->device == DEVICE_AUTO ? open_automatic : open_asked)(c, mesh, job, threads, out));
     return (*out)->table->host_memory ? CAIRN_OK : go_near(mesh, *out);
 }

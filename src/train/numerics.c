@@ -52,7 +52,8 @@ static cairn_err open_device(struct trainer *t, const struct before *b, int thre
     config.device = choose_device(t, b);
     cairn_err err = device_open(&config, t->mesh, t->job, threads, &t->backend);
     if (err && config.device != t->config->device)
-        return error_context(err, "the checkpoint was made on GPUs, and device: auto keeps to them (device: cpu goes on on processors)");
+        return error_context(err, config.device == DEVICE_CUDA ? "the checkpoint was made on GPUs, and device: auto keeps to them (device: cpu goes on on processors)"
+                                                               : "the checkpoint was made on processors, and device: auto keeps to them (device: cuda goes on on GPUs)");
     return err;
 }
 

@@ -40,6 +40,7 @@ struct choices {
     const struct bench_case *bench_case;
     const char *backend;
     enum dtype act;
+    bool float8; /* linear layers, beside bfloat16 */
     long threads, rounds;
     enum kernel kernel; /* KERNELS: all */
     bool split;         /* attention over split sequences instead of steps */
@@ -112,7 +113,8 @@ static cairn_err open_experts(struct bench *b)
 static cairn_err open_bench(struct bench *b)
 {
     const struct choices *c = &b->choices;
-    const struct backend_options options = {.act = c->act, .threads = (int)c->threads, .instruction_set = "auto", .timed_products = true};
+    const struct backend_options options = {.act = c->act, .threads = (int)c->threads, .instruction_set = "auto", .timed_products = true,
+                                            .float8 = c->float8};
     b->mesh = (struct mesh){.world = MPI_COMM_SELF, .size = 1, .nodes = 1};
     b->config.steps = 1000;
     b->config.optimizer.learning_rate = 1e-4;
@@ -298,8 +300,8 @@ static cairn_err check(const struct choices *c, const char *precision, int argum
 {
     if (arguments > 1)
         return FAIL(CAIRN_ECONFIG, "unexpected argument '%s'", argv[1]);
-    if (strcmp(precision, "float32") != 0 && strcmp(precision, "bfloat16") != 0)
-        return FAIL(CAIRN_ECONFIG, "--precision: expected float32 or bfloat16, found '%s'", precision);
+    if (strcmp(precision, "float32") != 0 && strcmp(precision, "bfloat16") != 0 && strcmp(precision, "float8") != 0)
+        return FAIL(CAIRN_ECONFIG, "--precision: expected float32, bfloat16 or float8, found '%s'", precision);
     if (c->threads < 0 || c->threads > THREADS_MAX)
         return FAIL(CAIRN_ECONFIG, "--threads: expected a number from 0 to %d, found %ld", THREADS_MAX, c->threads);
     if (c->rounds < 1 || c->rounds > ROUNDS_MAX)
@@ -313,7 +315,7 @@ static cairn_err read_choices(int argc, char **argv, struct choices *c, bool *he
     const struct option_spec options[] = {
         {0, "case", OPTION_STRING, &bench_case, "NAME", "124m, small, tiny, or a GPU's: 124m-gpu, 1.5b-gpu (124m)"},
         {0, "backend", OPTION_STRING, &c->backend, "NAME", "cpu, reference or cuda (cpu)"},
-        {0, "precision", OPTION_STRING, &precision, "TYPE", "float32 or bfloat16 (float32)"},
+        {0, "precision", OPTION_STRING, &precision, "TYPE", "float32, bfloat16, or float8: bfloat16 with linear layers in float8 (float32)"},
         {0, "threads", OPTION_INT, &c->threads, "N", "threads; 0: as many as may be used (2)"},
         {0, "rounds", OPTION_INT, &c->rounds, "N", "timed steps (5)"},
         {0, "kernel", OPTION_STRING, &kernel, "NAME", "print this one alone; the whole step runs all the same"},
@@ -330,7 +332,8 @@ static cairn_err read_choices(int argc, char **argv, struct choices *c, bool *he
     }
     TRY(check(c, precision, argc, argv));
     TRY(choose_case(bench_case, &c->bench_case));
-    c->act = strcmp(precision, "bfloat16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+    c->float8 = strcmp(precision, "float8") == 0;
+    c->act = strcmp(precision, "float32") == 0 ? DTYPE_F32 : DTYPE_BF16;
     return choose_kernel(kernel, &c->kernel);
 }
 

@@ -204,8 +204,9 @@ static void time_matmul_run(struct matmul *plan, void *c, const void *a, const v
     const struct matmul_desc *d = &plan_of(plan)->matmul;
     double m = (double)d->m, n = (double)d->n, k = (double)d->k, of_c = m * n * (d->c_is_acc ? timer.acc : timer.act);
     struct kernel_work work = {(m * k + k * n + (d->bias ? n : 0)) * timer.act + (d->accumulate ? of_c : 0), of_c, 2 * m * n * k};
-    record(KERNEL_matmul_run, call, work, "%lldx%lldx%lld %s%s%s%s", (long long)d->m, (long long)d->n, (long long)d->k,
-           d->transpose_a ? "a^T " : "a ", d->transpose_b ? "b^T" : "b", d->bias ? " + bias" : "", d->accumulate ? " + c" : "");
+    record(KERNEL_matmul_run, call, work, "%lldx%lldx%lld %s%s%s%s%s", (long long)d->m, (long long)d->n, (long long)d->k,
+           d->transpose_a ? "a^T " : "a ", d->transpose_b ? "b^T" : "b", d->bias ? " + bias" : "", d->accumulate ? " + c" : "",
+           matmul_is_float8(d) ? " f8" : "");
 }
 
 static void time_matmul_run_gelu(struct matmul *plan, void *c, void *inner, const void *a, const void *b, const void *bias)
@@ -215,8 +216,8 @@ static void time_matmul_run_gelu(struct matmul *plan, void *c, void *inner, cons
     bool forward = d->gelu == MATMUL_GELU;
     double m = (double)d->m, n = (double)d->n, k = (double)d->k, of_c = m * n * timer.act;
     struct kernel_work work = {(m * k + k * n + (d->bias ? n : 0)) * timer.act + (forward ? 0 : of_c), forward ? 2 * of_c : of_c, 2 * m * n * k};
-    record(KERNEL_matmul_run_gelu, call, work, "%lldx%lldx%lld %s", (long long)d->m, (long long)d->n, (long long)d->k,
-           forward ? "gelu" : "gelu's gradient");
+    record(KERNEL_matmul_run_gelu, call, work, "%lldx%lldx%lld %s%s", (long long)d->m, (long long)d->n, (long long)d->k,
+           forward ? "gelu" : "gelu's gradient", matmul_is_float8(d) ? " f8" : "");
 }
 
 static cairn_err time_attention_create(struct backend *b, const struct attention_desc *desc, struct attention **out)

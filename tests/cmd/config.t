@@ -17,6 +17,7 @@ seed: 1
 steps: 50
 device: auto
 precision: float32
+float8: none
 threads: 0
 instruction_set: auto
 algorithms: timed

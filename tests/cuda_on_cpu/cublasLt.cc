@@ -45,9 +45,14 @@ static algorithm algorithm_of(const cublasLtMatmulAlgo_t *opaque)
     return a;
 }
 
+static bool is_float8(int type)
+{
+    return type == CUDA_R_8F_E4M3 || type == CUDA_R_8F_E5M2;
+}
+
 static size_t size_of(int type)
 {
-    return type == CUDA_R_16BF ? 2 : 4;
+    return is_float8(type) ? 1 : type == CUDA_R_16BF ? 2 : 4;
 }
 
 /* One product, its descriptions copied. */
@@ -76,6 +81,32 @@ static bool known_epilogue(uint32_t e)
            (e & ~static_cast<uint32_t>(CUBLASLT_EPILOGUE_GELU_AUX_BIAS)) == 0;
 }
 
+/* What the manual asks of products in float8 on sm_90 ("cublasLtMatmul"), of matrices of bfloat16 or float32 as results. */
+static cublasStatus_t check_float8(const product &p)
+{
+    const cublasLtMatmulDescOpaque_t &o = p.operation;
+    static constexpr int SIDE = 16;
+    if (capability() < 89)
+        return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "float8 on a device of compute capability %d.%d", capability() / 10, capability() % 10);
+    if (!is_float8(p.a.type) || !is_float8(p.b.type) || (p.a.type == CUDA_R_8F_E5M2 && p.b.type == CUDA_R_8F_E5M2))
+        return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "types %d x %d", p.a.type, p.b.type);
+    if (p.c.type != p.d.type || (p.d.type != CUDA_R_16BF && p.d.type != CUDA_R_32F))
+        return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "a product in float8 with a result of type %d", p.d.type);
+    if (o.transpose_a != CUBLAS_OP_T || o.transpose_b != CUBLAS_OP_N)
+        return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "a product in float8 whose operands do not lie along k");
+    for (const cublasLtMatrixLayoutOpaque_t *l : {&p.a, &p.b, &p.c, &p.d})
+        if (l->order != CUBLASLT_ORDER_COL || l->rows % SIDE || l->columns % SIDE || static_cast<size_t>(l->ld) * size_of(l->type) % SIDE)
+            return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "a product in float8 with a matrix [%llu, %llu], %lld apart",
+                          static_cast<unsigned long long>(l->rows), static_cast<unsigned long long>(l->columns), static_cast<long long>(l->ld));
+    if (o.compute != CUBLAS_COMPUTE_32F || o.scale != CUDA_R_32F)
+        return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "compute type %d with scale type %d for float8", o.compute, o.scale);
+    if (o.epilogue != CUBLASLT_EPILOGUE_DEFAULT && o.epilogue != CUBLASLT_EPILOGUE_BIAS)
+        return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "epilogue %u with float8", o.epilogue);
+    if (o.epilogue == CUBLASLT_EPILOGUE_BIAS && (o.bias_type < 0 ? p.d.type : o.bias_type) != CUDA_R_16BF)
+        return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "a product in float8 with a bias that is not of bfloat16");
+    return CUBLAS_STATUS_SUCCESS;
+}
+
 /* The shape, checked. */
 static cublasStatus_t make_product(cublasLtMatmulDesc_t operation, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                                    cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d, product *p)
@@ -98,6 +129,10 @@ static cublasStatus_t make_product(cublasLtMatmulDesc_t operation, cublasLtMatri
             return refuse(CUBLAS_STATUS_INVALID_VALUE, "the result's shape is not that of the product");
     if (k != p->k || a->batch != b->batch)
         return refuse(CUBLAS_STATUS_INVALID_VALUE, "shapes of a and b do not fit");
+    if (is_float8(a->type) || is_float8(b->type))
+        return check_float8(*p);
+    if (operation->scale_a || operation->scale_b || operation->fast_sums)
+        return refuse(CUBLAS_STATUS_INVALID_VALUE, "scales or fast sums of what is not of float8");
     if (a->type != b->type || c->type != d->type || (a->type != CUDA_R_32F && a->type != CUDA_R_16BF) ||
         (d->type != CUDA_R_32F && d->type != CUDA_R_16BF) || (a->type == CUDA_R_32F && d->type == CUDA_R_16BF))
         return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "types %d x %d -> %d", a->type, b->type, d->type);
@@ -118,7 +153,8 @@ static uint64_t fingerprint(const product &p)
     uint64_t h = 1469598103934665603u;
     auto mix = [&h](int64_t x) { h = (h ^ static_cast<uint64_t>(x)) * 1099511628211u; h ^= h >> 29; };
     for (int64_t x : {p.m, p.n, p.k, static_cast<int64_t>(p.operation.compute), static_cast<int64_t>(p.operation.epilogue),
-                      static_cast<int64_t>(p.operation.transpose_a), static_cast<int64_t>(p.operation.transpose_b)})
+                      static_cast<int64_t>(p.operation.fast_sums), static_cast<int64_t>(p.operation.transpose_a),
+                      static_cast<int64_t>(p.operation.transpose_b)})
         mix(x);
     for (const cublasLtMatrixLayoutOpaque_t *l : layouts)
         for (int64_t x : {static_cast<int64_t>(l->type), static_cast<int64_t>(l->order), l->ld, l->batch_offset,
@@ -170,15 +206,36 @@ static float gelu_slope(float x)
     return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * 0.7978845608f * (1.0f + 3.0f * 0.044715f * x * x);
 }
 
+static element element_of(const product &p, int type)
+{
+    switch (type) {
+    case CUDA_R_8F_E4M3: return element::E4M3;
+    case CUDA_R_8F_E5M2: return element::E5M2;
+    case CUDA_R_16BF: return element::BFLOAT16;
+    default: return p.operation.compute == CUBLAS_COMPUTE_32F_FAST_TF32 ? element::TF32 : element::FLOAT32;
+    }
+}
+
 /* Sums over k of a's rows or of b's columns. */
 static void bias_gradient(const product &p, const operand &o, bool rows, void *to)
 {
     for (int64_t i = 0; i < (rows ? p.m : p.n); i++) {
         float sum = 0.0f;
         for (int64_t k = 0; k < p.k; k++)
-            sum += load(o.at, o.bf16 ? CUDA_R_16BF : CUDA_R_32F, rows ? i * o.row + k * o.column : k * o.row + i * o.column);
+            sum += load(o.at, o.type == element::BFLOAT16 ? CUDA_R_16BF : CUDA_R_32F,
+                        rows ? i * o.row + k * o.column : k * o.row + i * o.column);
         store(to, p.d.type, i, sum);
     }
+}
+
+/* What fast accumulation may leave of a sum: 13 bits of its fraction. */
+static float few_digits(float x)
+{
+    unsigned bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits &= 0xfffffc00u;
+    memcpy(&x, &bits, sizeof bits);
+    return x;
 }
 
 /* d = epilogue(alpha * r + beta * c) of one matrix of the batch */
@@ -188,12 +245,13 @@ static void finish(const product &p, const addresses &at, const float *r, int64_
     int bias_type = o.bias_type < 0 ? p.d.type : o.bias_type, aux_type = o.aux_type < 0 ? p.d.type : o.aux_type;
     const void *c = at.beta != 0.0f ? offset(at.c, p.c.type, batch * p.c.batch_offset) : nullptr;
     void *d = const_cast<void *>(offset(at.d, p.d.type, batch * p.d.batch_offset));
+    float scale = at.alpha * (o.scale_a ? *o.scale_a : 1.0f) * (o.scale_b ? *o.scale_b : 1.0f);
     int64_t c_row, c_column, d_row, d_column;
     strides(p.c, false, &c_row, &c_column);
     strides(p.d, false, &d_row, &d_column);
     for (int64_t j = 0; j < p.n; j++)
         for (int64_t i = 0; i < p.m; i++) {
-            float x = at.alpha * r[j * p.m + i];
+            float x = scale * (o.fast_sums ? few_digits(r[j * p.m + i]) : r[j * p.m + i]);
             int64_t aux = batch * o.aux_stride + j * o.aux_ld + i;
             if (c)
                 x += at.beta * load(c, p.c.type, i * c_row + j * c_column);
@@ -214,10 +272,9 @@ static void carry_out(const product &p, const algorithm &how, const addresses &a
 {
     size_t elements = static_cast<size_t>(p.m * p.n);
     std::unique_ptr<float[]> own(how.split_k > 1 ? nullptr : new float[elements]);
-    bool tf32 = p.operation.compute == CUBLAS_COMPUTE_32F_FAST_TF32, bf16 = p.a.type == CUDA_R_16BF;
     for (int64_t batch = 0; batch < p.a.batch; batch++) {
-        operand a = {offset(at.a, p.a.type, batch * p.a.batch_offset), bf16, tf32, 0, 0};
-        operand b = {offset(at.b, p.b.type, batch * p.b.batch_offset), bf16, tf32, 0, 0};
+        operand a = {offset(at.a, p.a.type, batch * p.a.batch_offset), element_of(p, p.a.type), 0, 0};
+        operand b = {offset(at.b, p.b.type, batch * p.b.batch_offset), element_of(p, p.b.type), 0, 0};
         strides(p.a, p.operation.transpose_a != CUBLAS_OP_N, &a.row, &a.column);
         strides(p.b, p.operation.transpose_b != CUBLAS_OP_N, &b.row, &b.column);
         if (p.operation.epilogue == CUBLASLT_EPILOGUE_BGRADA || p.operation.epilogue == CUBLASLT_EPILOGUE_BGRADB)
@@ -270,6 +327,9 @@ static cublasStatus_t check_addresses(const product &p, const algorithm &how, co
             return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "%s is at %p, but %d bytes of alignment were promised", matrices[i].name,
                           matrices[i].at, how.alignment[i]);
     }
+    for (const float *scale : {p.operation.scale_a, p.operation.scale_b})
+        if (scale && !within_allocation(scale, sizeof *scale))
+            return refuse(CUBLAS_STATUS_INVALID_VALUE, "a scale is not in one allocation of device memory");
     if (overlap(at.d, bytes_of(p.d), at.a, bytes_of(p.a)) || overlap(at.d, bytes_of(p.d), at.b, bytes_of(p.b)))
         return refuse(CUBLAS_STATUS_INVALID_VALUE, "the result lies over a or b");
     if (p.operation.epilogue & CUBLASLT_EPILOGUE_BIAS) {
@@ -336,6 +396,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     if (cublasStatus_t status = make_product(operation, a, b, c, d, &p))
         return status;
     const cublasLtMatrixLayoutOpaque_t *layouts[] = {a, b, c, d};
+    for (int i = 0; i < 4 && is_float8(a->type); i++)
+        if (preference->alignment[i] < 16)
+            return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "an alignment of %u bytes for a product in float8", preference->alignment[i]);
     for (int i = 0; i < 4; i++)
         if (preference->alignment[i] < size_of(layouts[i]->type))
             return refuse(CUBLAS_STATUS_INVALID_VALUE, "an alignment of %u bytes for elements of %zu", preference->alignment[i],

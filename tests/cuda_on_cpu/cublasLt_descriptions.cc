@@ -130,6 +130,9 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t o, cublasLtMa
     case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE: ok = set(&o->aux_stride, sizeof o->aux_stride, from, bytes); break;
     case CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET: ok = set(&o->processors, sizeof o->processors, from, bytes); break;
     case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE: ok = set(&o->aux_type, sizeof o->aux_type, from, bytes); break;
+    case CUBLASLT_MATMUL_DESC_A_SCALE_POINTER: ok = set(&o->scale_a, sizeof o->scale_a, from, bytes); break;
+    case CUBLASLT_MATMUL_DESC_B_SCALE_POINTER: ok = set(&o->scale_b, sizeof o->scale_b, from, bytes); break;
+    case CUBLASLT_MATMUL_DESC_FAST_ACCUM: ok = set(&o->fast_sums, sizeof o->fast_sums, from, bytes); break;
     case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE: ok = set(&o->bias_type, sizeof o->bias_type, from, bytes); break;
     }
     return ok ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;

@@ -24,6 +24,8 @@ struct cublasLtMatmulDescOpaque_t {
     void *bias, *aux;
     int64_t bias_stride, aux_ld, aux_stride;
     int32_t bias_type, aux_type, processors; /* types -1: as D */
+    const float *scale_a, *scale_b; /* of float8; NULL: 1 */
+    int8_t fast_sums;
 };
 
 struct cublasLtMatmulPreferenceOpaque_t {

@@ -54,6 +54,11 @@ int device_count()
     return static_cast<int>(devices().size());
 }
 
+int capability()
+{
+    return static_cast<int>(environment("CUDA_ON_CPU_CAPABILITY", 90));
+}
+
 static int place_of(int device)
 {
     return devices()[static_cast<size_t>(device)];
@@ -190,7 +195,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device)
     p->sharedMemPerBlockOptin = SHARED_OPTIN;
     p->sharedMemPerMultiprocessor = SHARED_OPTIN + 1024;
     p->reservedSharedMemPerBlock = 1024;
-    p->major = 9;
+    p->major = capability() / 10;
+    p->minor = capability() % 10;
     p->multiProcessorCount = static_cast<int>(environment("CUDA_ON_CPU_PROCESSORS", 5));
     p->warpSize = 32;
     p->regsPerBlock = p->regsPerMultiprocessor = 65536;
@@ -260,7 +266,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, const void *kernel)
     a->maxDynamicSharedSizeBytes = found == dynamic_shared_most.end() ? SHARED_DEFAULT : found->second;
     a->maxThreadsPerBlock = THREADS_PER_BLOCK;
     a->numRegs = 32;
-    a->ptxVersion = a->binaryVersion = 90;
+    a->ptxVersion = a->binaryVersion = static_cast<int>(environment("CUDA_ON_CPU_CODE", 90));
     return cudaSuccess;
 }
 

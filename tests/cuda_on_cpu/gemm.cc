@@ -4,6 +4,10 @@
 
 #include <vector>
 
+extern "C" {
+#include "kernels/float8.h"
+}
+
 namespace cuda_on_cpu {
 
 /* A tile of the result. */
@@ -11,13 +15,29 @@ static constexpr int64_t PANEL_M = 16, PANEL_N = 4;
 
 typedef float lanes16 __attribute__((vector_size(PANEL_M * sizeof(float))));
 
-static float element(const operand &o, int64_t i, int64_t j)
+struct float8_values {
+    float of[2][256];
+    float8_values()
+    {
+        for (int bits = 0; bits < 256; bits++) {
+            of[0][bits] = static_cast<float>(float8_to(FLOAT8_E4M3, static_cast<uint8_t>(bits)));
+            of[1][bits] = static_cast<float>(float8_to(FLOAT8_E5M2, static_cast<uint8_t>(bits)));
+        }
+    }
+};
+static const float8_values decoded;
+
+static float value(const operand &o, int64_t i, int64_t j)
 {
     int64_t at = i * o.row + j * o.column;
-    if (o.bf16)
-        return __uint_as_float(static_cast<unsigned>(static_cast<const unsigned short *>(o.at)[at]) << 16);
-    float x = static_cast<const float *>(o.at)[at];
-    return o.tf32 ? __uint_as_float((__float_as_uint(x) + 0x1000) & 0xffffe000u) : x;
+    switch (o.type) {
+    case element::BFLOAT16: return __uint_as_float(static_cast<unsigned>(static_cast<const unsigned short *>(o.at)[at]) << 16);
+    case element::E4M3: return decoded.of[0][static_cast<const unsigned char *>(o.at)[at]];
+    case element::E5M2: return decoded.of[1][static_cast<const unsigned char *>(o.at)[at]];
+    case element::TF32: return __uint_as_float((__float_as_uint(static_cast<const float *>(o.at)[at]) + 0x1000) & 0xffffe000u);
+    case element::FLOAT32: break;
+    }
+    return static_cast<const float *>(o.at)[at];
 }
 
 /* Rows [0, M) of columns [FIRST, FIRST + K) in panels of PANEL_M rows, each column by column; zeros beyond M. */
@@ -26,7 +46,7 @@ static void pack_left(float *to, const operand &a, int64_t m, int64_t first, int
     for (int64_t i = 0; i < m; i += PANEL_M, to += PANEL_M * k)
         for (int lane = 0; lane < PANEL_M; lane++)
             for (int64_t j = 0; j < k; j++)
-                to[j * PANEL_M + lane] = i + lane < m ? element(a, i + lane, first + j) : 0.0f;
+                to[j * PANEL_M + lane] = i + lane < m ? value(a, i + lane, first + j) : 0.0f;
 }
 
 static void pack_right(float *to, const operand &b, int64_t n, int64_t first, int64_t k)
@@ -34,7 +54,7 @@ static void pack_right(float *to, const operand &b, int64_t n, int64_t first, in
     for (int64_t j = 0; j < n; j += PANEL_N, to += PANEL_N * k)
         for (int lane = 0; lane < PANEL_N; lane++)
             for (int64_t i = 0; i < k; i++)
-                to[i * PANEL_N + lane] = j + lane < n ? element(b, first + i, j + lane) : 0.0f;
+                to[i * PANEL_N + lane] = j + lane < n ? value(b, first + i, j + lane) : 0.0f;
 }
 
 /* sums[PANEL_N][PANEL_M] = the product of two panels */

@@ -8,10 +8,13 @@
 #pragma GCC visibility push(hidden)
 namespace cuda_on_cpu {
 
+/* TF32: float32, rounded to 10 bits first. */
+enum class element { FLOAT32, TF32, BFLOAT16, E4M3, E5M2 };
+
 /* Element (i, j) is number i * row + j * column of AT. */
 struct operand {
     const void *at;
-    bool bf16, tf32; /* what the elements are; TF32: float32, rounded to 10 bits first */
+    enum element type;
     int64_t row, column;
 };
 

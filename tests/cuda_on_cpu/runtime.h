@@ -22,6 +22,7 @@ cudaError_t usable();
 cudaError_t failed(cudaError_t error);
 int device_count();
 int current_device(); /* of this host thread */
+int capability();     /* of all devices, times ten */
 /* From now on every call fails. */
 void fail_for_good(cudaError_t);
 unsigned long long environment(const char *name, unsigned long long otherwise);

@@ -3,6 +3,10 @@
 
 #include <cublasLt.h>
 
+extern "C" {
+#include "kernels/float8.h"
+}
+
 struct shape {
     uint64_t m, n, k;
     bool transpose_a, transpose_b, bias, accumulate;
@@ -124,4 +128,91 @@ void library_wants_what_was_promised()
     cublasLtMatrixLayoutSetAttribute(p.c, CUBLASLT_MATRIX_LAYOUT_TYPE, &type, sizeof type);
     ENSURE(run(a.at) == CUBLAS_STATUS_NOT_SUPPORTED);
     forget(&p);
+}
+
+/* A product in float8; the usual one, and what may be wrong with it. */
+struct float8_case {
+    cudaDataType_t a = CUDA_R_8F_E4M3, b = CUDA_R_8F_E4M3, result = CUDA_R_32F;
+    uint64_t side = 32;
+    cublasOperation_t transpose_a = CUBLAS_OP_T;
+    cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+    uint32_t alignment = 16;
+    const float *scale = nullptr; /* of a; NULL: one of the device */
+};
+
+static library_product describe_float8(const float8_case &c, const float *scale_a, const float *scale_b)
+{
+    library_product p = {};
+    int64_t side = static_cast<int64_t>(c.side);
+    ENSURE(cublasLtCreate(&p.handle) == CUBLAS_STATUS_SUCCESS);
+    ENSURE(cublasLtMatmulDescCreate(&p.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS);
+    cublasLtMatmulDescSetAttribute(p.operation, CUBLASLT_MATMUL_DESC_TRANSA, &c.transpose_a, sizeof c.transpose_a);
+    cublasLtMatmulDescSetAttribute(p.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &c.epilogue, sizeof c.epilogue);
+    cublasLtMatmulDescSetAttribute(p.operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &scale_a, sizeof scale_a);
+    cublasLtMatmulDescSetAttribute(p.operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &scale_b, sizeof scale_b);
+    cublasLtMatrixLayoutCreate(&p.a, c.a, c.side, c.side, side);
+    cublasLtMatrixLayoutCreate(&p.b, c.b, c.side, c.side, side);
+    cublasLtMatrixLayoutCreate(&p.c, c.result, c.side, c.side, side);
+    return p;
+}
+
+static cublasStatus_t find_float8(library_product *p, uint32_t alignment)
+{
+    cublasLtMatmulPreference_t preference;
+    cublasLtMatmulPreferenceCreate(&preference);
+    for (int i = 0; i < 4; i++)
+        cublasLtMatmulPreferenceSetAttribute(
+            preference, static_cast<cublasLtMatmulPreferenceAttributes_t>(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES + i), &alignment,
+            sizeof alignment);
+    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(p->handle, p->operation, p->a, p->b, p->c, p->c, preference, 8, p->results, &p->count);
+    cublasLtMatmulPreferenceDestroy(preference);
+    return status;
+}
+
+/* Whole numbers up to 8, which both types have, times scales that are powers of two: all sums are exact. */
+static cublasStatus_t multiply_float8(const float8_case &c)
+{
+    size_t side = c.side;
+    device_array<unsigned char> a(side * side), b(side * side);
+    device_array<float> d(side * side), scales(2);
+    float one = 1.0f, zero = 0.0f;
+    scales.host = {4.0f, 0.125f};
+    for (uint32_t i = 0; i < side * side; i++) {
+        a.host[i] = float8_from(c.a == CUDA_R_8F_E4M3 ? FLOAT8_E4M3 : FLOAT8_E5M2, 8 * small(i));
+        b.host[i] = float8_from(c.b == CUDA_R_8F_E4M3 ? FLOAT8_E4M3 : FLOAT8_E5M2, 8 * small(7000 + i));
+    }
+    a.put();
+    b.put();
+    scales.put();
+    library_product p = describe_float8(c, c.scale ? c.scale : scales.at, scales.at + 1);
+    cublasStatus_t status = find_float8(&p, c.alignment);
+    if (status == CUBLAS_STATUS_SUCCESS)
+        status = cublasLtMatmul(p.handle, p.operation, &one, a.at, p.a, b.at, p.b, &zero, d.at, p.c, d.at, p.c, &p.results[0].algo, nullptr, 0,
+                                nullptr);
+    d.get();
+    for (size_t i = 0; i < side && status == CUBLAS_STATUS_SUCCESS && c.result == CUDA_R_32F; i++)
+        for (size_t j = 0; j < side; j++) {
+            float sum = 0.0f;
+            for (uint32_t k = 0; k < side; k++)
+                sum += 64 * small(static_cast<uint32_t>(i * side) + k) * small(7000 + static_cast<uint32_t>(j * side) + k);
+            ENSURE(d.host[j * side + i] == 0.5f * sum);
+        }
+    forget(&p);
+    return status;
+}
+
+void library_multiplies_float8()
+{
+    const cudaDataType_t e4m3 = CUDA_R_8F_E4M3, e5m2 = CUDA_R_8F_E5M2, bf16 = CUDA_R_16BF;
+    float here = 1.0f;
+    ENSURE(multiply_float8({}) == CUBLAS_STATUS_SUCCESS);
+    ENSURE(multiply_float8({.a = e5m2}) == CUBLAS_STATUS_SUCCESS && multiply_float8({.b = e5m2}) == CUBLAS_STATUS_SUCCESS);
+    ENSURE(multiply_float8({.result = bf16}) == CUBLAS_STATUS_SUCCESS);
+    for (const float8_case &wrong : {float8_case{.a = e5m2, .b = e5m2}, float8_case{.b = bf16}, float8_case{.result = e4m3}, float8_case{.side = 24},
+                                     float8_case{.transpose_a = CUBLAS_OP_N}, float8_case{.epilogue = CUBLASLT_EPILOGUE_GELU_AUX},
+                                     float8_case{.epilogue = CUBLASLT_EPILOGUE_BIAS}, float8_case{.alignment = 8}})
+        ENSURE(multiply_float8(wrong) == CUBLAS_STATUS_NOT_SUPPORTED);
+    ENSURE(multiply_float8({.scale = &here}) == CUBLAS_STATUS_INVALID_VALUE);
+    setenv("CUDA_ON_CPU_CAPABILITY", "80", 1);
+    ENSURE(multiply_float8({}) == CUBLAS_STATUS_NOT_SUPPORTED);
 }

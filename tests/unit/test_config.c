@@ -334,7 +334,7 @@ Test(config, round_trip)
     struct config a, b;
     char *overrides[] = {
         "name=null", "run_dir=/tmp/ü \"q\" \\ #: \t\xe2\x80\xa8 x", "seed=9223372036854775807", "steps=123456789012", "device=cpu",
-        "precision=bfloat16", "threads=3", "instruction_set=v3", "trace=true", "data.path=~", "data.prefetch=9", "batch.microbatches=16",
+        "precision=bfloat16", "float8=linear", "threads=3", "instruction_set=v3", "trace=true", "data.path=~", "data.prefetch=9", "batch.microbatches=16",
         "batch.samples=3", "model.layers=5", "model.width=99", "model.heads=11", "model.context=17", "model.vocabulary=300",
         "model.tied=false", "model.experts=6", "model.expert_choices=3", "model.capacity_factor=1.75", "model.balance_loss=0.02",
         "model.router_z_loss=0.001", "parallel.expert=3", "model.dropout=0.1234567890123456789", "optimizer.learning_rate=3.3333333333333333e-4",
@@ -383,12 +383,12 @@ static char *printed(void (*print)(FILE *out))
 Test(config, changes_that_decide_the_result)
 {
     struct config before, now;
-    char *overrides[] = {"seed=2", "model.dropout=0.1", "optimizer.learning_rate=0.01", "batch.samples=2", "precision=bfloat16", "log.every=7",
+    char *overrides[] = {"seed=2", "model.dropout=0.1", "optimizer.learning_rate=0.01", "batch.samples=2", "precision=bfloat16", "float8=linear", "log.every=7",
                          "threads=3", "run_dir=elsewhere", "data.path=y.h5"};
     cr_assert_eq(load(&before, PATH), CAIRN_OK);
     cr_assert_eq(config_load(&now, "gpt.yaml", PATH, sizeof overrides / sizeof overrides[0], overrides), CAIRN_OK);
     char *changes = config_changes(&before, &now), *none = config_changes(&now, &now);
-    cr_expect_str_eq(changes, "seed 2 (was 1), precision bfloat16 (was float32), batch.samples 2 (was 4), model.dropout 0.1 (was 0), "
+    cr_expect_str_eq(changes, "seed 2 (was 1), precision bfloat16 (was float32), float8 linear (was none), batch.samples 2 (was 4), model.dropout 0.1 (was 0), "
                               "optimizer.learning_rate 0.01 (was 0.001)");
     cr_expect_str_eq(none, "");
     free(changes);

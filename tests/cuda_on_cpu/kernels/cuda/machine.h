@@ -7,6 +7,10 @@
 
 #include <cstdint>
 
+extern "C" {
+#include "kernels/float8.h"
+}
+
 template <typename T> inline T *dynamic_shared()
 {
     return reinterpret_cast<T *>(::cuda_on_cpu::dynamic_shared);
@@ -38,6 +42,16 @@ inline uint32_t pack_bf16(float first, float second)
 {
     return __bfloat16_as_ushort(__float2bfloat16_rn(first)) |
            static_cast<uint32_t>(__bfloat16_as_ushort(__float2bfloat16_rn(second))) << 16;
+}
+
+inline uint32_t pack_e4m3(float first, float second)
+{
+    return float8_from(FLOAT8_E4M3, first) | static_cast<uint32_t>(float8_from(FLOAT8_E4M3, second)) << 8;
+}
+
+inline uint32_t pack_e5m2(float first, float second)
+{
+    return float8_from(FLOAT8_E5M2, first) | static_cast<uint32_t>(float8_from(FLOAT8_E5M2, second)) << 8;
 }
 
 namespace cuda_on_cpu {
