@@ -209,13 +209,14 @@ struct backend_table {
     void (*lane)(struct backend *, enum backend_lane);
     /* The lane's calls from now on come after what was called before mark_set; one that was never set is no wait. */
     void (*mark_wait)(const struct backend_mark *);
-    /* Calls of kernels, products, copy and zero from now on are kept instead of carried out, until record_end, which returns them. False: it cannot
-     * be done, now or at all. So NULL: what was called has to be called again. Each kernel and product must have been carried out once before. */
+    /* Calls of kernels, products, copy and zero from now on are kept instead of carried out, until record_end, which returns them. record_begin
+     * returns false where nothing can be recorded now; record_end NULL where something could not be: then nothing was done, and all of it has to be
+     * called again. Each kernel and product must have been carried out once before. */
     bool (*record_begin)(struct backend *);
     struct backend_recording *(*record_end)(struct backend *);
     /* Carries them out, of LANE_COMPUTE, which costs as much as one call. What they read and write must be where it was. */
     void (*replay)(struct backend_recording *);
-    void (*recording_destroy)(struct backend_recording *); /* when they are done */
+    void (*recording_destroy)(struct backend_recording *); /* calls under way go on */
     /* From now on the device notes when it carries out each kernel, product, copy, clearing and what links do, of MOST calls between two
      * takes. What a step needs is there after the first one. Changes no result, and costs some microseconds a call; nothing before. */
     cairn_err (*spans_open)(struct backend *, int64_t most);
@@ -412,6 +413,7 @@ struct backend_options {
     const char *instruction_set; /* "auto", or the highest to use: "baseline", "v3", "v4" */
     bool timed_products;     /* of a device: a product's algorithm is the fastest of some that are tried; else the library's first */
     bool float8;             /* linear layers are to be computed in float8: the backend must be able to, and its signature says so */
+    bool waits_for_ranks;    /* of a device: kernels that wait for other ranks run beside others: no code is loaded late, which could wait for them */
     int device;              /* of those that this process sees, where the backend is a device; taken modulo how many there are */
 };
 

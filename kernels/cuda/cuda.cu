@@ -212,11 +212,21 @@ static cairn_err open_device(struct cuda *cuda)
     return CAIRN_OK;
 }
 
+/* What CUDA reads when it is called first; what the user has set stays. Streams that share one of a GPU's queues, of which there are 8 else, wait
+ * for each other. */
+static void set_environment(const struct backend_options *options)
+{
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+    if (options->waits_for_ranks)
+        setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+}
+
 extern "C" cairn_err cairn_backend_open(const struct backend_options *options, struct backend **backend)
 {
     if (options->act != DTYPE_F32 && options->act != DTYPE_BF16)
         return FAIL(CAIRN_EUNSUPPORTED, "the cuda backend computes in float32 and bfloat16, not in %s", dtype_name(options->act));
     int count = 0;
+    set_environment(options);
     TRY(count_devices(&count));
     struct cuda *cuda = static_cast<struct cuda *>(calloc(1, sizeof *cuda));
     if (cuda == nullptr)

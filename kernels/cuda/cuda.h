@@ -107,7 +107,7 @@ void launch(struct cuda *cuda, const char *what, void (*kernel)(Parameters...), 
 /* Whether this thread's calls are recorded now. */
 static inline bool recording_is_on(const struct cuda *cuda)
 {
-    return cuda->stream == cuda->recorder && cuda->recorder != nullptr && pthread_equal(pthread_self(), cuda->owner);
+    return pthread_equal(pthread_self(), cuda->owner) && cuda->recorder != nullptr && cuda->stream == cuda->recorder;
 }
 
 /* Of calls that cannot be recorded: true, and nothing will be replayed, where they are met with in a recording. */

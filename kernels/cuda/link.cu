@@ -43,6 +43,7 @@ static struct nccl {
     decltype(&ncclSend) Send;
     decltype(&ncclRecv) Recv;
     decltype(&ncclAllReduce) AllReduce;
+    int version;
     bool loaded;
 } nccl;
 
@@ -94,6 +95,7 @@ static cairn_err load()
         return FAIL(CAIRN_EUNSUPPORTED, "%s cannot be used: %s", library_name, text_of(result, nullptr));
     if (version < VERSION_LEAST)
         return FAIL(CAIRN_EUNSUPPORTED, "%s is too old: version %d, at least %d is needed", library_name, version, VERSION_LEAST);
+    nccl.version = version;
     nccl.loaded = true;
     return CAIRN_OK;
 }
@@ -104,6 +106,20 @@ static bool was_taken(ncclResult_t result)
     return result == ncclSuccess || result == ncclInProgress;
 }
 
+/* An abort waits for its communicator's stream, which may wait for another communicator's kernels: all of them are told before one is waited
+ * for, as a group since NCCL 2.22. */
+static void abort_all(struct cuda *cuda)
+{
+    bool grouped = nccl.version >= NCCL_VERSION(2, 22, 0) && nccl.GroupStart() == ncclSuccess;
+    for (struct backend_link *l = cuda->links; l != nullptr; l = l->next) {
+        if (l->comm != nullptr)
+            nccl.CommAbort(l->comm);
+        l->comm = nullptr;
+    }
+    if (grouped)
+        nccl.GroupEnd();
+}
+
 static void give_up(struct cuda *cuda, const char *why)
 {
     if (cuda->link_error[0] == '\0')
@@ -112,11 +128,7 @@ static void give_up(struct cuda *cuda, const char *why)
         if (cudaStreamQuery(lane) != cudaErrorNotReady)
             cuda_ok(cuda, cudaGetLastError(), "calls under way");
     cuda_ok(cuda, cudaErrorUnknown, link_name);
-    for (struct backend_link *l = cuda->links; l != nullptr; l = l->next) {
-        if (l->comm != nullptr)
-            nccl.CommAbort(l->comm);
-        l->comm = nullptr;
-    }
+    abort_all(cuda);
 }
 
 /* Whether the link's calls so far were taken; false, and all links are given up, if it has failed. */

@@ -96,7 +96,7 @@ struct step {
     /* On a device, of the run of steps that begins here: recorded.c. */
     struct recorded *recorded;
     int recordings;
-    bool warm; /* its kernels were started before */
+    unsigned warm; /* bit 0, bit 1: its kernels were started before, with dropout or without */
 };
 
 struct graph {

@@ -1,5 +1,5 @@
-/* Runs of steps that a device is given at once. The first time a run's kernels are started one by one, then recorded and replayed, as long
- * as all that they are told is the same: where a microbatch's activations, tokens, parameters and gradients are. */
+/* Runs of steps that a device is given at once. The first time a run's kernels are started one by one; then they are recorded and replayed,
+ * whenever all that they are told is the same: where a microbatch's activations, tokens, parameters and gradients are. */
 #include "graph/graph_internal.h"
 
 #include <stdlib.h>
@@ -48,7 +48,7 @@ int graph_recorded_end(const struct graph *g, int first, int end)
     return s;
 }
 
-enum { WORDS_OF_A_RUN = 5, WORDS_OF_A_STEP = 3 * OP_PARAMETERS };
+enum { WORDS_OF_A_RUN = 5, WORDS_OF_A_STEP = 2 * OP_PARAMETERS };
 
 cairn_err graph_prepare_recording(struct graph *g)
 {
@@ -80,8 +80,8 @@ static size_t describe(struct graph *g, int first, int end)
             if (id < 0)
                 continue;
             *to++ = word(parameter_data(g, id));
-            for (int lookup = 0; lookup < 2 && op_writes_weights(op, g->steps[s].kind); lookup++)
-                *to++ = word(parameter_gradient(g, id, lookup));
+            if (op_writes_weights(op, g->steps[s].kind))
+                *to++ = word(parameter_gradient(g, id, k == 0 && op->is_lookup));
         }
     }
     return (size_t)(to - g->told);
@@ -94,18 +94,24 @@ static struct recorded *find(const struct graph *g, struct recorded *list, size_
     return list;
 }
 
+/* Training and evaluation start other kernels where there is dropout. */
+static unsigned kernels_of(const struct graph *g)
+{
+    return 1u << g->dropping;
+}
+
 /* NULL: RUN was not carried out. */
 static struct recorded *record(struct graph *g, int first, int end, graph_steps_fn *run, size_t words)
 {
     const struct backend_table *table = g->backend->table;
     struct step *step = &g->steps[first];
-    if (!step->warm || step->recordings == RECORDINGS_OF_A_RUN || !table->record_begin(g->backend))
+    if (!(step->warm & kernels_of(g)) || step->recordings == RECORDINGS_OF_A_RUN || !table->record_begin(g->backend))
         return NULL;
     run(g, first, end);
     struct backend_recording *recording = table->record_end(g->backend);
     struct recorded *r = recording ? calloc(1, sizeof *r + words * sizeof *r->told) : NULL;
     if (!recording)
-        log_warning("kernels are started one by one: the GPU's driver could not record them");
+        log_warning("kernels are started one by one: the GPU could not record them");
     if (!r) {
         table->recording_destroy(recording);
         return NULL;
@@ -128,7 +134,7 @@ void graph_run_recorded(struct graph *g, int first, int end, graph_steps_fn *run
         g->backend->table->replay(r->recording);
     else
         run(g, first, end);
-    step->warm = true;
+    step->warm |= kernels_of(g);
 }
 
 void graph_forget_recorded(struct graph *g)
@@ -142,5 +148,6 @@ void graph_forget_recorded(struct graph *g)
             free(r);
         }
         step->recordings = 0;
+        step->warm = 0;
     }
 }

@@ -143,8 +143,8 @@ void job_leave_because(struct job *job, int code, const char *reason)
     _exit(code);
 }
 
-/* At an abort mpiexec ends without reading what is left in its pipes: the line that says why might be lost. No event tells that a pipe is
- * empty. */
+/* At an abort mpiexec ends without reading what is left in its pipes: the line that says why was lost now and then. No event tells that a pipe
+ * is empty. */
 static void wait_until_read(int fd)
 {
     static const struct timespec a_while = {.tv_nsec = 1000000};

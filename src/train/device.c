@@ -31,7 +31,7 @@ static cairn_err open_named(const struct config *c, const char *name, int local_
 {
     const struct backend_options options = {.act = precision_types[c->precision], .threads = threads,
                                             .instruction_set = c->instruction_set, .device = local_rank,
-                                            .float8 = c->float8 == CONFIG_FLOAT8_LINEAR,
+                                            .float8 = c->float8 == CONFIG_FLOAT8_LINEAR, .waits_for_ranks = c->parallel.pipeline > 1,
                                             .timed_products = c->algorithms == ALGORITHMS_TIMED};
     return backend_open(name, &options, out);
 }

@@ -16,8 +16,9 @@ enum message_direction { MESSAGE_FORWARD, MESSAGE_BACKWARD }; /* to the next sta
 cairn_err messages_open(struct group *pipeline, struct backend *backend, size_t bytes, int depth, struct messages **out);
 void messages_close(struct messages *messages);
 
-/* PEER: the neighbour in DIRECTION. Copies DATA and returns, unless DEPTH messages are still on their way: then it waits for the oldest. */
+/* To the neighbour in DIRECTION, PEER. Copies DATA and returns, unless DEPTH messages are still on their way: then it waits for the oldest. */
 cairn_err messages_send(struct messages *messages, enum message_direction direction, int peer, const void *data, size_t bytes);
+/* From the neighbour that sends in DIRECTION, PEER. */
 cairn_err messages_receive(struct messages *messages, enum message_direction direction, int peer, void *data, size_t bytes);
 
 #endif

@@ -220,7 +220,7 @@ cairn_err trainer_restore(struct trainer *t)
         checkpoint_facts_free(&facts);
         return err;
     }
-    int64_t updates = step == facts.step ? trainer_updates(&facts) : step; /* else moments begin from zero */
+    int64_t updates = trainer_updates(&facts);
     const struct weights_rounding rounding = optimizer_rounding(t->config, updates);
     for (int i = 0; i < t->weights_count; i++)
         weights_refresh(&t->weights[i], &rounding);
@@ -228,7 +228,7 @@ cairn_err trainer_restore(struct trainer *t)
         TRY(mesh_agree(t->mesh, gradient_share_parameters(t->gradient)));
     t->step = step;
     t->committed = facts.step;
-    t->extra_updates = updates - step;
+    t->extra_updates = step == facts.step ? updates - step : 0; /* else moments begin from zero */
     if (t->mesh->rank == 0) {
         job_report_restored(t->job, step);
         log_info("goes on from the checkpoint of step %lld (read in %.2f s)", (long long)facts.step, clock_seconds() - begin);

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <set>
 #include <unordered_map>
 #include <vector>
 
@@ -277,6 +278,18 @@ static bool launchable(dim3 grid, dim3 block)
            threads <= THREADS_PER_BLOCK && block.z <= 64;
 }
 
+/* A kernel whose code is loaded while its launch is captured may fail. Invalidates the capture. */
+static bool may_capture(cudaStream_t stream, const void *kernel)
+{
+    static std::set<const void *> loaded;
+    cudaStreamCaptureStatus status;
+    if (cudaStreamIsCapturing(stream, &status) != cudaSuccess || status == cudaStreamCaptureStatusNone) {
+        loaded.insert(kernel);
+        return true;
+    }
+    return loaded.count(kernel) > 0 || cudaStreamSynchronize(stream) == cudaSuccess;
+}
+
 cudaError_t cuda_on_cpu::launch_kernel(const cudaLaunchConfig_t *config, const void *kernel, void (*body)(void *),
                                        void *arguments_given, void (*discard)(void *))
 {
@@ -289,5 +302,7 @@ cudaError_t cuda_on_cpu::launch_kernel(const cudaLaunchConfig_t *config, const v
     auto found = dynamic_shared_most.find(kernel);
     if (shared > static_cast<size_t>(found == dynamic_shared_most.end() ? SHARED_DEFAULT : found->second))
         return failed(cudaErrorInvalidValue);
+    if (!may_capture(config->stream, kernel))
+        return failed(cudaErrorStreamCaptureUnsupported);
     return failed(enqueue_launch(config->stream, [=] { run_grid(grid, block, shared, body, arguments.get(), kernel); }));
 }

@@ -438,8 +438,13 @@ static void graphs_replay()
     cudaGraph_t graph;
     cudaGraphExec_t ready;
     device_array<float> a(32);
-    cudaMemset(a.at, 0, 128);
     ENSURE(cudaStreamCreate(&stream) == cudaSuccess);
+    ENSURE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+    ENSURE(start(scale_and_add, 1, 32, 0, stream, a.at, 2.0f, 0.0f) == cudaErrorStreamCaptureUnsupported); /* it was never started */
+    ENSURE(cudaStreamEndCapture(stream, &graph) == cudaErrorStreamCaptureInvalidated);
+    start(scale_and_add, 1, 32, 0, stream, a.at, 0.0f, 0.0f);
+    cudaStreamSynchronize(stream);
+    cudaMemset(a.at, 0, 128);
     ENSURE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
     start(scale_and_add, 1, 32, 0, stream, a.at, 2.0f, 0.0f);
     start(scale_and_add, 1, 32, 0, stream, a.at, 1.0f, 1.0f);

@@ -28,7 +28,7 @@ alike() {
     [ ! -e given ] || sort given | uniq -c >>train.log
     if [ "$emulated" = yes ]; then
         given=$(graphs)
-        [ "$alone" -eq 0 ] && [ "$given" -gt 0 ] && pass "$name: in graphs, $given" || fail "$name: in graphs" train.log
+        [ "$alone" -eq 0 ] && [ "$given" -gt 0 ] && ! grep -q 'could not record' train.log && pass "$name: in graphs, $given" || fail "$name: in graphs" train.log
     fi
     rm -rf single graphs given
 }
@@ -37,9 +37,9 @@ train 1 run_dir=first device=cuda || { fail "a GPU trains" train.log; finish; ex
 grep -q 'CUDA on the processor' train.log && emulated=yes || emulated=no
 train 1 run_dir=processor device=cpu
 near "kernels of one GPU draw what a processor draws, step by step" first processor 0.02
-alike "a training" 1
+alike "a training with validation, in bfloat16" 1 precision=bfloat16 validation.every=2 validation.microbatches=2
 alike "without dropout, in bfloat16" 1 model.dropout=0 precision=bfloat16
-alike "with validation and activations computed again" 1 parallel.recompute=block validation.every=2 validation.microbatches=2
+alike "with activations computed again" 1 parallel.recompute=block
 alike "two ranks with zero 1" 2 parallel.zero=1
 alike "two stages of two pieces each" 2 model.layers=4 parallel.pipeline=2 parallel.schedule=interleaved parallel.chunks=2
 alike "two stages with split backward passes" 2 parallel.pipeline=2 parallel.schedule=zero-bubble

@@ -329,8 +329,9 @@ Test(cuda, recorded_calls)
     struct dropout d = {.rate = 0.3f, .key = philox_key_make(9, STREAM_DROPOUT, 1), .step = 5, .first = FIRST, .moment = at, .stride = STRIDE};
     for (int i = 0; i < N; i++)
         ones[i] = 1;
-    t->upload(b, x, ones, BYTES);
+    t->add(b, x, x, x, N);
     t->add_dropout_forward(b, y, NULL, x, N, &d);
+    t->upload(b, x, ones, BYTES);
     t->zero(b, y, BYTES);
     cr_assert(t->record_begin(b));
     t->add_dropout_forward(b, y, NULL, x, N, &d);
@@ -363,6 +364,7 @@ Test(cuda, a_download_is_not_recorded)
     const struct backend_table *t = b->table;
     float x[4] = {1, 2, 3, 4}, got[4];
     void *p = t->alloc(b, sizeof x);
+    t->add(b, p, p, p, 4);
     t->upload(b, p, x, sizeof x);
     cr_assert(t->record_begin(b));
     t->add(b, p, p, p, 4);
