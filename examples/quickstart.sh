@@ -68,6 +68,10 @@ say "packages"
 sh "$source/tests/install-packages.sh" --for quickstart
 
 say "build, in $build"
+if [ -f "$build/config.status" ] && ! grep -qxF "srcdir='$source'" "$build/config.status"; then
+    say "what is there was built from other sources, and is built anew"
+    rm -rf "$build"
+fi
 mkdir -p "$build"
 (
     cd "$build"
