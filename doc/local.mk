@@ -12,7 +12,7 @@ dist_man1_MANS += \
   doc/man/cairn-train.1 \
   doc/man/cairn-version.1
 dist_man5_MANS = doc/man/cairn-config.5
-dist_doc_DATA += README.md CHANGELOG.md doc/dependencies.md doc/design.md doc/layouts.md doc/measurements.md doc/planning.md doc/formats/checkpoint.md \
+dist_doc_DATA += README.md CHANGELOG.md doc/dependencies.md doc/design.md doc/gpu-notes.md doc/layouts.md doc/measurements.md doc/planning.md doc/formats/checkpoint.md \
   doc/formats/dataset.md doc/formats/events.md
 
 # Renews the keys in the man page from the table that the command reads by; tests/cmd/man.t compares them. Not part of the build:
