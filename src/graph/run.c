@@ -116,21 +116,18 @@ static cairn_err evaluate_losses(struct graph *g)
     return g->run_error;
 }
 
-/* The dropout masks of a pass's microbatch: positions follow from the op's own count of elements. */
+/* The dropout masks of a pass's microbatch: positions follow from the op's own count of elements. Where calls are recorded, step and microbatch
+ * lie in the device's memory. */
 static void place_dropout(struct graph *g, struct op *op, const struct graph_pass *pass)
 {
     int64_t elements = g->options.samples * g->options.context * g->tensors[op->y].width;
     if (op->class == &op_attention || op->class == &op_ring_attention)
         elements = g->options.samples * op->heads * g->options.context * g->options.context;
-    uint64_t stride = (uint64_t)((elements + 3) / 4 * 4);
-    op->dropout.step = (uint64_t)pass->step;
-    op->dropout.first = stride * (uint64_t)pass->microbatch;
-    op->dropout.moment = NULL;
-    if (!g->moments)
-        return;
-    op->dropout.step = op->dropout.first = 0;
-    op->dropout.moment = g->moments + pass->slot;
-    op->dropout.stride = stride;
+    struct dropout *d = &op->dropout;
+    d->stride = (uint64_t)((elements + 3) / 4 * 4);
+    d->moment = g->moments ? g->moments + pass->slot : NULL;
+    d->step = g->moments ? 0 : (uint64_t)pass->step;
+    d->first = g->moments ? 0 : d->stride * (uint64_t)pass->microbatch;
 }
 
 static void place_dropouts(struct graph *g, enum graph_phase phase, const struct graph_pass *pass)
@@ -142,7 +139,7 @@ static void place_dropouts(struct graph *g, enum graph_phase phase, const struct
             place_dropout(g, &g->ops[i], pass);
         any = any || g->ops[i].rate > 0;
     }
-    if (any && g->moments && phase == GRAPH_FORWARD)
+    if (any && g->moments && phase == GRAPH_FORWARD && !pass->idle)
         g->backend->table->upload(g->backend, g->moments + pass->slot, &moment, sizeof moment);
 }
 
