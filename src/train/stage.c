@@ -253,7 +253,7 @@ static cairn_err compute(struct step_run *r, const struct action *a, enum graph_
 static cairn_err pass_message(struct stage *s, const struct action *a, bool forward, bool send)
 {
     struct graph_boundary b = graph_boundary(s->graphs[a->chunk], a->slot);
-    enum message_direction direction = forward ? MESSAGE_FORWARD : MESSAGE_BACKWARD;
+    enum ring_direction direction = forward ? RING_FORWARD : RING_BACKWARD;
     if (send)
         return messages_send(s->messages, direction, a->peer, forward ? b.output : b.input_gradient, forward ? b.output_bytes : b.input_bytes);
     return messages_receive(s->messages, direction, a->peer, forward ? b.input : b.output_gradient, forward ? b.input_bytes : b.output_bytes);
@@ -325,10 +325,10 @@ cairn_err stage_evaluate(struct stage *s, const int32_t *inputs, const int32_t *
     for (int i = 0; i < s->count; i++) {
         struct graph_boundary b = graph_boundary(s->graphs[i], 0);
         if (!s->pieces[i].begins && !idle)
-            TRY(messages_receive(s->messages, MESSAGE_FORWARD, (stage + stages - 1) % stages, b.input, b.input_bytes));
+            TRY(messages_receive(s->messages, RING_FORWARD, (stage + stages - 1) % stages, b.input, b.input_bytes));
         TRY(run_phase(s, i, GRAPH_EVALUATE, &pass, -1));
         if (!s->pieces[i].ends && !idle)
-            TRY(messages_send(s->messages, MESSAGE_FORWARD, (stage + 1) % stages, b.output, b.output_bytes));
+            TRY(messages_send(s->messages, RING_FORWARD, (stage + 1) % stages, b.output, b.output_bytes));
         else if (!idle)
             TRY(graph_sum_losses(s->graphs[i], samples * s->columns.count, loss));
     }

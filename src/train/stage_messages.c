@@ -5,7 +5,6 @@
 
 #include "job/mpi_calls.h"
 #include "mesh/device_link.h"
-#include "mesh/device_ring.h"
 
 /* Copies of what was sent, used in turn: in the processor's memory with a request each, or, where devices exchange, in theirs with a mark. */
 struct outbox {
@@ -24,8 +23,6 @@ struct messages {
     int depth;
     struct outbox outbox[2]; /* by direction */
 };
-
-_Static_assert((int)MESSAGE_FORWARD == RING_FORWARD && (int)MESSAGE_BACKWARD == RING_BACKWARD, "directions");
 
 #define TABLE(m) ((m)->backend->table)
 
@@ -102,7 +99,7 @@ void messages_close(struct messages *m)
     free(m);
 }
 
-cairn_err messages_send(struct messages *m, enum message_direction direction, int peer, const void *data, size_t bytes)
+cairn_err messages_send(struct messages *m, enum ring_direction direction, int peer, const void *data, size_t bytes)
 {
     struct outbox *o = &m->outbox[direction];
     int i = o->next;
@@ -112,7 +109,7 @@ cairn_err messages_send(struct messages *m, enum message_direction direction, in
     if (m->linked) {
         TABLE(m)->mark_wait(o->sent[i]);
         TABLE(m)->copy(m->backend, copy, data, bytes);
-        return device_ring_send(m->group, (enum ring_direction)direction, copy, bytes, o->sent[i]);
+        return device_ring_send(m->group, direction, copy, bytes, o->sent[i]);
     }
     TRY(group_wait(m->group, &o->requests[i], 1, "sending to another stage"));
     TABLE(m)->download(m->backend, copy, data, bytes);
@@ -120,13 +117,13 @@ cairn_err messages_send(struct messages *m, enum message_direction direction, in
                      "sending to another stage");
 }
 
-cairn_err messages_receive(struct messages *m, enum message_direction direction, int peer, void *data, size_t bytes)
+cairn_err messages_receive(struct messages *m, enum ring_direction direction, int peer, void *data, size_t bytes)
 {
     MPI_Request request;
     void *place = m->received ? m->received : data;
     m->group->bytes_received += (int64_t)bytes;
     if (m->linked)
-        return device_ring_receive(m->group, (enum ring_direction)direction, data, bytes);
+        return device_ring_receive(m->group, direction, data, bytes);
     TRY(mpi_check(MPI_Irecv(place, (int)bytes, MPI_BYTE, peer, (int)direction, m->group->comm, &request), "receiving from another stage"));
     TRY(group_wait(m->group, &request, 1, "receiving from another stage"));
     if (m->received)
