@@ -1,6 +1,6 @@
 /* Ways between the devices of ranks that follow one another, as the stages of a pipeline do: one for each pair of neighbours and each
- * direction. What goes one way meets no order but its own, so the ranks need none that all of them share. Calls return at once, as those of
- * a device_link. */
+ * direction, and one between the first and the last. What goes one way meets no order but its own, so the ranks need none that all of them
+ * share. Calls return at once, as those of a device_link. */
 #ifndef MESH_DEVICE_RING_H
 #define MESH_DEVICE_RING_H
 
@@ -24,5 +24,8 @@ cairn_err device_ring_send(struct group *group, enum ring_direction direction, c
 
 /* The same from the neighbour that sends in DIRECTION. What is called from now on comes after it. */
 cairn_err device_ring_receive(struct group *group, enum ring_direction direction, void *data, size_t bytes);
+
+/* Of the first rank and the last: OWN[n] (acc) becomes the last's plus the first's, on both. Carried out as computing is. */
+cairn_err device_ring_join_ends(struct group *group, void *own, int64_t n);
 
 #endif

@@ -14,8 +14,6 @@
 /* With rounds, so many buckets may be on their way while the next is written. */
 enum { BUFFERS = 3 };
 
-enum { ENDS_TAG = 2 }; /* stages' messages have 0 and 1 (train/stage.c) */
-
 static void add(const struct gradient *g, void *sum, const void *a, const void *b, int64_t n)
 {
     g->backend->table->add(g->backend, sum, a, b, n);
@@ -330,20 +328,6 @@ static cairn_err gradient_begin(void *context, int bucket, void **gradient)
     return CAIRN_OK;
 }
 
-/* Whether the sum is to be changed here, or by its partner at the other end of the pipeline, before all get it. */
-static bool is_joined_later(const struct gradient *g, const struct sum *s)
-{
-    const struct piece *p = &g->pieces[s->piece];
-    if (s->lookup >= 0 || s->of_lookup)
-        return true;
-    for (int i = 0; i < graph_parameter_count(p->graph) && g->mesh->layout.pipeline > 1; i++) {
-        const struct parameter *q = graph_parameter_at(p->graph, i);
-        if (q->bucket == s->bucket && q->shared)
-            return true;
-    }
-    return false;
-}
-
 /* Adds up what this rank holds of a sum; the order does not matter, as long as it is always the same. */
 static void *join_own(struct gradient *g, const struct sum *s)
 {
@@ -381,7 +365,7 @@ static cairn_err start(struct gradient *g, struct sum *s)
     for (int i = 0; i < count; i++)
         partials[i] = gradient_exchanged(g, i, s->offset);
     s->started = true;
-    return reduce_start(s->holders->reducer, s->id, partials, g->options.zero == 0 && !is_joined_later(g, s));
+    return reduce_start(s->holders->reducer, s->id, partials, g->options.zero == 0 && !gradient_is_joined_later(g, s));
 }
 
 /* Adds what was written last to the microbatches before. */
@@ -426,62 +410,9 @@ static cairn_err gradient_ready(void *context, int bucket)
 
 /* ---- the end of a step ---- */
 
-static void *own_sum(const struct gradient *g, const struct sum *s)
+void *gradient_own_sum(const struct gradient *g, const struct sum *s)
 {
     return g->rounds ? reduce_shard(s->holders->reducer, s->id) : gradient_at(g, g->slots[0], s->offset + s->own_begin);
-}
-
-static cairn_err exchange_ends(const struct gradient *g, int other, const void *own, void *theirs, int length)
-{
-    static const char what[] = "exchanging the tied weights' gradient";
-    MPI_Datatype type = group_mpi_type(g->backend->acc);
-    MPI_Comm comm = g->mesh->pipeline.comm;
-    MPI_Request requests[2];
-    TRY(mpi_check(MPI_Irecv(theirs, length, type, other, ENDS_TAG, comm, &requests[0]), what));
-    TRY(mpi_check(MPI_Isend(own, length, type, other, ENDS_TAG, comm, &requests[1]), what));
-    return mpi_wait(requests, 2, what);
-}
-
-/* A parameter at both ends of the pipeline: the last stage's use first, then the first's. Its stages are partners, of equal shares. */
-static cairn_err join_ends(struct gradient *g, struct sum *s)
-{
-    struct mesh *m = g->mesh;
-    int last = m->layout.pipeline - 1, other = m->place.pipeline == 0 ? last : 0;
-    int64_t length = g->compressed ? s->elements : s->own_length; /* a compressed sum is whole on every replica */
-    size_t bytes = (size_t)length * dtype_size(g->backend->acc);
-    uint64_t begun = trace_begin();
-    const struct backend_table *table = g->backend->table;
-    bool host = table->host_memory;
-    char *theirs = malloc((host ? 1 : 2) * bytes + 1);
-    char *there = g->compressed ? gradient_at(g, g->slots[0], s->offset) : own_sum(g, s), *own = there;
-    if (!theirs)
-        return FAIL(CAIRN_ENOMEM, "no memory for the tied weights' gradient");
-    if (!host)
-        table->download(g->backend, own = theirs + bytes, there, bytes);
-    m->pipeline.bytes_sent += (int64_t)bytes;
-    m->pipeline.bytes_received += (int64_t)bytes;
-    cairn_err err = exchange_ends(g, other, own, theirs, (int)length);
-    if (!err && m->place.pipeline == last)
-        gradient_add_on_host(g, own, own, theirs, length);
-    else if (!err)
-        gradient_add_on_host(g, own, theirs, own, length);
-    if (!err && !host)
-        table->upload(g->backend, there, own, bytes);
-    free(theirs);
-    trace_end(begun, TRACE_COMMUNICATION, "tied weights", -1);
-    return err;
-}
-
-static cairn_err join_uses(struct gradient *g)
-{
-    for (int i = 0; i < g->sum_count; i++) {
-        struct sum *s = &g->sums[i];
-        if (s->lookup >= 0 && !g->compressed)
-            add(g, own_sum(g, s), own_sum(g, s), own_sum(g, &g->sums[s->lookup]), s->own_length);
-        else if (s->lookup < 0 && !s->of_lookup && is_joined_later(g, s))
-            TRY(join_ends(g, s));
-    }
-    return CAIRN_OK;
 }
 
 /* Whether this rank counts parameter Q for the norm: of equal copies, one does. */
@@ -503,7 +434,7 @@ static int list_squares(struct gradient *g, const struct sum *s, int runs, int64
         if (q->bucket != s->bucket || count == 0 || !counts(g, q))
             continue;
         g->squares_runs[runs++] = (struct squares_run){.sums = g->squares + *chunks, .n = count,
-                                                       .x = gradient_at(g, own_sum(g, s), q->offset + first - begin)};
+                                                       .x = gradient_at(g, gradient_own_sum(g, s), q->offset + first - begin)};
         *chunks += (count + NORM_CHUNK - 1) / NORM_CHUNK;
     }
     return runs;
@@ -554,7 +485,7 @@ static void stage_in(struct gradient *g, const struct sum *s, bool whole)
 /* Whether every replica gets all of the sum, but not before it was changed. */
 static bool is_gathered_last(const struct gradient *g, const struct sum *s)
 {
-    return g->options.zero == 0 && !g->compressed && !s->of_lookup && is_joined_later(g, s);
+    return g->options.zero == 0 && !g->compressed && !s->of_lookup && gradient_is_joined_later(g, s);
 }
 
 cairn_err gradient_finish(struct gradient *g, double *norm)
@@ -562,8 +493,8 @@ cairn_err gradient_finish(struct gradient *g, double *norm)
     TRY(start_rest(g));
     TRY(gradient_wait(g));
     for (int i = 0; i < g->sum_count && g->staged; i++)
-        stage_in(g, &g->sums[i], g->options.zero == 0 && !is_joined_later(g, &g->sums[i]));
-    TRY(join_uses(g));
+        stage_in(g, &g->sums[i], g->options.zero == 0 && !gradient_is_joined_later(g, &g->sums[i]));
+    TRY(gradient_join_uses(g));
     backend_range_begin(g->backend, "norm", -1);
     cairn_err err = find_norm(g, norm);
     backend_range_end(g->backend);
@@ -594,5 +525,5 @@ struct compressed *gradient_compressed(const struct gradient *g)
 const void *gradient_own(const struct gradient *g, int piece, int bucket)
 {
     const struct sum *s = &g->sums[g->pieces[piece].first_sum + bucket];
-    return g->options.zero == 0 ? gradient_at(g, g->slots[0], s->offset) : own_sum(g, s);
+    return g->options.zero == 0 ? gradient_at(g, g->slots[0], s->offset) : gradient_own_sum(g, s);
 }

@@ -1,4 +1,4 @@
-/* Shared by gradient.c and gradient_parameters.c alone. */
+/* Shared by the files gradient*.c alone. */
 #ifndef TRAIN_GRADIENT_PRIVATE_H
 #define TRAIN_GRADIENT_PRIVATE_H
 
@@ -91,6 +91,13 @@ void gradient_stage_out(struct gradient *g, const struct sum *s, int slots, int6
 void gradient_stage_in(struct gradient *g, const struct sum *s, int64_t begin, int64_t count);
 void gradient_add_on_host(const struct gradient *g, void *sum, const void *a, const void *b, int64_t n);
 void gradient_add_exchanged(void *context, void *sum, const void *a, const void *b, int64_t n); /* a reduce_add; CONTEXT is the gradient */
+
+/* gradient_ties.c */
+/* Whether the sum is to be changed here, or by its partner at the other end of the pipeline, before all get it. */
+bool gradient_is_joined_later(const struct gradient *g, const struct sum *s);
+cairn_err gradient_join_uses(struct gradient *g);
+
+void *gradient_own_sum(const struct gradient *g, const struct sum *s); /* of this replica's share, when all is summed */
 
 /* gradient_parameters.c */
 cairn_err parameters_open(struct gradient *g);

@@ -7,6 +7,7 @@ libcore_la_SOURCES += \
   src/train/gradient.c src/train/gradient.h src/train/gradient_private.h \
   src/train/gradient_parameters.c \
   src/train/gradient_staging.c \
+  src/train/gradient_ties.c \
   src/train/links.c src/train/links.h \
   src/train/learning_rate.c src/train/learning_rate.h \
   src/train/restored_model.c src/train/restored_model.h \
