@@ -83,6 +83,7 @@ struct graph_hooks {
     /* Before the first write of a bucket's gradient in a pass: where it goes (acc); NULL in an idle pass: nowhere. After the last write. */
     cairn_err (*gradient_begin)(void *context, int bucket, void **gradient);
     cairn_err (*gradient_ready)(void *context, int bucket);
+    bool ready_may_wait; /* gradient_ready need not be called at once: nothing is to be done with it beside the rest of the pass */
     /* Before a phase's first use of a bucket's parameters: where they are (act). After its last use. */
     cairn_err (*parameters_acquire)(void *context, int bucket, const void **parameters);
     cairn_err (*parameters_release)(void *context, int bucket);

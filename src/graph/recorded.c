@@ -24,7 +24,7 @@ static bool is_heard(const struct graph *g, enum event_kind kind)
     case EVENT_ACQUIRE: return g->hooks.parameters_acquire;
     case EVENT_BEGIN: return false; /* it need not wait for the steps before */
     case EVENT_RELEASE: return g->hooks.parameters_release;
-    case EVENT_READY: return g->hooks.gradient_ready;
+    case EVENT_READY: return g->hooks.gradient_ready && !g->hooks.ready_may_wait;
     }
     return true;
 }

@@ -190,10 +190,17 @@ static cairn_err open_pieces(struct gradient *g, int count, struct graph *const 
     return CAIRN_OK;
 }
 
+/* Whether what a bucket has become is on its way while the backward pass goes on. */
+static bool leaves_early(const struct gradient *g)
+{
+    return g->rounds || (g->options.overlap && (g->compressed || g->dense.group->size > 1 || (g->expert.group && g->expert.group->size > 1)));
+}
+
 static void set_hooks(struct gradient *g)
 {
     for (int p = 0; p < g->piece_count; p++) {
         const struct graph_hooks hooks = {.context = &g->pieces[p], .gradient_begin = gradient_begin, .gradient_ready = gradient_ready,
+                                          .ready_may_wait = !leaves_early(g),
                                           .parameters_acquire = g->options.zero ? parameters_acquire : NULL,
                                           .parameters_release = g->options.zero == 3 ? parameters_release : NULL,
                                           .progress = piece_progress};
