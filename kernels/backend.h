@@ -386,6 +386,8 @@ struct backend {
     enum dtype act, acc;
     int threads;
     char unit[32]; /* which device it is, of those of its node; "" where it is the processor */
+    char device[64];     /* what kind of device, in its driver's words; "" likewise */
+    int64_t free_memory; /* bytes of the device's when it was opened; 0: the processor, or not known */
     char products[192]; /* the kind of device and the library that product_choices are of; "" likewise */
     bool timed_products; /* of products that are planned from now on; as the options had it */
     bool float8; /* whether linear layers are to be computed in float8; as the options had it */

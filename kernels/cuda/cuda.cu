@@ -168,6 +168,7 @@ static cairn_err describe_device(struct cuda *cuda)
     TRY(check_device(cuda, cudaGetDeviceProperties(&properties, cuda->device), "its properties"));
     snprintf(cuda->name, sizeof cuda->name, "%.*s", static_cast<int>(sizeof cuda->name) - 1, properties.name);
     TRY(check_device(cuda, cudaDeviceGetPCIBusId(cuda->base.unit, sizeof cuda->base.unit, cuda->device), "its place"));
+    snprintf(cuda->base.device, sizeof cuda->base.device, "%.*s", static_cast<int>(sizeof cuda->base.device) - 1, properties.name);
     cuda->capability = 10 * properties.major + properties.minor;
     cuda->processors = properties.multiProcessorCount;
     cuda->shared_most = properties.sharedMemPerBlockOptin;
@@ -199,6 +200,9 @@ static cairn_err open_device(struct cuda *cuda)
         TRY(check_device(cuda, cudaStreamCreateWithPriority(&cuda->lanes[i], cudaStreamNonBlocking, -1), "a stream"));
     cuda->stream = cuda->lanes[LANE_COMPUTE];
     TRY(probe(cuda));
+    size_t left = 0, all = 0;
+    TRY(check_device(cuda, cudaMemGetInfo(&left, &all), "its memory"));
+    cuda->base.free_memory = static_cast<int64_t>(left);
     if (cuda->base.float8)
         TRY(float8_check(cuda));
     TRY(cuda_check_products(cublasLtCreate(&cuda->products), "open"));

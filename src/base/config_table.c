@@ -95,7 +95,7 @@ const struct config_key config_keys[] = {
 
     {.section = "parallel", .name = "auto", .offset = offsetof(struct config, parallel.automatic), .kind = CONFIG_STRING, .standard = "none",
      .help = "the keys of this section that the planner chooses before the first step: all that are not given, none, or a list of data, tensor, context, pipeline, expert, chunks, schedule, zero, sequence and recompute; parallel: auto alone is auto: all; a run writes down the list, with what was chosen beside it"},
-    {FIELD(parallel, memory), INT("0", 0, 1LL << 40), .help = "MB that a rank may take where the planner chooses; 0: its node's memory, or what of it Slurm grants, divided by the node's ranks"},
+    {FIELD(parallel, memory), INT("0", 0, 1LL << 40), .help = "MB that a rank may take where the planner chooses; 0: what its GPU has free, or its node's memory, or what of it Slurm grants, divided by the node's ranks"},
     {FIELD(parallel, data), .chosen = true, INT("auto", 0, RANKS_MOST), .automatic = true, .help = "copies of the model, which share the microbatches; auto: as many as the other axes leave ranks for"},
     {FIELD(parallel, tensor), .chosen = true, INT("1", 1, RANKS_MOST), .help = "ranks that share every product: heads, columns and vocabulary"},
     {FIELD(parallel, context), .chosen = true, INT("1", 1, RANKS_MOST), .help = "ranks that share every sequence"},

@@ -1,5 +1,8 @@
 #include "plan/automatic.h"
 
+#include <math.h>
+#include <string.h>
+
 struct hardware_software plan_software_of(const struct config *config, const struct hardware_software *software)
 {
     struct hardware_software s = *software;
@@ -77,23 +80,60 @@ static int even_ranks(int ranks, int node_ranks)
     return node_ranks;
 }
 
-cairn_err cpu_machine_of(const struct hardware *hardware, const struct config *config, const struct cpu_ranks *r, struct cpu_machine *out)
+static cairn_err find_processors(const struct hardware *hardware, const struct planned_ranks *r, int node_ranks, struct planned_machine *out)
 {
     const struct hardware_gpu *core;
     const struct hardware_network *network;
-    const struct hardware_software *software;
     TRY(hardware_find_gpu(hardware, "CPU", &core));
     TRY(hardware_find_network(hardware, core->network, &network));
-    TRY(hardware_find_software(hardware, "cairn-cpu", &software));
-    int node_ranks = even_ranks(r->ranks, r->node_ranks);
-    *out = (struct cpu_machine){.rank = *core, .network = *network, .software = plan_software_of(config, software)};
-    out->rank.memory_gib = (double)r->memory / (double)(1 << 30);
-    out->rank.memory_gb_s *= r->threads;
-    out->rank.processors *= r->threads;
+    out->gpu = *core;
+    out->network = *network;
+    out->gpu.memory_gb_s *= r->threads;
+    out->gpu.processors *= r->threads;
     for (int type = 0; type < PLAN_TYPES; type++)
-        out->rank.tflops[type] *= r->threads;
+        out->gpu.tflops[type] *= r->threads;
     out->network.nics_per_gpu = 1.0 / node_ranks;
-    out->machine = (struct machine){.gpu = &out->rank, .network = &out->network, .software = &out->software, .type = r->type,
+    return CAIRN_OK;
+}
+
+/* What the kernels take beside what the planner counts (doc/gpu-notes.md): a block of logits and of their gradients, and, with cuDNN's
+ * attention, the scores' gradients of a layer. */
+static double scratch_gib(const struct config *c)
+{
+    double rows = (double)(c->batch.samples * c->model.context);
+    double logits = fmin(6 * rows * (double)c->model.vocabulary, 2.0 * (1 << 30));
+    double scores = 2 * rows * (double)(c->model.heads * c->model.context);
+    return (logits + scores) / (1 << 30);
+}
+
+static cairn_err find_gpus(const struct hardware *hardware, const struct config *c, const struct planned_ranks *r, struct planned_machine *out)
+{
+    const struct hardware_gpu *gpu;
+    const struct hardware_network *network;
+    TRY_CONTEXT(hardware_find_device(hardware, r->device, r->device_memory, &gpu),
+                "parallel: auto (CAIRN_HARDWARE=FILE describes other GPUs; a layout that is given needs no table)");
+    TRY(hardware_find_network(hardware, gpu->network, &network));
+    out->gpu = *gpu;
+    out->network = *network;
+    out->software.reserved_gib += scratch_gib(c);
+    if (strcasestr(r->device, "PCIe") || !r->linked)
+        out->gpu.nvlink_gb_s = 0;
+    if (!r->linked) { /* down, across and up again, and nothing meanwhile */
+        out->gpu.pcie_gb_s /= 3;
+        out->software.data_overlap = 0;
+    }
+    return CAIRN_OK;
+}
+
+cairn_err planned_machine_of(const struct hardware *hardware, const struct config *config, const struct planned_ranks *r, struct planned_machine *out)
+{
+    const struct hardware_software *software;
+    int node_ranks = even_ranks(r->ranks, r->node_ranks);
+    TRY(hardware_find_software(hardware, r->device ? "cairn" : "cairn-cpu", &software));
+    *out = (struct planned_machine){.software = plan_software_of(config, software)};
+    TRY(r->device ? find_gpus(hardware, config, r, out) : find_processors(hardware, r, node_ranks, out));
+    out->gpu.memory_gib = (double)r->memory / (double)(1 << 30);
+    out->machine = (struct machine){.gpu = &out->gpu, .network = &out->network, .software = &out->software, .type = r->type,
                                     .nodes = r->ranks / node_ranks, .gpus_per_node = node_ranks};
     return CAIRN_OK;
 }

@@ -16,24 +16,27 @@ struct plan_constraints plan_constraints_of(const struct config *config);
 /* Into CONFIG what the planner chose of what it was to choose; the list of it (parallel.automatic) stays. */
 void plan_take(struct config *config, const struct plan_layout *layout);
 
-/* Ranks that compute on processors. */
-struct cpu_ranks {
+/* The ranks of the training. */
+struct planned_ranks {
     int ranks, node_ranks; /* all; the fewest on a node */
-    int threads;           /* of each */
+    int threads;           /* of each, where they compute on processors */
+    const char *device;    /* the GPU of each, as its driver names it; NULL: processors */
+    int64_t device_memory; /* of such a GPU */
+    bool linked;           /* GPUs exchange without the processors */
     int64_t memory;        /* bytes that each may take */
     enum plan_type type;
 };
 
 /* A machine and what it points to. */
-struct cpu_machine {
+struct planned_machine {
     struct machine machine;
-    struct hardware_gpu rank;
+    struct hardware_gpu gpu; /* what a rank computes on */
     struct hardware_network network;
     struct hardware_software software;
 };
 
-/* The machine that RANKS make, each of its threads times the table's entry CPU, with one NIC a node, for CONFIG. *OUT must not be moved.
- * CAIRN_ECONFIG if the table lacks an entry. */
-cairn_err cpu_machine_of(const struct hardware *hardware, const struct config *config, const struct cpu_ranks *ranks, struct cpu_machine *out);
+/* The machine that RANKS make, for CONFIG, whose vocabulary is known: each is of its threads times the table's entry CPU, with one NIC a node,
+ * or what the table has of its GPU. *OUT must not be moved. CAIRN_ECONFIG if the table lacks an entry. */
+cairn_err planned_machine_of(const struct hardware *hardware, const struct config *config, const struct planned_ranks *ranks, struct planned_machine *out);
 
 #endif

@@ -362,6 +362,29 @@ cairn_err hardware_find_gpu(const struct hardware *h, const char *name, const st
     return CAIRN_OK;
 }
 
+/* Whether DEVICE has a word that is what NAME has before its '-'. */
+static bool has_word(const char *device, const char *name)
+{
+    size_t length = strcspn(name, "-");
+    for (const char *word = device; *word; word += strcspn(word, " -"), word += strspn(word, " -"))
+        if (strcspn(word, " -") == length && strncasecmp(word, name, length) == 0)
+            return true;
+    return false;
+}
+
+cairn_err hardware_find_device(const struct hardware *h, const char *device, int64_t bytes, const struct hardware_gpu **out)
+{
+    const struct hardware_gpu *nearest = NULL;
+    double gib = (double)bytes / (double)(1 << 30);
+    for (int i = 0; i < h->lists[ENTRY_GPU].count && !find(h, ENTRY_GPU, device); i++) {
+        const struct hardware_gpu *g = (const void *)h->lists[ENTRY_GPU].entries[i];
+        if (has_word(device, g->name) && (!nearest || fabs(g->memory_gib - gib) < fabs(nearest->memory_gib - gib)))
+            nearest = g;
+    }
+    *out = nearest;
+    return nearest ? CAIRN_OK : hardware_find_gpu(h, device, out);
+}
+
 cairn_err hardware_find_network(const struct hardware *h, const char *name, const struct hardware_network **out)
 {
     const void *found;

@@ -68,6 +68,9 @@ void hardware_close(struct hardware *hardware);
 
 /* By name, capitals or not. CAIRN_ECONFIG, with the names that there are, if there is none. The table keeps what it returns. */
 cairn_err hardware_find_gpu(const struct hardware *hardware, const char *name, const struct hardware_gpu **out);
+/* The entry that is named as a GPU's driver names it (DEVICE: "NVIDIA A100-SXM4-80GB"), or else, of those that are named after a word of it
+ * ("A100-80"), the one whose memory is nearest to BYTES. */
+cairn_err hardware_find_device(const struct hardware *hardware, const char *device, int64_t bytes, const struct hardware_gpu **out);
 cairn_err hardware_find_network(const struct hardware *hardware, const char *name, const struct hardware_network **out);
 cairn_err hardware_find_software(const struct hardware *hardware, const char *name, const struct hardware_software **out);
 

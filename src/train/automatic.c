@@ -8,17 +8,33 @@
 #include "job/memory.h"
 #include "job/mpi_calls.h"
 #include "plan/automatic.h"
+#include "train/device.h"
 
-/* What all ranks know of the machine: the fewest ranks on a node, the least memory of a rank. */
-static cairn_err count_machine(const struct trainer *t, struct cpu_ranks *out)
+/* Bytes that this rank may take; GPUs that ranks share are shared by all of a node. */
+static int64_t own_memory(const struct trainer *t, int sharing)
 {
-    int64_t own[2] = {job_local_size(t->job), t->config->parallel.memory * 1000000}, least[2];
-    if (own[1] == 0)
-        own[1] = memory_of_node() / own[0];
-    if (own[1] == 0)
-        own[1] = INT64_MAX;
-    TRY(mpi_allreduce(own, least, 2, MPI_INT64_T, MPI_MIN, t->mesh->world, "comparing memory"));
-    *out = (struct cpu_ranks){.ranks = t->mesh->size, .node_ranks = (int)least[0], .threads = t->backend->threads, .memory = least[1]};
+    const struct backend *b = t->backend;
+    int64_t bytes = t->config->parallel.memory * 1000000;
+    if (bytes == 0)
+        bytes = b->table->host_memory ? memory_of_node() / job_local_size(t->job) : b->free_memory / (sharing > 0 ? job_local_size(t->job) : 1);
+    return bytes > 0 ? bytes : INT64_MAX;
+}
+
+/* What all ranks know of the machine: the fewest ranks on a node, the least memory of a rank, whether GPUs will be linked (train/links.c). */
+static cairn_err count_machine(const struct trainer *t, struct planned_ranks *out)
+{
+    const struct backend *b = t->backend;
+    const enum config_links links = (enum config_links)t->config->parallel.links;
+    int sharing = 0;
+    bool mine;
+    if (!b->table->host_memory)
+        TRY(device_count_sharing(t->mesh, b, &sharing, &mine));
+    int64_t own[] = {job_local_size(t->job), own_memory(t, sharing),
+                     b->table->link_id && links != LINKS_HOST && (sharing == 0 || links == LINKS_NCCL)}, least[3];
+    TRY(mpi_allreduce(own, least, 3, MPI_INT64_T, MPI_MIN, t->mesh->world, "comparing memory"));
+    *out = (struct planned_ranks){.ranks = t->mesh->size, .node_ranks = (int)least[0], .threads = b->threads, .memory = least[1],
+                                  .device = b->table->host_memory ? NULL : b->device,
+                                  .device_memory = b->free_memory, .linked = least[2]};
     return CAIRN_OK;
 }
 
@@ -104,10 +120,12 @@ static void tell(const struct plan_result *result, const struct machine *m)
 }
 
 /* The best two, of those that keep the checkpoint's sums if any does. */
-static cairn_err search(const struct trainer *t, const struct plan_model *model, const struct machine *m, struct plan_result *result)
+static cairn_err search(const struct trainer *t, const struct plan_model *model, const struct machine *m, bool linked, struct plan_result *result)
 {
     const struct config *c = t->config;
-    const struct plan_constraints free = plan_constraints_of(c);
+    struct plan_constraints free = plan_constraints_of(c);
+    if (!t->backend->table->host_memory && !linked && free.zero_most > 1)
+        free.zero_most = 1; /* train/gradient.c */
     struct plan_constraints kept = free;
     int64_t batch = c->batch.microbatches * c->batch.samples;
     if (keep_sums(t, &kept)) {
@@ -130,11 +148,11 @@ static cairn_err search(const struct trainer *t, const struct plan_model *model,
 }
 
 /* Rank 0's choice. */
-static cairn_err choose(const struct trainer *t, struct cpu_ranks *ranks, struct plan_layout *out)
+static cairn_err choose(const struct trainer *t, struct planned_ranks *ranks, struct plan_layout *out)
 {
     struct config named = *t->config;
     struct plan_model model;
-    struct cpu_machine machine;
+    struct planned_machine machine;
     struct plan_result result;
     struct hardware *hardware;
     const char *site = getenv("CAIRN_HARDWARE");
@@ -142,10 +160,10 @@ static cairn_err choose(const struct trainer *t, struct cpu_ranks *ranks, struct
     TRY_CONTEXT(plan_model_of(&named, &model), "parallel: auto");
     TRY_CONTEXT(plan_type_of(t->config, &ranks->type), "parallel: auto");
     TRY(hardware_open(site && *site ? site : NULL, &hardware));
-    cairn_err err = cpu_machine_of(hardware, t->config, ranks, &machine);
+    cairn_err err = planned_machine_of(hardware, &named, ranks, &machine);
     hardware_close(hardware);
     TRY(err);
-    TRY(search(t, &model, &machine.machine, &result));
+    TRY(search(t, &model, &machine.machine, ranks->linked, &result));
     if (result.count > 0) {
         *out = result.best[0].layout;
         tell(&result, &machine.machine);
@@ -158,7 +176,7 @@ static cairn_err choose(const struct trainer *t, struct cpu_ranks *ranks, struct
 
 cairn_err automatic_layout(struct trainer *t)
 {
-    struct cpu_ranks ranks;
+    struct planned_ranks ranks;
     struct plan_layout layout = {0};
     if (!config_chooses(t->config, NULL))
         return CAIRN_OK;

@@ -18,8 +18,7 @@ static const char *not_done_on_gpus(const struct config *c)
     const struct {
         const char *name;
         bool given;
-    } others[] = {{"parallel: auto", config_chooses(c, NULL)},
-                  {"parallel.compress", c->parallel.compress != CONFIG_COMPRESS_NONE}, {"parallel.sync local", c->parallel.sync == SYNC_LOCAL},
+    } others[] = {{"parallel.compress", c->parallel.compress != CONFIG_COMPRESS_NONE}, {"parallel.sync local", c->parallel.sync == SYNC_LOCAL},
                   {"parallel.sync server", c->parallel.sync == SYNC_SERVER}};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         if (others[i].given)
@@ -29,9 +28,10 @@ static const char *not_done_on_gpus(const struct config *c)
 
 static cairn_err open_named(const struct config *c, const char *name, int local_rank, int threads, struct backend **out)
 {
+    bool pipeline = c->parallel.pipeline > 1 || config_chooses(c, "pipeline");
     const struct backend_options options = {.act = precision_types[c->precision], .threads = threads,
                                             .instruction_set = c->instruction_set, .device = local_rank,
-                                            .float8 = c->float8 == CONFIG_FLOAT8_LINEAR, .waits_for_ranks = c->parallel.pipeline > 1,
+                                            .float8 = c->float8 == CONFIG_FLOAT8_LINEAR, .waits_for_ranks = pipeline,
                                             .timed_products = c->algorithms == ALGORITHMS_TIMED};
     return backend_open(name, &options, out);
 }

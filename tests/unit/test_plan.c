@@ -277,25 +277,70 @@ Test(plan, what_a_config_gives_is_kept)
 
 Test(plan, ranks_on_processors)
 {
-    struct cpu_machine one, four;
+    struct planned_machine one, four;
     const struct config c = {.parallel = {.overlap = true}};
-    struct cpu_ranks ranks = {.ranks = 8, .node_ranks = 4, .threads = 1, .memory = (int64_t)3 << 30, .type = PLAN_FLOAT32};
+    struct planned_ranks ranks = {.ranks = 8, .node_ranks = 4, .threads = 1, .memory = (int64_t)3 << 30, .type = PLAN_FLOAT32};
     machine_of("H100", "cairn", 1, 1); /* opens the table */
-    cr_assert_eq(cpu_machine_of(table, &c, &ranks, &one), CAIRN_OK, "%s", cairn_err_message());
+    cr_assert_eq(planned_machine_of(table, &c, &ranks, &one), CAIRN_OK, "%s", cairn_err_message());
     ranks.threads = 4;
     ranks.ranks = 6;
-    cr_assert_eq(cpu_machine_of(table, &c, &ranks, &four), CAIRN_OK, "%s", cairn_err_message());
+    cr_assert_eq(planned_machine_of(table, &c, &ranks, &four), CAIRN_OK, "%s", cairn_err_message());
     cr_expect(one.machine.nodes == 2 && one.machine.gpus_per_node == 4);
     cr_expect(four.machine.nodes == 2 && four.machine.gpus_per_node == 3, "as many on each node");
-    cr_expect_float_eq(four.rank.tflops[PLAN_FLOAT32], 4 * one.rank.tflops[PLAN_FLOAT32], 1e-12);
-    cr_expect_float_eq(four.rank.memory_gb_s, 4 * one.rank.memory_gb_s, 1e-9);
+    cr_expect_float_eq(four.gpu.tflops[PLAN_FLOAT32], 4 * one.gpu.tflops[PLAN_FLOAT32], 1e-12);
+    cr_expect_float_eq(four.gpu.memory_gb_s, 4 * one.gpu.memory_gb_s, 1e-9);
     cr_expect_float_eq(one.network.nics_per_gpu, 0.25, 1e-12, "a NIC a node");
     cr_expect_eq(plan_memory_limit(&one.machine), (int64_t)((3 - one.software.reserved_gib) * (1 << 30)));
     cr_expect_eq(plan_check_machine(&one.machine), CAIRN_OK);
     cr_expect_gt(one.software.data_overlap, 0);
     const struct config apart = {.parallel = {.overlap = false, .reduce = REDUCE_FAST}};
-    cr_assert_eq(cpu_machine_of(table, &apart, &ranks, &one), CAIRN_OK);
+    cr_assert_eq(planned_machine_of(table, &apart, &ranks, &one), CAIRN_OK);
     cr_expect(one.software.data_overlap == 0 && one.software.gradient_vectors == 2 && !one.software.direct_reduce);
+}
+
+/* The table's entry for a GPU that its driver names so. */
+static const char *entry_of(const char *device, double gib)
+{
+    const struct hardware_gpu *gpu;
+    return hardware_find_device(table, device, (int64_t)(gib * (1 << 30)), &gpu) == CAIRN_OK ? gpu->name : "none";
+}
+
+Test(plan, gpus_by_their_drivers_names)
+{
+    machine_of("H100", "cairn", 1, 1); /* opens the table */
+    cr_expect_str_eq(entry_of("NVIDIA A100-SXM4-80GB", 78.5), "A100-80");
+    cr_expect_str_eq(entry_of("NVIDIA A100-SXM4-40GB", 38.9), "A100-40");
+    cr_expect_str_eq(entry_of("Tesla V100-SXM2-16GB", 15.5), "V100-16");
+    cr_expect_str_eq(entry_of("NVIDIA H200", 139), "H200");
+    cr_expect_str_eq(entry_of("NVIDIA H100 80GB HBM3", 78), "H100");
+    cr_expect_str_eq(entry_of("h100", 10), "H100", "an entry's own name");
+    cr_expect_str_eq(entry_of("NVIDIA GH200 480GB", 94), "none", "a word, not a part of one");
+    cr_expect_str_eq(entry_of("", 94), "none");
+}
+
+Test(plan, ranks_on_gpus)
+{
+    struct planned_machine linked, staged;
+    const struct config c = {.parallel = {.overlap = true}, .model = {.context = 1024, .heads = 12, .vocabulary = 50257}, .batch = {.samples = 32}};
+    struct planned_ranks ranks = {.ranks = 16, .node_ranks = 8, .device = "NVIDIA A100 80GB PCIe", .device_memory = (int64_t)79 << 30,
+                                  .memory = (int64_t)60 << 30, .type = PLAN_BFLOAT16, .linked = true};
+    machine_of("H100", "cairn", 1, 1);
+    cr_assert_eq(planned_machine_of(table, &c, &ranks, &linked), CAIRN_OK, "%s", cairn_err_message());
+    cr_expect(linked.machine.nodes == 2 && linked.machine.gpus_per_node == 8 && linked.gpu.nvlink_gb_s == 0 && linked.gpu.memory_gib == 60);
+    cr_expect_str_eq(linked.gpu.name, "A100-80");
+    cr_expect_eq(plan_check_machine(&linked.machine), CAIRN_OK);
+    /* 2 GiB of logits; 2 bytes of 32 x 12 x 1024 x 1024 scores */
+    cr_expect_float_eq(linked.software.reserved_gib, machine_of("H100", "cairn", 1, 1).software->reserved_gib + 2 + 0.75, 1e-9);
+    ranks.device = "NVIDIA A100-SXM4-80GB";
+    ranks.linked = false;
+    cr_assert_eq(planned_machine_of(table, &c, &ranks, &staged), CAIRN_OK);
+    cr_expect(staged.gpu.nvlink_gb_s == 0 && staged.gpu.pcie_gb_s < linked.gpu.pcie_gb_s && staged.software.data_overlap == 0);
+    ranks.linked = true;
+    cr_assert_eq(planned_machine_of(table, &c, &ranks, &linked), CAIRN_OK);
+    cr_expect_gt(linked.gpu.nvlink_gb_s, 0);
+    ranks.device = "NVIDIA L40S";
+    cr_expect_eq(planned_machine_of(table, &c, &ranks, &linked), CAIRN_ECONFIG);
+    cr_expect(strstr(cairn_err_message(), "L40S") && strstr(cairn_err_message(), "CAIRN_HARDWARE"), "%s", cairn_err_message());
 }
 
 /* The one that is best of RANKS ranks of a node within WANTED, for BATCH samples; data 0: there is none. */
@@ -350,16 +395,16 @@ Test(plan, less_memory_takes_other_layouts)
 {
     const struct plan_model m = {.layers = 8, .width = 512, .heads = 8, .context = 256, .vocabulary = 256, .tied = true};
     const struct config c = {.parallel = {.overlap = true}};
-    struct cpu_ranks ranks = {.ranks = 4, .node_ranks = 4, .threads = 1, .type = PLAN_FLOAT32};
+    struct planned_ranks ranks = {.ranks = 4, .node_ranks = 4, .threads = 1, .type = PLAN_FLOAT32};
     struct plan_constraints wanted = plan_unconstrained;
     int layouts = 0;
     int64_t last = INT64_MAX;
     wanted.samples = 4;
     machine_of("H100", "cairn", 1, 1);
     for (ranks.memory = (int64_t)2 << 30; last > 0; ranks.memory -= 64 << 20) {
-        struct cpu_machine machine;
+        struct planned_machine machine;
         struct plan_result r;
-        cr_assert_eq(cpu_machine_of(table, &c, &ranks, &machine), CAIRN_OK);
+        cr_assert_eq(planned_machine_of(table, &c, &ranks, &machine), CAIRN_OK);
         cr_assert_eq(plan_best(&m, 16, &machine.machine, &wanted, 1, &r), CAIRN_OK, "%s", cairn_err_message());
         int64_t bytes = r.count ? plan_memory_total(&r.best[0].memory) : 0;
         cr_expect_leq(bytes, r.count ? plan_memory_limit(&machine.machine) : 0);
