@@ -221,8 +221,10 @@ static cairn_err open_device(struct cuda *cuda)
 static void set_environment(const struct backend_options *options)
 {
     setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
-    if (options->waits_for_ranks)
+    if (options->waits_for_ranks) {
         setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+        setenv("CUDA_MODULE_DATA_LOADING", "EAGER", 0);
+    }
 }
 
 extern "C" cairn_err cairn_backend_open(const struct backend_options *options, struct backend **backend)

@@ -22,8 +22,16 @@ struct ring {
     int next;
 };
 
+/* Moments of the stream of LANE_COMPUTE, CALLS apart. */
+enum { CALLS = 128, MOMENTS = 3 };
+struct queue {
+    cudaEvent_t moments[MOMENTS];
+    int64_t calls;
+};
+
 struct staging {
     struct ring up, down;
+    struct queue queue;
 };
 
 static bool here(struct cuda *cuda)
@@ -87,6 +95,31 @@ static void ring_close(struct ring *ring)
     pthread_mutex_destroy(&ring->mutex);
 }
 
+static bool queue_open(struct queue *queue)
+{
+    bool ok = true;
+    for (int i = 0; ok && i < MOMENTS; i++)
+        ok = cudaEventCreateWithFlags(&queue->moments[i], cudaEventDisableTiming) == cudaSuccess;
+    return ok;
+}
+
+static void queue_close(struct queue *queue)
+{
+    for (int i = 0; i < MOMENTS; i++)
+        if (queue->moments[i] != nullptr)
+            cudaEventDestroy(queue->moments[i]);
+}
+
+void cuda_count_call(struct cuda *cuda)
+{
+    struct queue *queue = &cuda->staging->queue;
+    if (cuda->stream != cuda->lanes[LANE_COMPUTE] || ++queue->calls % CALLS != 0)
+        return;
+    cudaEvent_t moment = queue->moments[queue->calls / CALLS % MOMENTS];
+    if (cuda_wait_event(cuda, moment, "calls under way"))
+        cuda_ok(cuda, cudaEventRecord(moment, cuda->stream), "a moment");
+}
+
 cairn_err memory_open(struct cuda *cuda)
 {
     struct staging *staging = static_cast<struct staging *>(calloc(1, sizeof *staging));
@@ -94,7 +127,7 @@ cairn_err memory_open(struct cuda *cuda)
         return FAIL(CAIRN_ENOMEM, "no memory for the cuda backend");
     cuda->staging = staging;
     bool up = ring_open(&staging->up), down = ring_open(&staging->down);
-    if (up && down)
+    if (up && down && queue_open(&staging->queue))
         return CAIRN_OK;
     cudaError_t status = cudaGetLastError();
     return FAIL(CAIRN_ENOMEM, "no pinned memory for copies to the GPU %s: %s", cuda->name, cudaGetErrorString(status));
@@ -106,6 +139,7 @@ void memory_close(struct cuda *cuda)
         return;
     ring_close(&cuda->staging->up);
     ring_close(&cuda->staging->down);
+    queue_close(&cuda->staging->queue);
     free(cuda->staging);
     cuda->staging = nullptr;
 }
@@ -198,10 +232,11 @@ static bool download_parts(struct cuda *cuda, struct ring *ring, void *to, const
     return true;
 }
 
+/* The copy to pageable memory itself would wait for the stream, without a look at links: nothing is left to wait for when it begins. */
 static bool download_small(struct cuda *cuda, void *to, const void *from, size_t bytes)
 {
     cudaStream_t stream = cuda->lanes[LANE_COMPUTE];
-    return copy_async(cuda, to, from, bytes, cudaMemcpyDeviceToHost, stream, download_name) &&
+    return cuda_wait_stream(cuda, stream, download_name) && copy_async(cuda, to, from, bytes, cudaMemcpyDeviceToHost, stream, download_name) &&
            cuda_wait_stream(cuda, stream, download_name);
 }
 

@@ -79,7 +79,7 @@ template <typename T> struct norm_backward {
 /* ---- gain's and bias' of rows that a warp keeps, with the input's or without: what is read for one is there for the other. The bits are the same both
  * ways, as schedules and ways to share memory take one or the other: so nothing above is left to the compiler to fuse ---- */
 
-/* The rows are cut into about so many parts, by the shape alone: two for each multiprocessor of the GPUs that have 132. */
+/* The rows are cut into about so many parts, by the shape alone: two turns for GPUs of 132 multiprocessors, which hold a block each (188 registers). */
 constexpr int PARTS = 264;
 
 template <typename T> struct norm_gradients {
