@@ -3,7 +3,9 @@
 export CAIRN_SOURCE="$CAIRN_BUNDLE/source" CAIRN_BUILD="$CAIRN_BUNDLE"
 export CAIRN_DATA_DIR="$CAIRN_SOURCE/src/plan"
 export CAIRN_PLUGIN_DIR="$CAIRN_BUNDLE/plugin"
-export CUBLASLT_LOG_LEVEL="${CUBLASLT_LOG_LEVEL:-1}" # it says why it refuses a product
+# It says why it refuses a product, to standard output unless it is told a file: one for each process (%i).
+mkdir -p "$CAIRN_BUNDLE/cublasLt"
+export CUBLASLT_LOG_LEVEL="${CUBLASLT_LOG_LEVEL:-1}" CUBLASLT_LOG_FILE="${CUBLASLT_LOG_FILE:-$CAIRN_BUNDLE/cublasLt/%i.log}"
 export UCX_TLS=self,sm # ranks of one machine need no network
 python=${PYTHON:-python3}
 
