@@ -41,6 +41,9 @@ struct matmul_desc {
     /* A word of what may be left out, which changes no bit: of two float8 products, one after the other without another between them, that have the
      * same a, unchanged, the first KEEPS_A and does not transpose it, and to the second, which does, A_IS_KEPT. */
     bool keeps_a, a_is_kept;
+    /* Where the table has matmul_run_d_bias, and a' is a transpose, c of acc, no bias added: the sums over k of a', as it was before any rounding,
+     * are found too. */
+    bool d_bias;
 };
 struct matmul; /* a product planned ahead; opaque */
 
@@ -57,7 +60,7 @@ static inline bool matmul_is_float8(const struct matmul_desc *d)
 struct product_choice {
     char product[128]; /* its shape, types and alignments, in words */
     bool timed;        /* it was the fastest of those that were tried */
-    unsigned char algorithm[64];
+    unsigned char algorithm[64]; /* all zeros: none of the library's, what it would do besides the product being done by a kernel */
     uint64_t workspace_bytes;
 };
 
@@ -251,6 +254,9 @@ struct backend_table {
     /* Where desc.gelu is MATMUL_GELU: inner[m,n] (act) becomes the product (+ bias), c its GELU, of the product rounded or not. Where it
      * is MATMUL_D_GELU: inner is read, and c becomes the product times GELU's derivative at inner. */
     void (*matmul_run_gelu)(struct matmul *, void *c, void *inner, const void *a, const void *b, const void *bias);
+    /* Where desc.d_bias is set: d_bias[m] (acc) becomes the sums over k of a' (a linear layer's bias' gradient beside its weight's). NULL: desc.d_bias
+     * may not be set, and bias_backward finds them. */
+    void (*matmul_run_d_bias)(struct matmul *, void *c, void *d_bias, const void *a, const void *b);
     void (*matmul_destroy)(struct matmul *);
     /* Of devices alone, else NULL. All choices so far, those of products that are planned and those that were told; returns how many. LIST is
      * valid until the next product is planned or told of. */

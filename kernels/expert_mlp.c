@@ -59,15 +59,16 @@ static int64_t size_of(const struct expert_mlp *m, int64_t count)
 static cairn_err create_plans(struct expert_mlp *m, int64_t size)
 {
     int64_t rows = rows_of(m, size), width = m->desc.width, hidden = m->desc.hidden;
+    bool d_bias = m->b->table->matmul_run_d_bias != NULL;
     const struct matmul_desc descs[PRODUCTS] = {
         [EXPAND] = {.m = rows, .n = hidden, .k = width, .transpose_b = true, .bias = true},
         [CONTRACT] = {.m = rows, .n = width, .k = hidden, .transpose_b = true, .bias = !m->desc.adds_no_bias},
         [D_ACTIVE] = {.m = rows, .n = hidden, .k = width},
         [D_X] = {.m = rows, .n = width, .k = hidden},
-        [D_EXPAND] = {.m = hidden, .n = width, .k = rows, .transpose_a = true, .c_is_acc = true},
-        [D_CONTRACT] = {.m = width, .n = hidden, .k = rows, .transpose_a = true, .c_is_acc = true},
-        [D_EXPAND_ADD] = {.m = hidden, .n = width, .k = rows, .transpose_a = true, .c_is_acc = true, .accumulate = true},
-        [D_CONTRACT_ADD] = {.m = width, .n = hidden, .k = rows, .transpose_a = true, .c_is_acc = true, .accumulate = true},
+        [D_EXPAND] = {.m = hidden, .n = width, .k = rows, .transpose_a = true, .c_is_acc = true, .d_bias = d_bias},
+        [D_CONTRACT] = {.m = width, .n = hidden, .k = rows, .transpose_a = true, .c_is_acc = true, .d_bias = d_bias},
+        [D_EXPAND_ADD] = {.m = hidden, .n = width, .k = rows, .transpose_a = true, .c_is_acc = true, .accumulate = true, .d_bias = d_bias},
+        [D_CONTRACT_ADD] = {.m = width, .n = hidden, .k = rows, .transpose_a = true, .c_is_acc = true, .accumulate = true, .d_bias = d_bias},
     };
     for (int p = 0; p < PRODUCTS; p++)
         TRY(m->b->table->matmul_create(m->b, &descs[p], &m->plans[size][p]));
@@ -163,11 +164,18 @@ void expert_mlp_backward_input(struct expert_mlp *m, void *dx, void *d_inner, co
     }
 }
 
-/* d_bias[width] (+)= sum over rows of dy */
-static void bias_backward(struct expert_mlp *m, void *d_bias, const void *dy, int64_t rows, int64_t width, bool add)
+/* Of one of the two layers: d_weight (+)= dy^T x and d_bias[width] (+)= sum over rows of dy. */
+static void layer_backward_weight(struct expert_mlp *m, struct matmul *plan, void *d_weight, void *d_bias, const void *dy, const void *x,
+                                  int64_t rows, int64_t width, bool add)
 {
     const struct backend_table *t = m->b->table;
-    t->bias_backward(m->b, add ? m->d_bias : d_bias, dy, rows, width);
+    void *sums = add ? m->d_bias : d_bias;
+    if (t->matmul_run_d_bias != NULL) {
+        t->matmul_run_d_bias(plan, d_weight, sums, dy, x);
+    } else {
+        t->matmul_run(plan, d_weight, dy, x, NULL);
+        t->bias_backward(m->b, sums, dy, rows, width);
+    }
     if (add)
         t->add(m->b, d_bias, d_bias, m->d_bias, width);
 }
@@ -176,17 +184,17 @@ static void bias_backward(struct expert_mlp *m, void *d_bias, const void *dy, in
 static void clear(struct expert_mlp *m, const struct expert_gradients *g, const struct expert *e)
 {
     const struct expert_mlp_desc *d = &m->desc;
+    const struct backend_table *t = m->b->table;
     enum dtype acc = m->b->acc;
-    bias_backward(m, at_mutable(acc, g->expand, e->weight), NULL, 0, d->hidden * d->width, false);
-    bias_backward(m, at_mutable(acc, g->contract, e->weight), NULL, 0, d->hidden * d->width, false);
-    bias_backward(m, at_mutable(acc, g->expand_bias, e->number * d->hidden), NULL, 0, d->hidden, false);
-    bias_backward(m, at_mutable(acc, g->contract_bias, e->number * d->width), NULL, 0, d->width, false);
+    t->bias_backward(m->b, at_mutable(acc, g->expand, e->weight), NULL, 0, d->hidden * d->width);
+    t->bias_backward(m->b, at_mutable(acc, g->contract, e->weight), NULL, 0, d->hidden * d->width);
+    t->bias_backward(m->b, at_mutable(acc, g->expand_bias, e->number * d->hidden), NULL, 0, d->hidden);
+    t->bias_backward(m->b, at_mutable(acc, g->contract_bias, e->number * d->width), NULL, 0, d->width);
 }
 
 void expert_mlp_backward_weight(struct expert_mlp *m, const struct expert_gradients *g, const void *d_inner, const void *dy,
                                 const void *x, const void *active, const int32_t *counts, bool add)
 {
-    const struct backend_table *t = m->b->table;
     const struct expert_mlp_desc *d = &m->desc;
     enum dtype act = m->b->act, acc = m->b->acc;
     for (int64_t i = 0; i < d->experts; i++) {
@@ -195,12 +203,9 @@ void expert_mlp_backward_weight(struct expert_mlp *m, const struct expert_gradie
             clear(m, g, &e);
         if (e.plans == NULL)
             continue;
-        const void *d_inner_rows = at(act, d_inner, e.wide), *dy_rows = at(act, dy, e.narrow);
-        t->matmul_run(e.plans[add ? D_EXPAND_ADD : D_EXPAND], at_mutable(acc, g->expand, e.weight), d_inner_rows,
-                      at(act, x, e.narrow), NULL);
-        t->matmul_run(e.plans[add ? D_CONTRACT_ADD : D_CONTRACT], at_mutable(acc, g->contract, e.weight), dy_rows,
-                      at(act, active, e.wide), NULL);
-        bias_backward(m, at_mutable(acc, g->expand_bias, i * d->hidden), d_inner_rows, e.rows, d->hidden, add);
-        bias_backward(m, at_mutable(acc, g->contract_bias, i * d->width), dy_rows, e.rows, d->width, add);
+        layer_backward_weight(m, e.plans[add ? D_EXPAND_ADD : D_EXPAND], at_mutable(acc, g->expand, e.weight),
+                              at_mutable(acc, g->expand_bias, i * d->hidden), at(act, d_inner, e.wide), at(act, x, e.narrow), e.rows, d->hidden, add);
+        layer_backward_weight(m, e.plans[add ? D_CONTRACT_ADD : D_CONTRACT], at_mutable(acc, g->contract, e.weight),
+                              at_mutable(acc, g->contract_bias, i * d->width), at(act, dy, e.narrow), at(act, active, e.wide), e.rows, d->width, add);
     }
 }

@@ -148,6 +148,9 @@ void memory_free(struct backend *, void *, size_t bytes);
 cairn_err memory_open(struct cuda *);
 void memory_close(struct cuda *);
 
+/* The table's bias_backward; norm.cu. */
+void norm_bias_backward(struct backend *, void *d_bias, const void *dy, int64_t rows, int64_t width);
+
 /* Each fills its entries of the table. */
 void memory_fill(struct backend_table *);
 void elementwise_fill(struct backend_table *);

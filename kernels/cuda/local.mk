@@ -21,6 +21,7 @@ CUDA_FILES = \
   kernels/cuda/norm_backward.cu \
   kernels/cuda/product.cu \
   kernels/cuda/product_choice.cu \
+  kernels/cuda/product_plan.cu \
   kernels/cuda/ranges.cu \
   kernels/cuda/recording.cu \
   kernels/cuda/router.cu \
@@ -42,7 +43,8 @@ CUDA_INCLUDES = \
   kernels/cuda/norm_rows.h \
   kernels/cuda/pack.h \
   kernels/cuda/product.h \
-  kernels/cuda/product_choice.h
+  kernels/cuda/product_choice.h \
+  kernels/cuda/product_plan.h
 EXTRA_DIST += $(CUDA_FILES) $(CUDA_INCLUDES) kernels/cuda/nvcc
 
 CUDA_CODE_CPPFLAGS = -I$(top_srcdir)/src -I$(top_srcdir) -D_GNU_SOURCE

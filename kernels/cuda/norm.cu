@@ -271,7 +271,7 @@ void norm_wide_columns(struct backend *b, void *d_bias, void *d_gain, const void
         column_sums<float, true>(b, d_bias, d_gain, dy, x, mean, rstd, rows, width);
 }
 
-static void bias_backward(struct backend *b, void *d_bias, const void *dy, int64_t rows, int64_t width)
+void norm_bias_backward(struct backend *b, void *d_bias, const void *dy, int64_t rows, int64_t width)
 {
     if (b->act == DTYPE_BF16)
         column_sums<bf16, false>(b, d_bias, nullptr, dy, nullptr, nullptr, nullptr, rows, width);
@@ -283,6 +283,6 @@ void norm_fill(struct backend_table *t)
 {
     t->layer_norm_forward = layer_norm_forward;
     t->residual_layer_norm_forward = residual_layer_norm_forward;
-    t->bias_backward = bias_backward;
+    t->bias_backward = norm_bias_backward;
     norm_backward_fill(t);
 }

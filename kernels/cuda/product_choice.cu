@@ -60,7 +60,8 @@ cairn_err choice_set(struct cuda *cuda, const char *product, const cublasLtMatmu
     if (strlen(product) >= sizeof choice.product)
         return FAIL(CAIRN_EINVAL, "a product is described by too many letters: %s", product);
     strcpy(choice.product, product);
-    memcpy(choice.algorithm, algorithm, sizeof *algorithm);
+    if (algorithm != nullptr)
+        memcpy(choice.algorithm, algorithm, sizeof *algorithm);
     choice.workspace_bytes = workspace_bytes;
     choice.timed = timed;
     return set(cuda, &choice, place);
@@ -69,6 +70,12 @@ cairn_err choice_set(struct cuda *cuda, const char *product, const cublasLtMatmu
 const struct product_choice *choice_at(const struct cuda *cuda, int place)
 {
     return &cuda->choices->list[place];
+}
+
+bool choice_is_none(const struct product_choice *choice)
+{
+    static const struct product_choice none = {};
+    return memcmp(choice->algorithm, none.algorithm, sizeof none.algorithm) == 0;
 }
 
 void choices_close(struct cuda *cuda)
@@ -108,7 +115,7 @@ static void give_back(struct arrays *a)
 static bool set_pointers(const struct trial *t, const struct arrays *a)
 {
     cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
-    if (t->bias_bytes > 0)
+    if (t->bias_bytes > 0 && t->d_bias_rows == 0)
         status = cublasLtMatmulDescSetAttribute(t->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &a->bias, sizeof a->bias);
     if (t->inner && status == CUBLAS_STATUS_SUCCESS)
         status = cublasLtMatmulDescSetAttribute(t->operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &a->inner, sizeof a->inner);
@@ -126,16 +133,24 @@ static bool prepare(const struct trial *t, struct arrays *a)
     return ok && cudaEventCreate(&a->from) == cudaSuccess && cudaEventCreate(&a->to) == cudaSuccess && set_pointers(t, a);
 }
 
-/* Milliseconds of one run; negative where it fails. */
-static float run_once(const struct trial *t, const struct arrays *a, const cublasLtMatmulHeuristicResult_t *result)
+static bool multiply(const struct trial *t, const struct arrays *a, const cublasLtMatmulHeuristicResult_t *result)
 {
     struct cuda *cuda = t->cuda;
     const float one = 1;
+    if (cublasLtMatmul(cuda->products, t->operation, &one, a->first, t->first, a->second, t->second, &t->factor, a->result, t->result,
+                       a->result, t->result, &result->algo, cuda->workspace, result->workspaceSize, cuda->stream) != CUBLAS_STATUS_SUCCESS)
+        return false;
+    if (t->d_bias_rows > 0)
+        norm_bias_backward(&cuda->base, a->bias, a->second, t->d_bias_rows, t->d_bias_width);
+    return cuda->error == cudaSuccess;
+}
+
+/* Milliseconds of one run; negative where it fails. */
+static float run_once(const struct trial *t, const struct arrays *a, const cublasLtMatmulHeuristicResult_t *result)
+{
     float milliseconds = -1;
-    if (cudaEventRecord(a->from, cuda->stream) != cudaSuccess ||
-        cublasLtMatmul(cuda->products, t->operation, &one, a->first, t->first, a->second, t->second, &t->factor, a->result, t->result,
-                       a->result, t->result, &result->algo, cuda->workspace, result->workspaceSize, cuda->stream) != CUBLAS_STATUS_SUCCESS ||
-        cudaEventRecord(a->to, cuda->stream) != cudaSuccess || cudaEventSynchronize(a->to) != cudaSuccess ||
+    if (cudaEventRecord(a->from, t->cuda->stream) != cudaSuccess || !multiply(t, a, result) ||
+        cudaEventRecord(a->to, t->cuda->stream) != cudaSuccess || cudaEventSynchronize(a->to) != cudaSuccess ||
         cudaEventElapsedTime(&milliseconds, a->from, a->to) != cudaSuccess)
         return -1;
     return milliseconds;
@@ -173,6 +188,14 @@ int choice_by_time(const struct trial *t, const cublasLtMatmulHeuristicResult_t 
     }
     give_back(&a);
     return ready ? fastest : UNTRIED;
+}
+
+float choice_time(const struct trial *t, const cublasLtMatmulHeuristicResult_t *result)
+{
+    struct arrays a = {};
+    float time = prepare(t, &a) ? time_of(t, &a, result, -1) : -1;
+    give_back(&a);
+    return time;
 }
 
 /* ---- the table's ---- */

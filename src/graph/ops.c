@@ -223,7 +223,8 @@ static cairn_err linear_prepare(struct graph *g, struct op *op)
                                       .float8_a = gradient, .float8_b = value, .keeps_a = gradient_twice};
     TRY(KERNEL(g)->matmul_create(g->backend, &input, &op->input_plan));
     const struct matmul_desc of_weight = {.m = out, .n = in, .k = rows, .transpose_a = true, .c_is_acc = true,
-                                          .float8_a = gradient, .float8_b = value, .a_is_kept = gradient_twice};
+                                          .float8_a = gradient, .float8_b = value, .a_is_kept = gradient_twice,
+                                          .d_bias = op->bias >= 0 && KERNEL(g)->matmul_run_d_bias != NULL};
     return KERNEL(g)->matmul_create(g->backend, &of_weight, &op->weight_plan);
 }
 
@@ -250,11 +251,15 @@ static void linear_backward_input(struct graph *g, struct op *op)
 
 static void linear_backward_weight(struct graph *g, struct op *op)
 {
-    KERNEL(g)->matmul_run(op->weight_plan, parameter_gradient(g, op->weight, false), gradient_of(g, op->y), tensor_data(g, op->x),
-                          NULL);
-    if (op->bias >= 0)
-        KERNEL(g)->bias_backward(g->backend, parameter_gradient(g, op->bias, false), gradient_of(g, op->y),
-                                 rows_of(g, op->y), g->tensors[op->y].width);
+    const void *dy = gradient_of(g, op->y), *x = tensor_data(g, op->x);
+    void *d_weight = parameter_gradient(g, op->weight, false), *d_bias = op->bias >= 0 ? parameter_gradient(g, op->bias, false) : NULL;
+    if (d_bias && KERNEL(g)->matmul_run_d_bias) {
+        KERNEL(g)->matmul_run_d_bias(op->weight_plan, d_weight, d_bias, dy, x);
+        return;
+    }
+    KERNEL(g)->matmul_run(op->weight_plan, d_weight, dy, x, NULL);
+    if (d_bias)
+        KERNEL(g)->bias_backward(g->backend, d_bias, dy, rows_of(g, op->y), g->tensors[op->y].width);
 }
 
 static void linear_release(struct graph *g, struct op *op)

@@ -220,6 +220,16 @@ static void time_matmul_run_gelu(struct matmul *plan, void *c, void *inner, cons
            forward ? "gelu" : "gelu's gradient", matmul_is_float8(d) ? " f8" : "");
 }
 
+static void time_matmul_run_d_bias(struct matmul *plan, void *c, void *d_bias, const void *a, const void *b)
+{
+    TIME(call, matmul_run_d_bias, plan, c, d_bias, a, b);
+    const struct matmul_desc *d = &plan_of(plan)->matmul;
+    double m = (double)d->m, n = (double)d->n, k = (double)d->k, of_c = m * n * timer.acc;
+    struct kernel_work work = {(m * k + k * n) * timer.act + (d->accumulate ? of_c : 0), of_c + m * timer.acc, 2 * m * n * k};
+    record(KERNEL_matmul_run_d_bias, call, work, "%lldx%lldx%lld%s%s", (long long)d->m, (long long)d->n, (long long)d->k,
+           d->accumulate ? " + c" : "", matmul_is_float8(d) ? " f8" : "");
+}
+
 static cairn_err time_attention_create(struct backend *b, const struct attention_desc *desc, struct attention **out)
 {
     cairn_err made = timer.inner->attention_create(b, desc, out);

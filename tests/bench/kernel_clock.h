@@ -6,7 +6,7 @@
 #include "kernels/backend.h"
 
 #define KERNEL_LIST(X)                                                                                                  \
-    X(matmul_run) X(matmul_run_gelu) X(embedding_forward) X(embedding_backward) X(layer_norm_forward) X(layer_norm_backward_input)         \
+    X(matmul_run) X(matmul_run_gelu) X(matmul_run_d_bias) X(embedding_forward) X(embedding_backward) X(layer_norm_forward) X(layer_norm_backward_input)         \
     X(layer_norm_backward_weight) X(residual_layer_norm_forward) X(layer_norm_backward) X(bias_backward) X(gelu_forward) X(gelu_backward) X(add_dropout_forward)              \
     X(dropout_backward) X(attention_forward) X(attention_backward) X(classifier_loss) X(classifier_loss_and_gradients)  \
     X(add) X(add_act) X(sum_squares) X(adamw) X(round_weights)                                                         \

@@ -6,9 +6,11 @@
 #include "gemm.h"
 #include "runtime.h"
 
+#include <chrono>
 #include <cstdarg>
 #include <cstring>
 #include <memory>
+#include <thread>
 
 using namespace cuda_on_cpu;
 
@@ -81,6 +83,12 @@ static bool known_epilogue(uint32_t e)
            (e & ~static_cast<uint32_t>(CUBLASLT_EPILOGUE_GELU_AUX_BIAS)) == 0;
 }
 
+/* Sums over k of a or b beside the product. */
+static bool finds_sums(const cublasLtMatmulDescOpaque_t &o)
+{
+    return o.epilogue == CUBLASLT_EPILOGUE_BGRADA || o.epilogue == CUBLASLT_EPILOGUE_BGRADB;
+}
+
 /* What the manual asks of products in float8 on sm_90 ("cublasLtMatmul"), of matrices of bfloat16 or float32 as results. */
 static cublasStatus_t check_float8(const product &p)
 {
@@ -141,8 +149,11 @@ static cublasStatus_t make_product(cublasLtMatmulDesc_t operation, cublasLtMatri
         return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "compute type %d with scale type %d", operation->compute, operation->scale);
     if (!known_epilogue(operation->epilogue))
         return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "epilogue %u", operation->epilogue);
-    if ((operation->epilogue & CUBLASLT_EPILOGUE_BIAS) && operation->bias_type >= 0 && operation->bias_type != d->type)
+    bool has_bias = (operation->epilogue & CUBLASLT_EPILOGUE_BIAS) || finds_sums(*operation);
+    if (has_bias && operation->bias_type >= 0 && operation->bias_type != d->type)
         return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "bias of type %d with a result of type %d", operation->bias_type, d->type);
+    if (finds_sums(*operation) && environment("CUDA_ON_CPU_NO_BGRAD", 0))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -216,14 +227,19 @@ static element element_of(const product &p, int type)
     }
 }
 
-/* Sums over k of a's rows or of b's columns. */
-static void bias_gradient(const product &p, const operand &o, bool rows, void *to)
+/* Sums over k of a's rows or of b's columns, those of the parts of k one after the other. */
+static void bias_gradient(const product &p, const operand &o, bool rows, int parts, void *to)
 {
+    std::this_thread::sleep_for(std::chrono::milliseconds(environment("CUDA_ON_CPU_SLOW_BGRAD", 0)));
     for (int64_t i = 0; i < (rows ? p.m : p.n); i++) {
         float sum = 0.0f;
-        for (int64_t k = 0; k < p.k; k++)
-            sum += load(o.at, o.type == element::BFLOAT16 ? CUDA_R_16BF : CUDA_R_32F,
-                        rows ? i * o.row + k * o.column : k * o.row + i * o.column);
+        for (int part = 0; part < parts; part++) {
+            float of_part = 0.0f;
+            for (int64_t k = p.k * part / parts; k < p.k * (part + 1) / parts; k++)
+                of_part += load(o.at, o.type == element::BFLOAT16 ? CUDA_R_16BF : CUDA_R_32F,
+                                rows ? i * o.row + k * o.column : k * o.row + i * o.column);
+            sum += of_part;
+        }
         store(to, p.d.type, i, sum);
     }
 }
@@ -277,9 +293,9 @@ static void carry_out(const product &p, const algorithm &how, const addresses &a
         operand b = {offset(at.b, p.b.type, batch * p.b.batch_offset), element_of(p, p.b.type), 0, 0};
         strides(p.a, p.operation.transpose_a != CUBLAS_OP_N, &a.row, &a.column);
         strides(p.b, p.operation.transpose_b != CUBLAS_OP_N, &b.row, &b.column);
-        if (p.operation.epilogue == CUBLASLT_EPILOGUE_BGRADA || p.operation.epilogue == CUBLASLT_EPILOGUE_BGRADB)
-            bias_gradient(p, p.operation.epilogue == CUBLASLT_EPILOGUE_BGRADA ? a : b,
-                          p.operation.epilogue == CUBLASLT_EPILOGUE_BGRADA, p.operation.bias);
+        bool of_a = p.operation.epilogue == CUBLASLT_EPILOGUE_BGRADA;
+        if (finds_sums(p.operation))
+            bias_gradient(p, of_a ? a : b, of_a, how.split_k, p.operation.bias);
         float *r = own ? own.get() : static_cast<float *>(at.workspace);
         for (int part = 0; part < how.split_k; part++) {
             int64_t from = p.k * part / how.split_k, to = p.k * (part + 1) / how.split_k;
@@ -332,9 +348,13 @@ static cublasStatus_t check_addresses(const product &p, const algorithm &how, co
             return refuse(CUBLAS_STATUS_INVALID_VALUE, "a scale is not in one allocation of device memory");
     if (overlap(at.d, bytes_of(p.d), at.a, bytes_of(p.a)) || overlap(at.d, bytes_of(p.d), at.b, bytes_of(p.b)))
         return refuse(CUBLAS_STATUS_INVALID_VALUE, "the result lies over a or b");
-    if (p.operation.epilogue & CUBLASLT_EPILOGUE_BIAS) {
-        if (!within_allocation(p.operation.bias, static_cast<size_t>(p.m) * size_of(p.d.type)))
+    if ((p.operation.epilogue & CUBLASLT_EPILOGUE_BIAS) || finds_sums(p.operation)) {
+        size_t bytes = static_cast<size_t>(p.operation.epilogue == CUBLASLT_EPILOGUE_BGRADB ? p.n : p.m) * size_of(p.d.type);
+        if (!within_allocation(p.operation.bias, bytes))
             return refuse(CUBLAS_STATUS_INVALID_VALUE, "bias is not in one allocation of device memory");
+        if (finds_sums(p.operation) && (overlap(p.operation.bias, bytes, at.d, bytes_of(p.d)) ||
+                                        overlap(p.operation.bias, bytes, at.a, bytes_of(p.a)) || overlap(p.operation.bias, bytes, at.b, bytes_of(p.b))))
+            return refuse(CUBLAS_STATUS_INVALID_VALUE, "the bias' gradient lies over a matrix");
         if (reinterpret_cast<uintptr_t>(p.operation.bias) % how.bias_alignment)
             return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "bias is less aligned than that which the algorithm was found for");
     }

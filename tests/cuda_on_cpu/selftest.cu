@@ -549,6 +549,7 @@ static const struct {
     {"devices are visible, streams are of a device", devices_are_visible, 0, 0},
     {"cuBLASLt multiplies", library_multiplies, 0, 0},
     {"cuBLASLt wants what was promised", library_wants_what_was_promised, 0, 0},
+    {"cuBLASLt finds sums over k of one operand", library_finds_sums, 0, 0},
     {"cuBLASLt multiplies float8 as it lies along k, and nothing else", library_multiplies_float8, 0, 0},
     {"NCCL: messages in one group, in any order", ranks_exchange, 0, 0},
     {"NCCL: messages wait for their streams, and work for messages", ranks_keep_the_order_of_streams, 0, 0},

@@ -57,6 +57,7 @@ inline float small(uint32_t i)
 /* selftest_library.cu */
 void library_multiplies();
 void library_wants_what_was_promised();
+void library_finds_sums();
 void library_multiplies_float8();
 
 /* selftest_nccl.cu */

@@ -10,6 +10,7 @@ extern "C" {
 struct shape {
     uint64_t m, n, k;
     bool transpose_a, transpose_b, bias, accumulate;
+    cublasLtEpilogue_t sums = CUBLASLT_EPILOGUE_DEFAULT; /* or BGRADA or BGRADB */
 };
 
 /* What a test needs of the library. */
@@ -24,18 +25,18 @@ struct library_product {
 template <typename T> static void find_algorithms(library_product *p, const shape &s, cudaDataType_t type, cudaDataType_t result, T *bias)
 {
     cublasOperation_t transposed = CUBLAS_OP_T;
-    cublasLtEpilogue_t add_bias = CUBLASLT_EPILOGUE_BIAS;
+    cublasLtEpilogue_t epilogue = s.bias ? CUBLASLT_EPILOGUE_BIAS : s.sums;
     cublasLtMatmulPreference_t preference;
     uint64_t workspace = 1 << 20;
-    uint32_t alignment = sizeof(T);
+    uint32_t alignment = result == CUDA_R_32F ? sizeof(float) : sizeof(T);
     ENSURE(cublasLtCreate(&p->handle) == CUBLAS_STATUS_SUCCESS);
     ENSURE(cublasLtMatmulDescCreate(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS);
     if (s.transpose_a)
         cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed);
     if (s.transpose_b)
         cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSB, &transposed, sizeof transposed);
-    if (s.bias) {
-        cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &add_bias, sizeof add_bias);
+    if (epilogue != CUBLASLT_EPILOGUE_DEFAULT) {
+        cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
         cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
     }
     uint64_t lda = s.transpose_a ? s.k : s.m, ldb = s.transpose_b ? s.n : s.k;
@@ -128,6 +129,56 @@ void library_wants_what_was_promised()
     cublasLtMatrixLayoutSetAttribute(p.c, CUBLASLT_MATRIX_LAYOUT_TYPE, &type, sizeof type);
     ENSURE(run(a.at) == CUBLAS_STATUS_NOT_SUPPORTED);
     forget(&p);
+}
+
+/* Where the sums over k of one operand are stored, and what of its pointer is refused. */
+static void check_sums(cublasLtEpilogue_t sums, bool transpose)
+{
+    shape s = {24, 16, 700, transpose, !transpose, false, false, sums};
+    bool of_a = sums == CUBLASLT_EPILOGUE_BGRADA;
+    size_t count = of_a ? s.m : s.n;
+    device_array<__nv_bfloat16> a(s.m * s.k), b(s.k * s.n);
+    device_array<float> c(s.m * s.n), to(count + 1);
+    device_array<char> workspace(1 << 20);
+    float one = 1.0f, zero = 0.0f;
+    for (device_array<__nv_bfloat16> *array : {&a, &b}) {
+        for (uint32_t i = 0; i < array->host.size(); i++)
+            array->host[i] = small(i);
+        array->put();
+    }
+    library_product p = {};
+    find_algorithms(&p, s, CUDA_R_16BF, CUDA_R_32F, reinterpret_cast<__nv_bfloat16 *>(to.at));
+    for (int algorithm = 0; algorithm < p.count; algorithm++) {
+        cublasLtMatmulHeuristicResult_t *r = &p.results[algorithm];
+        auto run = [&](void *at) {
+            cublasLtMatmulDescSetAttribute(p.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &at, sizeof at);
+            return cublasLtMatmul(p.handle, p.operation, &one, a.at, p.a, b.at, p.b, &zero, c.at, p.c, c.at, p.c, &r->algo, workspace.at,
+                                  r->workspaceSize, nullptr);
+        };
+        ENSURE(run(nullptr) == CUBLAS_STATUS_INVALID_VALUE && run(c.at) == CUBLAS_STATUS_INVALID_VALUE && run(b.at) == CUBLAS_STATUS_INVALID_VALUE);
+        ENSURE(run(to.at + 1) == CUBLAS_STATUS_NOT_SUPPORTED && run(to.at + 4) == CUBLAS_STATUS_INVALID_VALUE);
+        ENSURE(run(to.at) == CUBLAS_STATUS_SUCCESS);
+        to.get();
+        const device_array<__nv_bfloat16> &of = of_a ? a : b;
+        for (size_t i = 0; i < count; i++) {
+            float sum = 0.0f;
+            for (size_t k = 0; k < s.k; k++)
+                sum += static_cast<float>(of.host[transpose ? i * s.k + k : k * count + i]);
+            ENSURE(to.host[i] == sum);
+        }
+    }
+    int32_t type = CUDA_R_16BF;
+    cublasLtMatmulDescSetAttribute(p.operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof type);
+    ENSURE(cublasLtMatmulAlgoCheck(p.handle, p.operation, p.a, p.b, p.c, p.c, &p.results[0].algo, &p.results[0]) == CUBLAS_STATUS_NOT_SUPPORTED);
+    forget(&p);
+}
+
+void library_finds_sums()
+{
+    for (bool transpose : {false, true}) {
+        check_sums(CUBLASLT_EPILOGUE_BGRADA, transpose);
+        check_sums(CUBLASLT_EPILOGUE_BGRADB, transpose);
+    }
 }
 
 /* A product in float8; the usual one, and what may be wrong with it. */

@@ -34,6 +34,35 @@ timeout -k 5 100 "$MPIEXEC" -n 1 "$CAIRN" train tiny.yaml run_dir=unlike device=
     -n 1 "$CAIRN" train tiny.yaml run_dir=unlike device=cuda algorithms=timed >train.log 2>&1
 same "ranks that found others take those of the first rank" unlike
 
+# The gradients of biases: beside those of weights where the library has an algorithm, and not slower. Whether so is kept like an algorithm.
+zeros=$(printf '%0128d' 0)
+
+# joint RUN, apart RUN: how many kinds of products have them beside, and by a kernel of its own
+joint() { grep -A1 'dbias"' "$1/products.json" | grep '"algorithm"' | grep -vc "$zeros"; }
+apart() { grep -A1 'dbias"' "$1/products.json" | grep -c "\"algorithm\": \"$zeros"; }
+[ "$(joint first)" -ge 3 ] && [ "$(apart first)" -eq 0 ] && pass "biases' gradients are found beside weights'" || fail "biases' gradients are found beside weights'" first/products.json
+expected=$first
+train 2 run_dir=bubble device=cuda algorithms=first parallel.pipeline=2 parallel.schedule=zero-bubble
+same "so they are in split backward passes" bubble
+CUDA_ON_CPU_DEVICES=2 train 2 run_dir=zero device=cuda algorithms=first parallel.zero=3 parallel.links=nccl
+same "and with zero 3" zero
+CUDA_ON_CPU_NO_BGRAD=1 train 1 run_dir=refused device=cuda algorithms=first
+expected=$(hash_of refused)
+[ -n "$expected" ] && [ "$expected" != "$first" ] && [ "$(joint refused)" -eq 0 ] && [ "$(apart refused)" -ge 3 ] &&
+    pass "where the library refuses, by a kernel" || fail "where the library refuses, by a kernel" train.log
+CUDA_ON_CPU_NO_BGRAD=1 train 1 run_dir=refused_once device=cuda algorithms=first steps=2
+train 1 run_dir=refused_once device=cuda algorithms=first
+same "a restart that could have them beside goes on by the kernel" refused_once
+rm -rf cache
+CUDA_ON_CPU_SLOW_BGRAD=20 train 1 run_dir=slow device=cuda steps=2
+[ "$(joint slow)" -eq 0 ] && [ "$(apart slow)" -ge 3 ] && pass "what is slower is not taken" || fail "what is slower is not taken" slow/products.json
+train 1 run_dir=slow_cached device=cuda
+expected=$(hash_of slow_cached)
+[ "$(joint slow_cached)" -eq 0 ] && pass "nor by another run, which has it from the cache" || fail "nor by another run, which has it from the cache" slow_cached/products.json
+rm -rf cache
+train 1 run_dir=slow device=cuda
+same "nor by a restart" slow
+
 # From here on they are found by time, which may end otherwise each time.
 rm -rf cache
 cp -r first damaged

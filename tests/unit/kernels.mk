@@ -1,5 +1,5 @@
 UNIT_TESTS += tests/unit/test_kernels_cpu tests/unit/test_kernels_dropout tests/unit/test_kernels_gradients \
-  tests/unit/test_kernels_float8 \
+  tests/unit/test_kernels_d_bias tests/unit/test_kernels_float8 \
   tests/unit/test_kernels_pieces tests/unit/test_kernels_slices tests/unit/test_kernels_words tests/unit/test_kernels_cuda \
   tests/unit/test_kernels_cudnn tests/unit/test_kernels_rounding
 tests_unit_test_kernels_cuda_SOURCES = tests/unit/test_kernels_cuda.c \
@@ -42,3 +42,7 @@ tests_unit_test_kernels_float8_SOURCES = tests/unit/test_kernels_float8.c \
   tests/unit/kernels_support.c tests/unit/kernels_support.h
 tests_unit_test_kernels_float8_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_kernels_float8_LDADD = $(UNIT_LDADD)
+tests_unit_test_kernels_d_bias_SOURCES = tests/unit/test_kernels_d_bias.c \
+  tests/unit/kernels_support.c tests/unit/kernels_support.h
+tests_unit_test_kernels_d_bias_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_kernels_d_bias_LDADD = $(UNIT_LDADD)
