@@ -289,12 +289,32 @@ struct backend_table {
     void (*layer_norm_backward)(struct backend *, void *dx, void *d_gain, void *d_bias, const void *dy, const void *x, const void *gain,
                                 const void *mean, const void *rstd, int64_t rows, int64_t width, bool add_to_dx);
 
+    /* ---- RMS norm over the last dimension (Zhang and Sennrich, arXiv 1910.07467): y = x rstd gain, rstd = 1 / sqrt(mean(x^2) + epsilon);
+     * rstd[rows] (acc) is kept for the backward pass ---- */
+    void (*rms_norm_forward)(struct backend *, void *y, void *rstd, const void *x, const void *gain, int64_t rows, int64_t width,
+                             double epsilon);
+    void (*rms_norm_backward_input)(struct backend *, void *dx, const void *dy, const void *x, const void *gain, const void *rstd,
+                                    int64_t rows, int64_t width, bool add_to_dx);
+    void (*rms_norm_backward_weight)(struct backend *, void *d_gain, const void *dy, const void *x, const void *rstd, int64_t rows,
+                                     int64_t width);
+
+    /* As layer norm's two at once: */
+    void (*residual_rms_norm_forward)(struct backend *, void *sum, void *y, void *rstd, const void *x, const void *h, const void *gain,
+                                      int64_t rows, int64_t width, double epsilon);
+    void (*rms_norm_backward)(struct backend *, void *dx, void *d_gain, const void *dy, const void *x, const void *gain, const void *rstd,
+                              int64_t rows, int64_t width, bool add_to_dx);
+
     /* d_bias[width] (acc) = sum over rows of dy */
     void (*bias_backward)(struct backend *, void *d_bias, const void *dy, int64_t rows, int64_t width);
 
     /* ---- GELU, tanh form (Hendrycks and Gimpel, arXiv 1606.08415) ---- */
     void (*gelu_forward)(struct backend *, void *y, const void *x, int64_t n);
     void (*gelu_backward)(struct backend *, void *dx, const void *dy, const void *x, int64_t n); /* dx may be dy */
+
+    /* ---- SwiGLU (Shazeer, arXiv 2002.05202): y[rows, width] = silu(gate) up, silu(v) = v / (1 + exp(-v)); each row of x[rows, 2 width] is
+     * its gate, then its up ---- */
+    void (*swiglu_forward)(struct backend *, void *y, const void *x, int64_t rows, int64_t width);
+    void (*swiglu_backward)(struct backend *, void *dx, const void *dy, const void *x, int64_t rows, int64_t width); /* dx [rows, 2 width] */
 
     /* ---- y = x + dropout(h) (residual); x may be NULL: y = dropout(h); y may be x or h ---- */
     void (*add_dropout_forward)(struct backend *, void *y, const void *x, const void *h, int64_t n, const struct dropout *);

@@ -1,3 +1,4 @@
+#include "base/least.h"
 #include "kernels/cpu/cpu.h"
 
 /* Elements of one piece: a few times what a thread costs to hand over, and a multiple of all lanes' and random words'
@@ -25,6 +26,31 @@ static void gelu_backward(struct backend *b, void *dx, const void *dy, const voi
     struct cpu *cpu = cpu_of(b);
     FOR_PIECES(cpu, n, at, count,
                cpu->act->gelu_backward(cpu_at_mutable(cpu, dx, at), cpu_at(cpu, dy, at), cpu_at(cpu, x, at), count));
+}
+
+/* Rows of one piece. */
+static int64_t rows_of_piece(int64_t width)
+{
+    return width < PIECE ? PIECE / width : 1;
+}
+
+static void swiglu_forward(struct backend *b, void *y, const void *x, int64_t rows, int64_t width)
+{
+    struct cpu *cpu = cpu_of(b);
+    int64_t some = rows_of_piece(width);
+#pragma omp parallel for num_threads(b->threads) schedule(static) if (rows > some)
+    for (int64_t r = 0; r < rows; r += some)
+        cpu->act->swiglu_forward(cpu_at_mutable(cpu, y, r * width), cpu_at(cpu, x, 2 * r * width), least(some, rows - r), width);
+}
+
+static void swiglu_backward(struct backend *b, void *dx, const void *dy, const void *x, int64_t rows, int64_t width)
+{
+    struct cpu *cpu = cpu_of(b);
+    int64_t some = rows_of_piece(width);
+#pragma omp parallel for num_threads(b->threads) schedule(static) if (rows > some)
+    for (int64_t r = 0; r < rows; r += some)
+        cpu->act->swiglu_backward(cpu_at_mutable(cpu, dx, 2 * r * width), cpu_at(cpu, dy, r * width), cpu_at(cpu, x, 2 * r * width),
+                                  least(some, rows - r), width);
 }
 
 static void add_dropout_forward(struct backend *b, void *y, const void *x, const void *h, int64_t n, const struct dropout *d)
@@ -120,6 +146,8 @@ void elementwise_fill(struct backend_table *table)
 {
     table->gelu_forward = gelu_forward;
     table->gelu_backward = gelu_backward;
+    table->swiglu_forward = swiglu_forward;
+    table->swiglu_backward = swiglu_backward;
     table->add_dropout_forward = add_dropout_forward;
     table->dropout_backward = dropout_backward;
     table->add = add;

@@ -18,11 +18,19 @@ struct act_loops {
     /* y = x + dropout(h); x may be NULL. FIRST is the position of h[0] in the whole batch's tensor, a multiple of 4. */
     void (*add_dropout)(void *y, const void *x, const void *h, int64_t n, const struct dropout *, uint64_t first);
 
+    /* Rows of X, each its gate, then its up. */
+    void (*swiglu_forward)(void *y, const void *x, int64_t rows, int64_t width);
+    void (*swiglu_backward)(void *dx, const void *dy, const void *x, int64_t rows, int64_t width);
+
     void (*layer_norm_forward)(void *y, float *mean, float *rstd, const void *x, const void *gain, const void *bias,
                                int64_t rows, int64_t width, float epsilon);
     void (*layer_norm_backward_input)(void *dx, const void *dy, const void *x, const void *gain, const float *mean,
                                       const float *rstd, int64_t rows, int64_t width, bool add_to_dx);
-    /* d_bias[i] = sum over rows of dy, d_gain[i] = sum of dy * normal for columns BEGIN..END-1; d_gain may be NULL. */
+    void (*rms_norm_forward)(void *y, float *rstd, const void *x, const void *gain, int64_t rows, int64_t width, float epsilon);
+    void (*rms_norm_backward_input)(void *dx, const void *dy, const void *x, const void *gain, const float *rstd, int64_t rows,
+                                    int64_t width, bool add_to_dx);
+    /* d_bias[i] = sum over rows of dy, d_gain[i] = sum of dy * normal for columns BEGIN..END-1; either may be NULL: without d_bias the
+     * normal is RMS norm's, and MEAN is not read. */
     void (*column_sums)(float *d_bias, float *d_gain, const void *dy, const void *x, const float *mean, const float *rstd,
                         int64_t rows, int64_t width, int64_t begin, int64_t end);
 

@@ -42,6 +42,32 @@ static void layer_norm_backward_weight(struct backend *b, void *d_gain, void *d_
     column_sums(cpu_of(b), d_bias, d_gain, dy, x, mean, rstd, rows, width);
 }
 
+static void rms_norm_forward(struct backend *b, void *y, void *rstd, const void *x, const void *gain, int64_t rows, int64_t width,
+                             double epsilon)
+{
+    struct cpu *cpu = cpu_of(b);
+#pragma omp parallel for num_threads(b->threads) schedule(static)
+    for (int64_t r = 0; r < rows; r += ROWS)
+        cpu->act->rms_norm_forward(cpu_at_mutable(cpu, y, r * width), (float *)rstd + r, cpu_at(cpu, x, r * width), gain,
+                                   least(ROWS, rows - r), width, (float)epsilon);
+}
+
+static void rms_norm_backward_input(struct backend *b, void *dx, const void *dy, const void *x, const void *gain, const void *rstd,
+                                    int64_t rows, int64_t width, bool add_to_dx)
+{
+    struct cpu *cpu = cpu_of(b);
+#pragma omp parallel for num_threads(b->threads) schedule(static)
+    for (int64_t r = 0; r < rows; r += ROWS)
+        cpu->act->rms_norm_backward_input(cpu_at_mutable(cpu, dx, r * width), cpu_at(cpu, dy, r * width), cpu_at(cpu, x, r * width),
+                                          gain, (const float *)rstd + r, least(ROWS, rows - r), width, add_to_dx);
+}
+
+static void rms_norm_backward_weight(struct backend *b, void *d_gain, const void *dy, const void *x, const void *rstd, int64_t rows,
+                                     int64_t width)
+{
+    column_sums(cpu_of(b), NULL, d_gain, dy, x, NULL, rstd, rows, width);
+}
+
 static void bias_backward(struct backend *b, void *d_bias, const void *dy, int64_t rows, int64_t width)
 {
     column_sums(cpu_of(b), d_bias, NULL, dy, NULL, NULL, NULL, rows, width);
@@ -52,5 +78,8 @@ void norm_fill(struct backend_table *table)
     table->layer_norm_forward = layer_norm_forward;
     table->layer_norm_backward_input = layer_norm_backward_input;
     table->layer_norm_backward_weight = layer_norm_backward_weight;
+    table->rms_norm_forward = rms_norm_forward;
+    table->rms_norm_backward_input = rms_norm_backward_input;
+    table->rms_norm_backward_weight = rms_norm_backward_weight;
     table->bias_backward = bias_backward;
 }

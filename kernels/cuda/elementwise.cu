@@ -1,4 +1,4 @@
-/* GELU and dropout. */
+/* GELU, SwiGLU and dropout. */
 #include "kernels/cuda/map.h"
 
 extern "C" {
@@ -61,6 +61,113 @@ static void gelu_backward(struct backend *b, void *dx, const void *dy, const voi
 static void add_act(struct backend *b, void *sum, const void *first, const void *second, int64_t n)
 {
     map_either<sum_of_two>(b, "a sum", sum, first, second, n);
+}
+
+/* ---- SwiGLU: packs are of y's elements, and do not cross the end of a row ---- */
+
+/* exp(-x), no more than gelu_exponential's most. */
+static __device__ __forceinline__ float silu_exponential(float x)
+{
+    return exp2f(fminf(-LOG2_E * x, 120.0f));
+}
+
+/* Where in x the gate of y's element AT lies. Division of 64 bits is long beside what else is computed. */
+static __device__ __forceinline__ int64_t gate_place(int64_t at, int width)
+{
+    int64_t row = at <= UINT32_MAX ? static_cast<uint32_t>(at) / static_cast<uint32_t>(width) : at / width;
+    return at + row * width;
+}
+
+template <typename T> struct swiglu_value {
+    T *y;
+    const T *x;
+    int width;
+
+    static constexpr int count = PACK<T>, each = 2;
+    template <int N> struct inputs {
+        pack<T, N> gate, up;
+    };
+
+    bool aligned(int64_t at) const { return at % count == 0 && rows_aligned(y, width) && rows_aligned(x, width); }
+
+    template <int N> __device__ __forceinline__ inputs<N> load(int64_t at) const
+    {
+        const T *gate = x + gate_place(at, width);
+        return {load_pack<N>(gate), load_pack<N>(gate + width)};
+    }
+
+    template <int N> __device__ __forceinline__ void store(int64_t at, const inputs<N> &in) const
+    {
+        float out[N];
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            out[i] = __fdividef(in.gate.at(i), 1.0f + silu_exponential(in.gate.at(i))) * in.up.at(i);
+        store_pack<N>(y + at, out);
+    }
+};
+
+template <typename T> struct swiglu_gradient {
+    T *dx;
+    const T *dy, *x;
+    int width;
+
+    static constexpr int count = PACK<T>, each = 2;
+    template <int N> struct inputs {
+        int64_t place;
+        pack<T, N> dy, gate, up;
+    };
+
+    bool aligned(int64_t at) const
+    {
+        return at % count == 0 && rows_aligned(dx, width) && rows_aligned(dy, width) && rows_aligned(x, width);
+    }
+
+    template <int N> __device__ __forceinline__ inputs<N> load(int64_t at) const
+    {
+        int64_t place = gate_place(at, width);
+        return {place, load_pack<N>(dy + at), load_pack<N>(x + place), load_pack<N>(x + place + width)};
+    }
+
+    template <int N> __device__ __forceinline__ void store(int64_t, const inputs<N> &in) const
+    {
+        float d_gate[N], d_up[N];
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            float v = in.gate.at(i), d = in.dy.at(i), e = silu_exponential(v), sigmoid = __fdividef(1.0f, 1.0f + e);
+            d_up[i] = d * (v * sigmoid);
+            d_gate[i] = d * in.up.at(i) * sigmoid * (1.0f + v * (e * sigmoid)); /* 1 - sigmoid = e sigmoid */
+        }
+        store_pack<N>(dx + in.place, d_gate);
+        store_pack<N>(dx + in.place + width, d_up);
+    }
+};
+
+template <typename T> static void swiglu(struct cuda *cuda, void *y, const void *x, int64_t rows, int64_t width)
+{
+    const swiglu_value<T> op = {static_cast<T *>(y), static_cast<const T *>(x), static_cast<int>(width)};
+    map(cuda, "SwiGLU", op, rows * width);
+}
+
+template <typename T> static void d_swiglu(struct cuda *cuda, void *dx, const void *dy, const void *x, int64_t rows, int64_t width)
+{
+    const swiglu_gradient<T> op = {static_cast<T *>(dx), static_cast<const T *>(dy), static_cast<const T *>(x), static_cast<int>(width)};
+    map(cuda, "SwiGLU's gradient", op, rows * width);
+}
+
+static void swiglu_forward(struct backend *b, void *y, const void *x, int64_t rows, int64_t width)
+{
+    if (b->act == DTYPE_BF16)
+        swiglu<bf16>(cuda_of(b), y, x, rows, width);
+    else
+        swiglu<float>(cuda_of(b), y, x, rows, width);
+}
+
+static void swiglu_backward(struct backend *b, void *dx, const void *dy, const void *x, int64_t rows, int64_t width)
+{
+    if (b->act == DTYPE_BF16)
+        d_swiglu<bf16>(cuda_of(b), dx, dy, x, rows, width);
+    else
+        d_swiglu<float>(cuda_of(b), dx, dy, x, rows, width);
 }
 
 /* Four elements have one draw of random words, so packs begin at multiples of four. */
@@ -197,6 +304,8 @@ void elementwise_fill(struct backend_table *t)
 {
     t->gelu_forward = gelu_forward;
     t->gelu_backward = gelu_backward;
+    t->swiglu_forward = swiglu_forward;
+    t->swiglu_backward = swiglu_backward;
     t->add_act = add_act;
     t->add_dropout_forward = add_dropout_forward;
     t->dropout_backward = dropout_backward;

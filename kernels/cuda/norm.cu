@@ -1,7 +1,8 @@
-/* Layer norm, and sums over rows. */
+/* Layer norm and RMS norm, and sums over rows. */
 #include "kernels/cuda/norm_rows.h"
 
-template <typename T> struct norm_forward {
+/* CENTERED: layer norm; else RMS norm, which has neither mean nor bias. */
+template <typename T, bool CENTERED> struct norm_forward {
     typedef T type;
     T *y;
     float *mean, *rstd;
@@ -24,11 +25,16 @@ template <typename T> struct norm_forward {
             if (h != nullptr)
                 add_residual<ALIGNED>(row, kept, begin, team);
 #pragma unroll
-            for (int i = 0; i < KEPT * N; i++)
-                total += kept.v[i / N].at(i % N);
+            for (int i = 0; i < KEPT * N; i++) {
+                float v = kept.v[i / N].at(i % N);
+                if (CENTERED)
+                    total += v;
+                else
+                    squares += v * v;
+            }
         }
-        float m = team.sum(total) / static_cast<float>(width);
-        for (int begin = 0; begin < width; begin += part) {
+        float m = CENTERED ? team.sum(total) / static_cast<float>(width) : 0.0f;
+        for (int begin = 0; CENTERED && begin < width; begin += part) {
             if (part < width)
                 kept.template load<ALIGNED>(in, begin, width, team);
 #pragma unroll
@@ -43,10 +49,10 @@ template <typename T> struct norm_forward {
                 kept.template load<ALIGNED>(in, begin, width, team);
             store<ALIGNED>(row, kept, begin, m, s, team);
         }
-        if (team.member == 0) {
+        if (CENTERED && team.member == 0)
             mean[row] = m;
+        if (team.member == 0)
             rstd[row] = s;
-        }
     }
 
     /* Rounded, as the sum is read again; each thread reads what it wrote itself. */
@@ -75,58 +81,70 @@ template <typename T> struct norm_forward {
 #pragma unroll
         for (int i = 0; i < KEPT; i++) {
             int c = column_of<N>(begin, i * N, team);
-            pack<T, N> g = load_columns<ALIGNED, N>(gain, c, width), b = load_columns<ALIGNED, N>(bias, c, width);
+            pack<T, N> g = load_columns<ALIGNED, N>(gain, c, width), b = {};
+            if (CENTERED)
+                b = load_columns<ALIGNED, N>(bias, c, width);
             float out[N];
 #pragma unroll
             for (int j = 0; j < N; j++)
-                out[j] = (kept.v[i].at(j) - m) * s * g.at(j) + b.at(j);
+                out[j] = CENTERED ? (kept.v[i].at(j) - m) * s * g.at(j) + b.at(j) : kept.v[i].at(j) * s * g.at(j);
             store_columns<ALIGNED, N>(y + row * width, c, width, out);
         }
     }
 };
 
-template <typename T>
-static norm_forward<T> job_of(void *y, void *mean, void *rstd, const void *x, const void *gain, const void *bias, int64_t rows,
-                              int64_t width, double epsilon)
+/* x + h and its norm, or that of x where h is NULL. */
+struct norm_call {
+    void *sum, *y, *mean, *rstd;
+    const void *x, *h, *gain, *bias;
+    int64_t rows, width;
+    double epsilon;
+};
+
+template <typename T, bool CENTERED> static void forward_of(struct cuda *cuda, const struct norm_call &c)
 {
-    return {static_cast<T *>(y), static_cast<float *>(mean), static_cast<float *>(rstd), static_cast<const T *>(x),
-            static_cast<const T *>(gain), static_cast<const T *>(bias), nullptr, nullptr, rows, static_cast<int>(width),
-            static_cast<float>(epsilon)};
+    norm_forward<T, CENTERED> job = {static_cast<T *>(c.y), static_cast<float *>(c.mean), static_cast<float *>(c.rstd),
+                                     static_cast<const T *>(c.x), static_cast<const T *>(c.gain), static_cast<const T *>(c.bias),
+                                     static_cast<const T *>(c.h), static_cast<T *>(c.sum), c.rows, static_cast<int>(c.width),
+                                     static_cast<float>(c.epsilon)};
+    const char *what = CENTERED ? "layer norm" : "RMS norm";
+    if (rows_aligned(job.y, c.width) && rows_aligned(job.x, c.width) && rows_aligned(job.gain, c.width) &&
+        rows_aligned(job.bias, c.width) && rows_aligned(job.h, c.width) && rows_aligned(job.sum, c.width))
+        launch_rows<norm_forward<T, CENTERED>, true>(cuda, what, job);
+    else
+        launch_rows<norm_forward<T, CENTERED>, false>(cuda, what, job);
 }
 
-template <typename T> static void forward(struct cuda *cuda, const norm_forward<T> &job)
+template <bool CENTERED> static void forward(struct backend *b, const struct norm_call &call)
 {
-    int64_t width = job.width;
-    if (rows_aligned(job.y, width) && rows_aligned(job.x, width) && rows_aligned(job.gain, width) && rows_aligned(job.bias, width) &&
-        rows_aligned(job.h, width) && rows_aligned(job.sum, width))
-        launch_rows<norm_forward<T>, true>(cuda, "layer norm", job);
+    if (b->act == DTYPE_BF16)
+        forward_of<bf16, CENTERED>(cuda_of(b), call);
     else
-        launch_rows<norm_forward<T>, false>(cuda, "layer norm", job);
+        forward_of<float, CENTERED>(cuda_of(b), call);
 }
 
 static void layer_norm_forward(struct backend *b, void *y, void *mean, void *rstd, const void *x, const void *gain, const void *bias,
                                int64_t rows, int64_t width, double epsilon)
 {
-    if (b->act == DTYPE_BF16)
-        forward(cuda_of(b), job_of<bf16>(y, mean, rstd, x, gain, bias, rows, width, epsilon));
-    else
-        forward(cuda_of(b), job_of<float>(y, mean, rstd, x, gain, bias, rows, width, epsilon));
-}
-
-template <typename T> static void forward_of_sum(struct cuda *cuda, norm_forward<T> job, void *sum, const void *h)
-{
-    job.h = static_cast<const T *>(h);
-    job.sum = static_cast<T *>(sum);
-    forward(cuda, job);
+    forward<true>(b, {nullptr, y, mean, rstd, x, nullptr, gain, bias, rows, width, epsilon});
 }
 
 static void residual_layer_norm_forward(struct backend *b, void *sum, void *y, void *mean, void *rstd, const void *x, const void *h,
                                         const void *gain, const void *bias, int64_t rows, int64_t width, double epsilon)
 {
-    if (b->act == DTYPE_BF16)
-        forward_of_sum(cuda_of(b), job_of<bf16>(y, mean, rstd, x, gain, bias, rows, width, epsilon), sum, h);
-    else
-        forward_of_sum(cuda_of(b), job_of<float>(y, mean, rstd, x, gain, bias, rows, width, epsilon), sum, h);
+    forward<true>(b, {sum, y, mean, rstd, x, h, gain, bias, rows, width, epsilon});
+}
+
+static void rms_norm_forward(struct backend *b, void *y, void *rstd, const void *x, const void *gain, int64_t rows, int64_t width,
+                             double epsilon)
+{
+    forward<false>(b, {nullptr, y, nullptr, rstd, x, nullptr, gain, nullptr, rows, width, epsilon});
+}
+
+static void residual_rms_norm_forward(struct backend *b, void *sum, void *y, void *rstd, const void *x, const void *h, const void *gain,
+                                      int64_t rows, int64_t width, double epsilon)
+{
+    forward<false>(b, {sum, y, nullptr, rstd, x, h, gain, nullptr, rows, width, epsilon});
 }
 
 /* ---- sums over rows: a block sums part of the rows of a strip of columns, then the parts are joined ---- */
@@ -135,8 +153,9 @@ constexpr int SUM_WARPS = 8, SUM_ROWS = 4; /* warps of a block take rows in turn
 constexpr int SUM_BLOCKS = 768;            /* about so many in all: several for each multiprocessor, and alike ones */
 constexpr int JOIN_WARPS = 32;
 
+/* Sums of dy, of dy n, or of both: GAIN alone is an RMS norm's, without a mean. */
 template <typename T> struct column_job {
-    float *partial; /* [parts][GAIN ? 2 : 1][width]: of dy, then of dy n */
+    float *partial; /* [parts][BIAS + GAIN][width] */
     const T *dy, *x;
     const float *mean, *rstd;
     int64_t rows, part_rows;
@@ -144,7 +163,7 @@ template <typename T> struct column_job {
 };
 
 /* Adds to the thread's sums what it has of rows FIRST, FIRST + SUM_WARPS, ... (SUM_ROWS of them; ALL: all are before END). */
-template <bool ALL, bool GAIN, bool ALIGNED, typename T>
+template <bool ALL, bool BIAS, bool GAIN, bool ALIGNED, typename T>
 static __device__ __forceinline__ void add_rows(const struct column_job<T> &job, float (&bias)[PACK<T>], float (&gain)[PACK<T>],
                                          int64_t first, int64_t end, int column)
 {
@@ -158,7 +177,7 @@ static __device__ __forceinline__ void add_rows(const struct column_job<T> &job,
         d[i] = load_columns<ALIGNED, N>(job.dy + row * job.width, column, width);
         if (GAIN) {
             in[i] = load_columns<ALIGNED, N>(job.x + row * job.width, column, width);
-            m[i] = ALL || row < end ? job.mean[row] : 0;
+            m[i] = BIAS && (ALL || row < end) ? job.mean[row] : 0;
             s[i] = ALL || row < end ? job.rstd[row] : 0;
         }
     }
@@ -167,16 +186,17 @@ static __device__ __forceinline__ void add_rows(const struct column_job<T> &job,
 #pragma unroll
         for (int j = 0; j < N; j++) {
             float v = d[i].at(j);
-            bias[j] += v;
+            if (BIAS)
+                bias[j] += v;
             if (GAIN)
                 gain[j] += v * ((in[i].at(j) - m[i]) * s[i]);
         }
 }
 
-template <typename T, bool GAIN, bool ALIGNED>
+template <typename T, bool BIAS, bool GAIN, bool ALIGNED>
 static __global__ void __launch_bounds__(SUM_WARPS *WARP) columns_kernel(struct column_job<T> job)
 {
-    constexpr int N = PACK<T>, SUMS = GAIN ? 2 : 1, COLUMNS = WARP * N;
+    constexpr int N = PACK<T>, SUMS = BIAS + GAIN, COLUMNS = WARP * N;
     __shared__ float sums[SUM_WARPS][SUMS][COLUMNS];
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, first_column = blockIdx.x * COLUMNS;
     int64_t begin = blockIdx.y * job.part_rows, end = begin + job.part_rows < job.rows ? begin + job.part_rows : job.rows;
@@ -184,13 +204,14 @@ static __global__ void __launch_bounds__(SUM_WARPS *WARP) columns_kernel(struct 
     if (first_column + lane * N < job.width) {
         int64_t row = begin + warp;
         for (; row + (SUM_ROWS - 1) * SUM_WARPS < end; row += SUM_WARPS * SUM_ROWS)
-            add_rows<true, GAIN, ALIGNED>(job, bias, gain, row, end, first_column + lane * N);
+            add_rows<true, BIAS, GAIN, ALIGNED>(job, bias, gain, row, end, first_column + lane * N);
         if (row < end)
-            add_rows<false, GAIN, ALIGNED>(job, bias, gain, row, end, first_column + lane * N);
+            add_rows<false, BIAS, GAIN, ALIGNED>(job, bias, gain, row, end, first_column + lane * N);
     }
 #pragma unroll
     for (int i = 0; i < N; i++) {
-        sums[warp][0][lane * N + i] = bias[i];
+        if (BIAS)
+            sums[warp][0][lane * N + i] = bias[i];
         if (GAIN)
             sums[warp][SUMS - 1][lane * N + i] = gain[i];
     }
@@ -206,7 +227,7 @@ static __global__ void __launch_bounds__(SUM_WARPS *WARP) columns_kernel(struct 
 }
 
 /* A block joins 32 columns, its warps taking the parts in turn. */
-static __global__ void __launch_bounds__(JOIN_WARPS *WARP) join_kernel(float *d_bias, float *d_gain, const float *partial, int parts,
+static __global__ void __launch_bounds__(JOIN_WARPS *WARP) join_kernel(float *first, float *second, const float *partial, int parts,
                                                                        int width, int columns)
 {
     __shared__ float sums[JOIN_WARPS][WARP];
@@ -223,16 +244,16 @@ static __global__ void __launch_bounds__(JOIN_WARPS *WARP) join_kernel(float *d_
     for (int w = 0; w < JOIN_WARPS; w++)
         sum += sums[w][lane];
     if (column < width)
-        d_bias[column] = sum;
+        first[column] = sum;
     else
-        d_gain[column - width] = sum;
+        second[column - width] = sum;
 }
 
-void norm_join_columns(struct cuda *cuda, void *d_bias, void *d_gain, const float *partial, int64_t parts, int64_t width)
+void norm_join_columns(struct cuda *cuda, void *first, void *second, const float *partial, int64_t parts, int64_t width)
 {
-    int64_t columns = d_gain != nullptr ? 2 * width : width;
-    launch(cuda, "sums over rows", join_kernel, dim3(blocks_of(columns, WARP)), dim3(JOIN_WARPS * WARP), 0, static_cast<float *>(d_bias),
-           static_cast<float *>(d_gain), partial, static_cast<int>(parts), static_cast<int>(width), static_cast<int>(columns));
+    int64_t columns = second != nullptr ? 2 * width : width;
+    launch(cuda, "sums over rows", join_kernel, dim3(blocks_of(columns, WARP)), dim3(JOIN_WARPS * WARP), 0, static_cast<float *>(first),
+           static_cast<float *>(second), partial, static_cast<int>(parts), static_cast<int>(width), static_cast<int>(columns));
 }
 
 /* How many parts the rows are cut into, by the shape alone. */
@@ -245,44 +266,53 @@ static int64_t parts_of(int64_t rows, int64_t columns, int64_t strips)
     return parts > 1 ? parts : 1;
 }
 
-template <typename T, bool GAIN>
+template <typename T, bool BIAS, bool GAIN>
 static void column_sums(struct backend *b, void *d_bias, void *d_gain, const void *dy, const void *x, const void *mean,
                         const void *rstd, int64_t rows, int64_t width)
 {
     struct cuda *cuda = cuda_of(b);
-    int64_t columns = GAIN ? 2 * width : width, strips = blocks_of(width, WARP * PACK<T>), parts = parts_of(rows, columns, strips);
+    int64_t columns = (BIAS + GAIN) * width, strips = blocks_of(width, WARP * PACK<T>), parts = parts_of(rows, columns, strips);
     struct column_job<T> job = {static_cast<float *>(cuda->scratch), static_cast<const T *>(dy), static_cast<const T *>(x),
                                 static_cast<const float *>(mean), static_cast<const float *>(rstd), rows,
                                 (rows + parts - 1) / parts, static_cast<int>(width)};
     dim3 grid(static_cast<unsigned>(strips), static_cast<unsigned>(parts)), block(SUM_WARPS * WARP);
     if (rows_aligned(job.dy, width) && (!GAIN || rows_aligned(job.x, width)))
-        launch(cuda, "sums over rows", columns_kernel<T, GAIN, true>, grid, block, 0, job);
+        launch(cuda, "sums over rows", columns_kernel<T, BIAS, GAIN, true>, grid, block, 0, job);
     else
-        launch(cuda, "sums over rows", columns_kernel<T, GAIN, false>, grid, block, 0, job);
-    norm_join_columns(cuda, d_bias, d_gain, job.partial, parts, width);
+        launch(cuda, "sums over rows", columns_kernel<T, BIAS, GAIN, false>, grid, block, 0, job);
+    norm_join_columns(cuda, BIAS ? d_bias : d_gain, BIAS && GAIN ? d_gain : nullptr, job.partial, parts, width);
+}
+
+template <bool BIAS, bool GAIN>
+static void sums_of_columns(struct backend *b, void *d_bias, void *d_gain, const void *dy, const void *x, const void *mean,
+                            const void *rstd, int64_t rows, int64_t width)
+{
+    if (b->act == DTYPE_BF16)
+        column_sums<bf16, BIAS, GAIN>(b, d_bias, d_gain, dy, x, mean, rstd, rows, width);
+    else
+        column_sums<float, BIAS, GAIN>(b, d_bias, d_gain, dy, x, mean, rstd, rows, width);
 }
 
 void norm_wide_columns(struct backend *b, void *d_bias, void *d_gain, const void *dy, const void *x, const void *mean, const void *rstd,
                        int64_t rows, int64_t width)
 {
-    if (b->act == DTYPE_BF16)
-        column_sums<bf16, true>(b, d_bias, d_gain, dy, x, mean, rstd, rows, width);
+    if (d_bias != nullptr)
+        sums_of_columns<true, true>(b, d_bias, d_gain, dy, x, mean, rstd, rows, width);
     else
-        column_sums<float, true>(b, d_bias, d_gain, dy, x, mean, rstd, rows, width);
+        sums_of_columns<false, true>(b, nullptr, d_gain, dy, x, nullptr, rstd, rows, width);
 }
 
 void norm_bias_backward(struct backend *b, void *d_bias, const void *dy, int64_t rows, int64_t width)
 {
-    if (b->act == DTYPE_BF16)
-        column_sums<bf16, false>(b, d_bias, nullptr, dy, nullptr, nullptr, nullptr, rows, width);
-    else
-        column_sums<float, false>(b, d_bias, nullptr, dy, nullptr, nullptr, nullptr, rows, width);
+    sums_of_columns<true, false>(b, d_bias, nullptr, dy, nullptr, nullptr, nullptr, rows, width);
 }
 
 void norm_fill(struct backend_table *t)
 {
     t->layer_norm_forward = layer_norm_forward;
     t->residual_layer_norm_forward = residual_layer_norm_forward;
+    t->rms_norm_forward = rms_norm_forward;
+    t->residual_rms_norm_forward = residual_rms_norm_forward;
     t->bias_backward = norm_bias_backward;
     norm_backward_fill(t);
 }

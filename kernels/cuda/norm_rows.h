@@ -65,10 +65,10 @@ template <int N, bool BLOCK> static __device__ __forceinline__ int column_of(int
     return begin + (i / N * team.members + team.member) * N + i % N;
 }
 
-/* d_bias and d_gain[width] from partial sums [parts][2][width]; without d_gain from [parts][width]. norm.cu */
-void norm_join_columns(struct cuda *, void *d_bias, void *d_gain, const float *partial, int64_t parts, int64_t width);
+/* FIRST and SECOND[width] from partial sums [parts][2][width]; without SECOND from [parts][width]. norm.cu */
+void norm_join_columns(struct cuda *, void *first, void *second, const float *partial, int64_t parts, int64_t width);
 
-/* The gradients of bias and gain, of rows of any width. norm.cu */
+/* The gradients of bias and gain, of rows of any width; without d_bias an RMS norm's, which has no mean. norm.cu */
 void norm_wide_columns(struct backend *, void *d_bias, void *d_gain, const void *dy, const void *x, const void *mean, const void *rstd,
                        int64_t rows, int64_t width);
 

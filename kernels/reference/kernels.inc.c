@@ -130,6 +130,32 @@ static void gelu_backward(struct backend *b, void *dx_, const void *dy_, const v
     }
 }
 
+static void swiglu_forward(struct backend *b, void *y_, const void *x_, int64_t rows, int64_t width)
+{
+    (void)b;
+    REAL *y = y_;
+    const REAL *x = x_;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < width; i++) {
+            double gate = (double)x[2 * r * width + i], up = (double)x[(2 * r + 1) * width + i];
+            y[r * width + i] = (REAL)(gate / (1 + exp(-gate)) * up);
+        }
+}
+
+static void swiglu_backward(struct backend *b, void *dx_, const void *dy_, const void *x_, int64_t rows, int64_t width)
+{
+    (void)b;
+    REAL *dx = dx_;
+    const REAL *dy = dy_, *x = x_;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < width; i++) {
+            double gate = (double)x[2 * r * width + i], up = (double)x[(2 * r + 1) * width + i], d = (double)dy[r * width + i];
+            double sigmoid = 1 / (1 + exp(-gate));
+            dx[2 * r * width + i] = (REAL)(d * up * (sigmoid + gate * sigmoid * (1 - sigmoid)));
+            dx[(2 * r + 1) * width + i] = (REAL)(d * gate * sigmoid);
+        }
+}
+
 static double dropout_factor(const struct dropout *d, uint64_t element)
 {
     if (d->rate == 0)
@@ -231,9 +257,14 @@ const struct backend_table TABLE = {
     .layer_norm_forward = layer_norm_forward,
     .layer_norm_backward_input = layer_norm_backward_input,
     .layer_norm_backward_weight = layer_norm_backward_weight,
+    .rms_norm_forward = rms_norm_forward,
+    .rms_norm_backward_input = rms_norm_backward_input,
+    .rms_norm_backward_weight = rms_norm_backward_weight,
     .bias_backward = bias_backward,
     .gelu_forward = gelu_forward,
     .gelu_backward = gelu_backward,
+    .swiglu_forward = swiglu_forward,
+    .swiglu_backward = swiglu_backward,
     .add_dropout_forward = add_dropout_forward,
     .dropout_backward = dropout_backward,
     .attention_create = attention_create,

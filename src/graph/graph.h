@@ -137,6 +137,7 @@ void graph_stage_output(struct graph *graph, tensor_id x);
 /* rows of token_table[vocabulary, width] chosen by the input tokens, plus rows of position_table[context, width] */
 tensor_id graph_embedding(struct graph *graph, tensor_id token_table, tensor_id position_table);
 tensor_id graph_layer_norm(struct graph *graph, tensor_id x, tensor_id gain, tensor_id bias, double epsilon);
+tensor_id graph_rms_norm(struct graph *graph, tensor_id x, tensor_id gain, double epsilon);
 /* x weight^T + bias; weight[out, in]; bias may be none (-1) */
 tensor_id graph_linear(struct graph *graph, tensor_id x, tensor_id weight, tensor_id bias);
 /* qkv has the heads of this rank's share of HEADS. */
@@ -151,6 +152,8 @@ struct graph_experts_desc {
 tensor_id graph_experts(struct graph *graph, tensor_id x, const tensor_id parameters[5], const struct graph_experts_desc *desc);
 int64_t graph_expert_share(const struct graph *graph, int64_t experts, int64_t *first);
 tensor_id graph_gelu(struct graph *graph, tensor_id x);
+/* silu(gate) up; the first half of the columns of x is the gate, the second the up. */
+tensor_id graph_swiglu(struct graph *graph, tensor_id x);
 tensor_id graph_dropout(struct graph *graph, tensor_id x, float rate);
 tensor_id graph_residual(struct graph *graph, tensor_id x, tensor_id h, float dropout); /* x + dropout(h) */
 /* The end of a stage that computes losses against the targets: weight[vocabulary, width]. */

@@ -263,7 +263,7 @@ int64_t graph_row_run(const struct graph *g, int64_t first, int64_t count, int64
 cairn_err graph_place_columns(struct graph *g);
 
 extern const struct op_class op_ring_attention, op_experts;
-extern const struct op_class op_embedding, op_layer_norm, op_linear, op_attention, op_gelu, op_residual, op_classifier;
+extern const struct op_class op_embedding, op_layer_norm, op_rms_norm, op_linear, op_attention, op_gelu, op_swiglu, op_residual, op_classifier;
 extern const struct op_class op_stage_input, op_stage_output, op_tensor_enter, op_tensor_leave, op_rows_gather, op_rows_scatter;
 
 /* ops_tensor.c: whether tensor ranks share the rows between products; this rank's rows, *FIRST and how many; the sum over those ranks

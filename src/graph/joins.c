@@ -33,12 +33,19 @@ void graph_join_gelus(struct graph *g)
     }
 }
 
+static bool can_add(const struct graph *g, const struct op *norm)
+{
+    const struct backend_table *t = g->backend->table;
+    return norm->class == &op_layer_norm ? t->residual_layer_norm_forward != NULL
+                                         : norm->class == &op_rms_norm && t->residual_rms_norm_forward != NULL;
+}
+
 /* A norm adds up the residual before it. Nothing that is computed again is joined: it may be one of the two alone. */
 void graph_join_residuals(struct graph *g)
 {
-    for (int i = 1; i < g->op_count && g->backend->table->residual_layer_norm_forward; i++) {
+    for (int i = 1; i < g->op_count; i++) {
         struct op *norm = &g->ops[i], *sum = &g->ops[i - 1];
-        if (norm->class != &op_layer_norm || sum->class != &op_residual || norm->x != sum->y || sum->x < 0 || norm->segment >= 0 ||
+        if (!can_add(g, norm) || sum->class != &op_residual || norm->x != sum->y || sum->x < 0 || norm->segment >= 0 ||
             sum->segment >= 0 || op_is_late(norm))
             continue;
         norm->sum_before = i - 1;

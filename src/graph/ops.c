@@ -132,13 +132,20 @@ tensor_id graph_layer_norm(struct graph *g, tensor_id x, tensor_id gain, tensor_
     return graph_result(g, op, rows_of(g, x), width);
 }
 
+/* The residual that the norm adds up now; NULL: there is none. */
+static const struct op *sum_of_norm(const struct graph *g, const struct op *op)
+{
+    const struct op *sum = op->sum_before >= 0 ? &g->ops[op->sum_before] : NULL;
+    return sum && graph_norm_adds(g, sum) ? sum : NULL;
+}
+
 static void layer_norm_forward(struct graph *g, struct op *op)
 {
     void *y = tensor_data(g, op->y), *mean = tensor_data(g, op->statistic[0]), *rstd = tensor_data(g, op->statistic[1]), *x = tensor_data(g, op->x);
     const void *gain = parameter_data(g, op->weight), *bias = parameter_data(g, op->bias);
     int64_t rows = rows_of(g, op->x), width = g->tensors[op->x].width;
-    const struct op *sum = op->sum_before >= 0 ? &g->ops[op->sum_before] : NULL;
-    if (sum && graph_norm_adds(g, sum))
+    const struct op *sum = sum_of_norm(g, op);
+    if (sum)
         KERNEL(g)->residual_layer_norm_forward(g->backend, x, y, mean, rstd, tensor_data(g, sum->x), tensor_data(g, sum->h), gain, bias, rows,
                                                width, op->epsilon);
     else
@@ -146,14 +153,15 @@ static void layer_norm_forward(struct graph *g, struct op *op)
 }
 
 /* In the step for weights, which is the next. Not where the gain may be gone by then. */
-static bool finds_all_gradients(const struct graph *g)
+static bool finds_all_gradients(const struct graph *g, const struct op *op)
 {
-    return KERNEL(g)->layer_norm_backward && !g->options.split_backward && !g->hooks.parameters_release;
+    bool can = op->class == &op_layer_norm ? KERNEL(g)->layer_norm_backward != NULL : KERNEL(g)->rms_norm_backward != NULL;
+    return can && !g->options.split_backward && !g->hooks.parameters_release;
 }
 
 static void layer_norm_backward_input(struct graph *g, struct op *op)
 {
-    if (finds_all_gradients(g))
+    if (finds_all_gradients(g, op))
         return;
     KERNEL(g)->layer_norm_backward_input(g->backend, gradient_of(g, op->x), gradient_of(g, op->y), tensor_data(g, op->x),
                                          parameter_data(g, op->weight), tensor_data(g, op->statistic[0]),
@@ -165,7 +173,7 @@ static void layer_norm_backward_weight(struct graph *g, struct op *op)
     void *d_gain = parameter_gradient(g, op->weight, false), *d_bias = parameter_gradient(g, op->bias, false);
     const void *dy = gradient_of(g, op->y), *x = tensor_data(g, op->x), *mean = tensor_data(g, op->statistic[0]), *rstd = tensor_data(g, op->statistic[1]);
     int64_t rows = rows_of(g, op->x), width = g->tensors[op->x].width;
-    if (finds_all_gradients(g))
+    if (finds_all_gradients(g, op))
         KERNEL(g)->layer_norm_backward(g->backend, gradient_of(g, op->x), d_gain, d_bias, dy, x, parameter_data(g, op->weight), mean, rstd, rows,
                                        width, op->add_x);
     else
@@ -178,6 +186,63 @@ const struct op_class op_layer_norm = {.name = "layer norm", .input_reads = READ
                                        .weight_reads = READS_X | READS_STATISTICS, .adds_to_gradient = true,
                                        .forward = layer_norm_forward,
                                        .backward_input = layer_norm_backward_input, .backward_weight = layer_norm_backward_weight};
+
+/* ---- RMS norm ---- */
+
+tensor_id graph_rms_norm(struct graph *g, tensor_id x, tensor_id gain, double epsilon)
+{
+    if (!graph_is_activation(g, x, "RMS norm") || !graph_is_parameter(g, gain, 1, g->tensors[x].width, "RMS norm"))
+        return -1;
+    int64_t width = g->tensors[x].width;
+    struct op *op = graph_add_op(g, &op_rms_norm);
+    if (!op)
+        return -1;
+    op->x = x;
+    op->weight = gain;
+    op->epsilon = epsilon;
+    op->statistic[0] = graph_statistic(g, op, rows_of(g, x));
+    return graph_result(g, op, rows_of(g, x), width);
+}
+
+static void rms_norm_forward(struct graph *g, struct op *op)
+{
+    void *y = tensor_data(g, op->y), *rstd = tensor_data(g, op->statistic[0]), *x = tensor_data(g, op->x);
+    const void *gain = parameter_data(g, op->weight);
+    int64_t rows = rows_of(g, op->x), width = g->tensors[op->x].width;
+    const struct op *sum = sum_of_norm(g, op);
+    if (sum)
+        KERNEL(g)->residual_rms_norm_forward(g->backend, x, y, rstd, tensor_data(g, sum->x), tensor_data(g, sum->h), gain, rows, width,
+                                             op->epsilon);
+    else
+        KERNEL(g)->rms_norm_forward(g->backend, y, rstd, x, gain, rows, width, op->epsilon);
+}
+
+static void rms_norm_backward_input(struct graph *g, struct op *op)
+{
+    if (finds_all_gradients(g, op))
+        return;
+    KERNEL(g)->rms_norm_backward_input(g->backend, gradient_of(g, op->x), gradient_of(g, op->y), tensor_data(g, op->x),
+                                       parameter_data(g, op->weight), tensor_data(g, op->statistic[0]), rows_of(g, op->x),
+                                       g->tensors[op->x].width, op->add_x);
+}
+
+static void rms_norm_backward_weight(struct graph *g, struct op *op)
+{
+    void *d_gain = parameter_gradient(g, op->weight, false);
+    const void *dy = gradient_of(g, op->y), *x = tensor_data(g, op->x), *rstd = tensor_data(g, op->statistic[0]);
+    int64_t rows = rows_of(g, op->x), width = g->tensors[op->x].width;
+    if (finds_all_gradients(g, op))
+        KERNEL(g)->rms_norm_backward(g->backend, gradient_of(g, op->x), d_gain, dy, x, parameter_data(g, op->weight), rstd, rows, width,
+                                     op->add_x);
+    else
+        KERNEL(g)->rms_norm_backward_weight(g->backend, d_gain, dy, x, rstd, rows, width);
+    graph_sum_over_rows(g, d_gain, width);
+}
+
+const struct op_class op_rms_norm = {.name = "RMS norm", .input_reads = READS_X | READS_STATISTICS,
+                                     .weight_reads = READS_X | READS_STATISTICS, .adds_to_gradient = true,
+                                     .forward = rms_norm_forward,
+                                     .backward_input = rms_norm_backward_input, .backward_weight = rms_norm_backward_weight};
 
 /* ---- linear ---- */
 
@@ -360,6 +425,35 @@ static void gelu_backward(struct graph *g, struct op *op)
 }
 
 const struct op_class op_gelu = {.name = "gelu", .input_reads = READS_X, .forward = gelu_forward, .backward_input = gelu_backward};
+
+/* ---- SwiGLU ---- */
+
+tensor_id graph_swiglu(struct graph *g, tensor_id x)
+{
+    if (!graph_is_activation(g, x, "SwiGLU"))
+        return -1;
+    int64_t width = g->tensors[x].width;
+    if (width % 2 != 0)
+        graph_mistake(g, "SwiGLU: a width of %lld has no two halves", (long long)width);
+    struct op *op = graph_add_op(g, &op_swiglu);
+    if (!op)
+        return -1;
+    op->x = x;
+    return graph_result(g, op, rows_of(g, x), width / 2);
+}
+
+static void swiglu_forward(struct graph *g, struct op *op)
+{
+    KERNEL(g)->swiglu_forward(g->backend, tensor_data(g, op->y), tensor_data(g, op->x), rows_of(g, op->y), g->tensors[op->y].width);
+}
+
+static void swiglu_backward(struct graph *g, struct op *op)
+{
+    KERNEL(g)->swiglu_backward(g->backend, gradient_of(g, op->x), gradient_of(g, op->y), tensor_data(g, op->x), rows_of(g, op->y),
+                               g->tensors[op->y].width);
+}
+
+const struct op_class op_swiglu = {.name = "SwiGLU", .input_reads = READS_X, .forward = swiglu_forward, .backward_input = swiglu_backward};
 
 /* ---- residual and dropout ---- */
 

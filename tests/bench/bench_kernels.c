@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "expert_rows.h"
+#include "gated_rows.h"
 #include "kernel_clock.h"
 #include "machine_rates.h"
 #include "model/gpt.h"
@@ -57,6 +58,7 @@ struct bench {
     struct weights weights;
     struct gradient *gradient;
     struct expert_rows experts;
+    struct gated_rows gated;
     int32_t *inputs, *targets;
     double *step_seconds;
     int64_t step;
@@ -128,6 +130,7 @@ static cairn_err open_bench(struct bench *b)
     TRY(machine_rates_open(b->backend, gpt_parameter_count(&c->bench_case->gpt, c->bench_case->context), &b->rates));
     kernel_clock_attach(b->backend);
     TRY(open_experts(b));
+    TRY(gated_rows_open(&b->gated, b->backend, c->bench_case->samples * c->bench_case->context, c->bench_case->gpt.width));
     return open_model(b);
 }
 
@@ -139,6 +142,7 @@ static void close_bench(struct bench *b)
         weights_close(&b->weights);
     graph_free(b->graph);
     expert_rows_close(&b->experts);
+    gated_rows_close(&b->gated);
     if (b->rates)
         kernel_clock_detach(b->backend);
     machine_rates_close(b->rates);
@@ -167,7 +171,7 @@ static cairn_err run_step(struct bench *b, double *seconds)
     return CAIRN_OK;
 }
 
-/* The kernels of validation, of several microbatches, of sums over tensor ranks, of restoring and of experts. */
+/* The kernels of validation, of several microbatches, of sums over tensor ranks, of restoring, of experts and of gated MLPs. */
 static cairn_err run_rest(struct bench *b)
 {
     const struct backend_table *table = b->backend->table;
@@ -179,6 +183,7 @@ static cairn_err run_rest(struct bench *b)
         weights_refresh(&b->weights, &rounding);
     table->add_act(b->backend, vector, vector, b->weights.compute, b->weights.elements);
     expert_rows_run(&b->experts);
+    gated_rows_run(&b->gated);
     return table->finish(b->backend);
 }
 

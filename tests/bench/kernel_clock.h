@@ -6,8 +6,11 @@
 #include "kernels/backend.h"
 
 #define KERNEL_LIST(X)                                                                                                  \
-    X(matmul_run) X(matmul_run_gelu) X(matmul_run_d_bias) X(embedding_forward) X(embedding_backward) X(layer_norm_forward) X(layer_norm_backward_input)         \
-    X(layer_norm_backward_weight) X(residual_layer_norm_forward) X(layer_norm_backward) X(bias_backward) X(gelu_forward) X(gelu_backward) X(add_dropout_forward)              \
+    X(matmul_run) X(matmul_run_gelu) X(matmul_run_d_bias) X(embedding_forward) X(embedding_backward) X(layer_norm_forward) \
+    X(layer_norm_backward_input) \
+    X(layer_norm_backward_weight) X(residual_layer_norm_forward) X(layer_norm_backward) \
+    X(rms_norm_forward) X(rms_norm_backward_input) X(rms_norm_backward_weight) X(residual_rms_norm_forward) X(rms_norm_backward)        \
+    X(bias_backward) X(gelu_forward) X(gelu_backward) X(swiglu_forward) X(swiglu_backward) X(add_dropout_forward)                       \
     X(dropout_backward) X(attention_forward) X(attention_backward) X(classifier_loss) X(classifier_loss_and_gradients)  \
     X(add) X(add_act) X(sum_squares) X(adamw) X(round_weights)                                                         \
     X(router_forward) X(router_place) X(router_backward_input) X(router_backward_weight) X(dispatch)                    \

@@ -14,7 +14,8 @@ tests_bench_bench_matmul_SOURCES = tests/bench/bench_matmul.c
 tests_bench_bench_matmul_LDADD = $(DNNL_LIBS) -ldl
 EXTRA_PROGRAMS += tests/bench/bench_kernels
 tests_bench_bench_kernels_SOURCES = tests/bench/bench_kernels.c tests/bench/attention_split.c tests/bench/attention_split.h \
-  tests/bench/expert_rows.c tests/bench/expert_rows.h tests/bench/kernel_clock.c tests/bench/kernel_clock.h \
+  tests/bench/expert_rows.c tests/bench/expert_rows.h tests/bench/gated_rows.c tests/bench/gated_rows.h tests/bench/kernel_calls.c tests/bench/kernel_calls.h \
+  tests/bench/kernel_clock.c tests/bench/kernel_clock.h \
   tests/bench/machine_rates.c tests/bench/machine_rates.h
 tests_bench_bench_kernels_LDADD = libcore.la
 EXTRA_PROGRAMS += tests/bench/bench_experts

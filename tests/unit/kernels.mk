@@ -1,7 +1,7 @@
 UNIT_TESTS += tests/unit/test_kernels_cpu tests/unit/test_kernels_dropout tests/unit/test_kernels_gradients \
   tests/unit/test_kernels_d_bias tests/unit/test_kernels_float8 \
   tests/unit/test_kernels_pieces tests/unit/test_kernels_slices tests/unit/test_kernels_words tests/unit/test_kernels_cuda \
-  tests/unit/test_kernels_cudnn tests/unit/test_kernels_rounding
+  tests/unit/test_kernels_cudnn tests/unit/test_kernels_layers_golden tests/unit/test_kernels_rounding
 tests_unit_test_kernels_cuda_SOURCES = tests/unit/test_kernels_cuda.c \
   tests/unit/kernels_ops.c tests/unit/kernels_ops.h tests/unit/kernels_support.c tests/unit/kernels_support.h
 tests_unit_test_kernels_cuda_CPPFLAGS = $(UNIT_CPPFLAGS)
@@ -46,3 +46,7 @@ tests_unit_test_kernels_d_bias_SOURCES = tests/unit/test_kernels_d_bias.c \
   tests/unit/kernels_support.c tests/unit/kernels_support.h
 tests_unit_test_kernels_d_bias_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_kernels_d_bias_LDADD = $(UNIT_LDADD)
+tests_unit_test_kernels_layers_golden_SOURCES = tests/unit/test_kernels_layers_golden.c tests/unit/golden_file.c tests/unit/golden_file.h \
+  tests/unit/kernels_support.c tests/unit/kernels_support.h
+tests_unit_test_kernels_layers_golden_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_kernels_layers_golden_LDADD = $(UNIT_LDADD)

@@ -261,6 +261,60 @@ static void run_norm_of_sum(struct backend *b, struct shape s, struct results *r
     end(&run);
 }
 
+static void run_rms_norm(struct backend *b, struct shape s, struct results *results)
+{
+    BEGIN(run);
+    int64_t n = s.rows * s.width;
+    void *x = input(&run, b->act, n, 2), *gain = input(&run, b->act, s.width, 1), *y = output(&run, b->act, n);
+    void *rstd = output(&run, b->acc, s.rows), *dy = input(&run, b->act, n, 1), *dx = output(&run, b->act, n);
+    void *dx2 = input(&run, b->act, n, 1), *d_gain = output(&run, b->acc, s.width);
+    T->rms_norm_forward(b, y, rstd, x, gain, s.rows, s.width, 1e-2);
+    T->rms_norm_backward_input(b, dx, dy, x, gain, rstd, s.rows, s.width, false);
+    T->rms_norm_backward_input(b, dx2, dy, x, gain, rstd, s.rows, s.width, true);
+    T->rms_norm_backward_weight(b, d_gain, dy, x, rstd, s.rows, s.width);
+    take(&run, y);
+    take(&run, rstd);
+    if (s.width > 1) /* of one column alone little is left of a difference */
+        take(&run, dx);
+    take(&run, dx2);
+    take(&run, d_gain);
+    end(&run);
+}
+
+/* What devices do at once. */
+static void run_rms_norm_of_sum(struct backend *b, struct shape s, struct results *results)
+{
+    BEGIN(run);
+    int64_t n = s.rows * s.width;
+    void *x = input(&run, b->act, n, 2), *h = input(&run, b->act, n, 2), *gain = input(&run, b->act, s.width, 1);
+    void *dy = input(&run, b->act, n, 1), *dx = output(&run, b->act, n), *dx2 = input(&run, b->act, n, 1);
+    void *sum = output(&run, b->act, n), *y = output(&run, b->act, n), *rstd = output(&run, b->acc, s.rows);
+    void *d_gain = output(&run, b->acc, s.width), *d_gain2 = output(&run, b->acc, s.width);
+    if (T->residual_rms_norm_forward) {
+        T->residual_rms_norm_forward(b, sum, y, rstd, x, h, gain, s.rows, s.width, 1e-2);
+    } else {
+        T->add_act(b, sum, x, h, n);
+        T->rms_norm_forward(b, y, rstd, sum, gain, s.rows, s.width, 1e-2);
+    }
+    if (T->rms_norm_backward) {
+        T->rms_norm_backward(b, dx, d_gain, dy, sum, gain, rstd, s.rows, s.width, false);
+        T->rms_norm_backward(b, dx2, d_gain2, dy, sum, gain, rstd, s.rows, s.width, true);
+    } else {
+        T->rms_norm_backward_input(b, dx, dy, sum, gain, rstd, s.rows, s.width, false);
+        T->rms_norm_backward_input(b, dx2, dy, sum, gain, rstd, s.rows, s.width, true);
+        T->rms_norm_backward_weight(b, d_gain, dy, sum, rstd, s.rows, s.width);
+        T->rms_norm_backward_weight(b, d_gain2, dy, sum, rstd, s.rows, s.width);
+    }
+    take(&run, sum);
+    take(&run, y);
+    if (s.width > 1) /* of one column alone little is left of a difference */
+        take(&run, dx);
+    take(&run, dx2);
+    take(&run, d_gain);
+    take(&run, d_gain2);
+    end(&run);
+}
+
 static void run_bias_backward(struct backend *b, struct shape s, struct results *results)
 {
     BEGIN(run);
@@ -280,6 +334,22 @@ static void run_gelu(struct backend *b, struct shape s, struct results *results)
     T->gelu_backward(b, dx, dy, x, n);
     take(&run, y);
     take(&run, dx);
+    end(&run);
+}
+
+/* All rows, and those from the middle on, which may lie at any address. */
+static void run_swiglu(struct backend *b, struct shape s, struct results *results)
+{
+    BEGIN(run);
+    int64_t n = s.rows * s.width, skipped = s.rows / 2;
+    void *x = input(&run, b->act, 2 * n, 4), *dy = input(&run, b->act, n, 1), *y = output(&run, b->act, n), *dx = output(&run, b->act, 2 * n);
+    void *part = output(&run, b->act, (s.rows - skipped) * s.width);
+    T->swiglu_forward(b, y, x, s.rows, s.width);
+    T->swiglu_backward(b, dx, dy, x, s.rows, s.width);
+    T->swiglu_forward(b, part, at(b->act, x, 2 * skipped * s.width), s.rows - skipped, s.width);
+    take(&run, y);
+    take(&run, dx);
+    take(&run, part);
     end(&run);
 }
 
@@ -429,8 +499,11 @@ const struct op ops[] = {
     {"embedding of a slice", run_embedding_slice, false, {130, 768}},
     {"layer norm", run_layer_norm, false, {130, 1600}},
     {"layer norm of a sum", run_norm_of_sum, false, {130, 1600}},
+    {"RMS norm", run_rms_norm, false, {130, 1600}},
+    {"RMS norm of a sum", run_rms_norm_of_sum, false, {130, 1600}},
     {"bias backward", run_bias_backward, false, {130, 1600}},
     {"gelu", run_gelu, false, {130, 768}},
+    {"SwiGLU", run_swiglu, false, {130, 1600}},
     {"dropout", run_dropout, false, {130, 768}},
     {"attention", run_attention_plain, false, {130, 65}},
     {"attention with dropout", run_attention_dropout, false, {130, 65}},

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/philox.h"
+#include "kernels_support.h"
 #include "model/gpt.h"
 
 enum { SAMPLES = 2, CONTEXT = 8, ROWS = SAMPLES * CONTEXT, VOCABULARY = 29, PIECES_MAX = 3, MICROBATCHES = 3 };
@@ -199,16 +200,17 @@ static double loss_of(struct graph *g)
     return sum;
 }
 
-Test(graph, experts_gradients_are_differences)
+static struct backend *open_float64(void)
 {
-    const struct gpt moe = {.layers = 1, .width = 6, .heads = 2, .vocabulary = VOCABULARY, .experts = 3, .choices = 2, .capacity_factor = 0.8};
     const struct backend_options options = {.act = DTYPE_F64, .threads = 1, .instruction_set = "auto"};
-    const struct graph_options shape = {.samples = SAMPLES, .context = CONTEXT, .training = true};
-    const struct gpt_piece whole = gpt_piece_of(&moe, CONTEXT, 1, 0);
     struct backend *backend;
     cr_assert_eq(backend_open("reference", &options, &backend), CAIRN_OK);
-    struct graph *g = graph_new(backend, &shape);
-    gpt_declare(g, &moe, &whole, CONTEXT, true, NULL, NULL);
+    return backend;
+}
+
+/* Of a graph in float64 that is declared and no more. */
+static void check_differences(struct graph *g)
+{
     cr_assert(graph_finish(g) == CAIRN_OK && graph_allocate(g, 1, NULL) == CAIRN_OK, "%s", cairn_err_message());
     double *values = calloc((size_t)graph_parameter_elements(g), sizeof *values), *gradient = calloc((size_t)graph_gradient_elements(g), sizeof *values);
     for (int i = 0; i < graph_parameter_count(g); i++)
@@ -235,9 +237,147 @@ Test(graph, experts_gradients_are_differences)
                                (long long)e, gradient[p->offset + e], expected);
         }
     }
-    graph_free(g);
     free(values);
     free(gradient);
+}
+
+Test(graph, experts_gradients_are_differences)
+{
+    const struct gpt moe = {.layers = 1, .width = 6, .heads = 2, .vocabulary = VOCABULARY, .experts = 3, .choices = 2, .capacity_factor = 0.8};
+    const struct graph_options shape = {.samples = SAMPLES, .context = CONTEXT, .training = true};
+    const struct gpt_piece whole = gpt_piece_of(&moe, CONTEXT, 1, 0);
+    struct backend *backend = open_float64();
+    struct graph *g = graph_new(backend, &shape);
+    gpt_declare(g, &moe, &whole, CONTEXT, true, NULL, NULL);
+    check_differences(g);
+    graph_free(g);
+    backend->table->close(backend);
+}
+
+/* ---- RMS norms and SwiGLU, which no model has yet: blocks of a gated MLP each ---- */
+
+enum { GATED_BLOCKS = 2, GATED_WIDTH = 7, GATED_HIDDEN = 5 };
+
+static tensor_id gated_parameter(struct graph *g, int block, const char *name, int64_t rows, int64_t width)
+{
+    struct parameter_desc desc = {.name = name, .dims = rows > 0 ? 2 : 1, .shape = {rows > 0 ? rows : width, rows > 0 ? width : 0}, .split = -1,
+                                  .init = {.constant = rows > 0 ? 0 : 1}, .vector = rows == 0};
+    char numbered[64];
+    snprintf(numbered, sizeof numbered, "block.%d.%s", block, name);
+    if (block >= 0)
+        desc.name = numbered;
+    return graph_parameter(g, &desc);
+}
+
+static void declare_gated(struct graph *g)
+{
+    tensor_id x = graph_embedding(g, gated_parameter(g, -1, "token_embedding", VOCABULARY, GATED_WIDTH),
+                                  gated_parameter(g, -1, "position_embedding", CONTEXT, GATED_WIDTH));
+    for (int block = 0; block < GATED_BLOCKS; block++) {
+        graph_segment_begin(g, GRAPH_RECOMPUTE_BLOCK);
+        tensor_id normal = graph_rms_norm(g, x, gated_parameter(g, block, "norm.gain", 0, GATED_WIDTH), 1e-5);
+        tensor_id inner = graph_linear(g, normal, gated_parameter(g, block, "expand.weight", 2 * GATED_HIDDEN, GATED_WIDTH), -1);
+        tensor_id h = graph_linear(g, graph_swiglu(g, inner), gated_parameter(g, block, "contract.weight", GATED_WIDTH, GATED_HIDDEN), -1);
+        x = graph_residual(g, x, h, 0);
+        graph_segment_end(g);
+    }
+    x = graph_rms_norm(g, x, gated_parameter(g, -1, "final_norm.gain", 0, GATED_WIDTH), 1e-5);
+    graph_classifier(g, x, gated_parameter(g, -1, "head.weight", VOCABULARY, GATED_WIDTH));
+}
+
+Test(graph, gated_gradients_are_differences)
+{
+    const struct graph_options shape = {.samples = SAMPLES, .context = CONTEXT, .training = true};
+    struct backend *backend = open_float64();
+    struct graph *g = graph_new(backend, &shape);
+    declare_gated(g);
+    check_differences(g);
+    graph_free(g);
+    backend->table->close(backend);
+}
+
+/* The gradients of one pass; freed by free. */
+static double *gated_gradients(struct backend *b, int recompute, bool split, int64_t *count)
+{
+    const struct graph_options shape = {.samples = SAMPLES, .context = CONTEXT, .training = true, .recompute = recompute, .split_backward = split};
+    const struct graph_pass pass = {.step = 3, .inputs = tokens[0], .targets = tokens[0] + 1, .loss_scale = 1};
+    struct graph *g = graph_new(b, &shape);
+    declare_gated(g);
+    cr_assert(graph_finish(g) == CAIRN_OK && graph_allocate(g, 1, NULL) == CAIRN_OK, "%s", cairn_err_message());
+    int64_t n = graph_parameter_elements(g);
+    *count = graph_gradient_elements(g);
+    double *values = calloc((size_t)n, sizeof *values);
+    for (int i = 0; i < graph_parameter_count(g); i++)
+        for (int64_t e = 0; e < graph_parameter_at(g, i)->elements; e++)
+            values[graph_parameter_at(g, i)->offset + e] = (double)bf16_to_float(bf16_from_float(5 * value_at(graph_parameter_at(g, i), e)));
+    for (int i = 0; i <= ROWS; i++)
+        tokens[0][i] = 7 * i % VOCABULARY;
+    void *parameters = make_array(b, b->act, values, n), *gradient = b->table->alloc(b, array_bytes(b->acc, *count));
+    struct place place = {g, gradient, dtype_size(b->acc)};
+    const struct graph_hooks hooks = {.context = &place, .gradient_begin = gradient_begin};
+    graph_bind_parameters(g, parameters);
+    graph_set_hooks(g, &hooks);
+    cr_assert_eq(graph_forward_backward(g, &pass), CAIRN_OK);
+    free(values);
+    values = array_values(b, b->acc, gradient, *count);
+    cr_assert_eq(b->table->finish(b), CAIRN_OK, "%s", cairn_err_message());
+    graph_free(g);
+    free_array(b, b->act, parameters, n);
+    b->table->free(b, gradient, array_bytes(b->acc, *count));
+    return values;
+}
+
+/* However it is computed: the same bits, near those of the reference in float64. */
+static void check_gated(struct backend *b, double tolerance)
+{
+    struct backend *reference = open_float64();
+    int64_t count;
+    double *expected = gated_gradients(reference, GRAPH_RECOMPUTE_NONE, false, &count);
+    double *first = gated_gradients(b, GRAPH_RECOMPUTE_NONE, false, &count), error = relative_error(first, expected, count);
+    cr_expect_lt(error, tolerance, "%s: relative error %g", b->table->name, error);
+    for (int way = 1; way < 4; way++) {
+        double *again = gated_gradients(b, way % 2 ? GRAPH_RECOMPUTE_BLOCK : GRAPH_RECOMPUTE_NONE, way / 2, &count);
+        cr_expect(memcmp(again, first, (size_t)count * sizeof *again) == 0, "%s: other bits where %s", b->table->name,
+                  way == 1 ? "blocks are computed again" : "the weights' gradients are apart");
+        free(again);
+    }
+    free(first);
+    free(expected);
+    b->table->close(b);
+    reference->table->close(reference);
+}
+
+Test(graph, gated_on_cpu) { check_gated(open_backend("cpu", DTYPE_F32, 2, NULL), 1e-5); }
+Test(graph, gated_on_cuda) { check_gated(open_cuda(DTYPE_F32), 1e-5); }
+Test(graph, gated_on_cuda_in_bfloat16) { check_gated(open_cuda(DTYPE_BF16), 5e-2); }
+
+/* A norm and the residual before it are one kernel of a device, and so are a norm's gradients. */
+Test(graph, gated_kernels_are_joined)
+{
+    struct backend *b = open_cuda(DTYPE_F32);
+    int64_t count, lost;
+    int norms = 0, gradients = 0;
+    cr_assert_eq(b->table->spans_open(b, 1000), CAIRN_OK, "%s", cairn_err_message());
+    free(gated_gradients(b, GRAPH_RECOMPUTE_NONE, false, &count));
+    const struct backend_span *spans = b->table->spans_take(b, &count, &lost);
+    for (int64_t i = 0; i < count; i++) {
+        norms += strcmp(spans[i].name, "RMS norm") == 0;
+        gradients += strcmp(spans[i].name, "RMS norm's gradients") == 0;
+        cr_expect_str_neq(spans[i].name, "a sum", "a residual is added up apart");
+        cr_expect_str_neq(spans[i].name, "RMS norm's gradient", "a gradient is found apart");
+    }
+    cr_expect(norms == GATED_BLOCKS + 1 && gradients == GATED_BLOCKS + 1 && lost == 0, "%d norms, %d of their gradients", norms, gradients);
+    b->table->close(b);
+}
+
+Test(graph, swiglu_wants_two_halves)
+{
+    struct backend *backend = open_float64();
+    struct graph *g = graph_new(backend, &(struct graph_options){.samples = 1, .context = 2});
+    graph_stage_output(g, graph_swiglu(g, graph_stage_input(g, 7)));
+    cr_expect_eq(graph_finish(g), CAIRN_EINVAL);
+    cr_expect_str_eq(cairn_err_message(), "SwiGLU: a width of 7 has no two halves");
+    graph_free(g);
     backend->table->close(backend);
 }
 

@@ -162,7 +162,34 @@ Test(gradients, layer_norm)
     b->table->close(b);
 }
 
-/* ---- GELU, residual and dropout ---- */
+/* ---- RMS norm ---- */
+
+static void rms_norm(struct backend *b, double *y, double *const *in, const void *context)
+{
+    (void)context;
+    double rstd[M];
+    b->table->rms_norm_forward(b, y, rstd, in[0], in[1], M, N, 1e-3);
+}
+
+Test(gradients, rms_norm)
+{
+    struct backend *b = reference();
+    struct forward f = {rms_norm, NULL, M * N, {M * N, N}, 2};
+    double *in[INPUTS_MAX], *dy = make_inputs(&f, in), y[M * N], rstd[M], dx[M * N], added[M * N], d_gain[N];
+    b->table->rms_norm_forward(b, y, rstd, in[0], in[1], M, N, 1e-3);
+    b->table->rms_norm_backward_input(b, dx, dy, in[0], in[1], rstd, M, N, false);
+    b->table->rms_norm_backward_weight(b, d_gain, dy, in[0], rstd, M, N);
+    check_gradient(b, &f, in, dy, 0, dx, "RMS norm");
+    check_gradient(b, &f, in, dy, 1, d_gain, "RMS norm");
+    memcpy(added, y, sizeof y);
+    b->table->rms_norm_backward_input(b, added, dy, in[0], in[1], rstd, M, N, true);
+    for (int i = 0; i < M * N; i++)
+        cr_assert_float_eq(added[i], y[i] + dx[i], 1e-14);
+    free_inputs(&f, in, dy);
+    b->table->close(b);
+}
+
+/* ---- GELU, SwiGLU, residual and dropout ---- */
 
 static void gelu(struct backend *b, double *y, double *const *in, const void *context)
 {
@@ -177,6 +204,23 @@ Test(gradients, gelu)
     double *in[INPUTS_MAX], *dy = make_inputs(&f, in), dx[M * N];
     b->table->gelu_backward(b, dx, dy, in[0], M * N);
     check_gradient(b, &f, in, dy, 0, dx, "gelu");
+    free_inputs(&f, in, dy);
+    b->table->close(b);
+}
+
+static void swiglu(struct backend *b, double *y, double *const *in, const void *context)
+{
+    (void)context;
+    b->table->swiglu_forward(b, y, in[0], M, N);
+}
+
+Test(gradients, swiglu)
+{
+    struct backend *b = reference();
+    struct forward f = {swiglu, NULL, M * N, {M * 2 * N}, 1};
+    double *in[INPUTS_MAX], *dy = make_inputs(&f, in), dx[M * 2 * N];
+    b->table->swiglu_backward(b, dx, dy, in[0], M, N);
+    check_gradient(b, &f, in, dy, 0, dx, "SwiGLU");
     free_inputs(&f, in, dy);
     b->table->close(b);
 }

@@ -31,6 +31,33 @@ INLINE void gelu_backward(void *dx, const void *dy, const void *x, int64_t n, bo
     }
 }
 
+INLINE void swiglu_forward(void *y, const void *x, int64_t rows, int64_t width, bool half)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        const void *gate = act_at(x, 2 * r * width, half), *up = act_at(gate, width, half);
+        void *out = act_at_mutable(y, r * width, half);
+        for (int64_t i = 0; i < width; i += LANES) {
+            lanes v = lanes_load_to(gate, i, width, half, 0);
+            lanes_store_to(out, i, width, v / (1.0f + exp_lanes(-v)) * lanes_load_to(up, i, width, half, 0), half);
+        }
+    }
+}
+
+INLINE void swiglu_backward(void *dx, const void *dy, const void *x, int64_t rows, int64_t width, bool half)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        const void *gate = act_at(x, 2 * r * width, half), *up = act_at(gate, width, half), *d_out = act_at(dy, r * width, half);
+        void *d_gate = act_at_mutable(dx, 2 * r * width, half), *d_up = act_at_mutable(d_gate, width, half);
+        for (int64_t i = 0; i < width; i += LANES) {
+            lanes v = lanes_load_to(gate, i, width, half, 0), d = lanes_load_to(d_out, i, width, half, 0);
+            lanes e = exp_lanes(-v), sigmoid = 1.0f / (1.0f + e);
+            lanes_store_to(d_up, i, width, d * (v * sigmoid), half);
+            d *= lanes_load_to(up, i, width, half, 0);
+            lanes_store_to(d_gate, i, width, d * sigmoid * (1.0f + v * (e * sigmoid)), half); /* 1 - sigmoid = e sigmoid */
+        }
+    }
+}
+
 /* Elements at..at+31 of n, their random words given. */
 INLINE void add_dropout_words(void *y, const void *x, const void *h, int64_t at, int64_t n, const uint32_t *words, uint32_t threshold,
                               float scale, bool half)
@@ -96,6 +123,14 @@ INLINE void from_float_scaled(void *y, const float *x, float factor, int64_t n, 
     { \
         gelu_backward(dx, dy, x, n, half); \
     } \
+    static void swiglu_forward_##type(void *y, const void *x, int64_t rows, int64_t width) \
+    { \
+        swiglu_forward(y, x, rows, width, half); \
+    } \
+    static void swiglu_backward_##type(void *dx, const void *dy, const void *x, int64_t rows, int64_t width) \
+    { \
+        swiglu_backward(dx, dy, x, rows, width, half); \
+    } \
     static void add_dropout_##type(void *y, const void *x, const void *h, int64_t n, const struct dropout *d, uint64_t first) \
     { \
         add_dropout(y, x, h, n, d, first, half); \
@@ -124,6 +159,8 @@ INLINE void from_float_scaled(void *y, const float *x, float factor, int64_t n, 
     { \
         act->gelu_forward = gelu_forward_##type; \
         act->gelu_backward = gelu_backward_##type; \
+        act->swiglu_forward = swiglu_forward_##type; \
+        act->swiglu_backward = swiglu_backward_##type; \
         act->add_dropout = add_dropout_##type; \
         act->add_rows = add_rows_##type; \
         act->accumulate = accumulate_##type; \
