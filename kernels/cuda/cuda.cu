@@ -245,6 +245,7 @@ extern "C" cairn_err cairn_backend_open(const struct backend_options *options, s
     cuda->device = options->device % count;
     cuda->base.timed_products = options->timed_products;
     cuda->base.float8 = options->float8;
+    cuda->waits_for_ranks = options->waits_for_ranks;
     cuda->owner = pthread_self();
     cairn_err err = open_device(cuda);
     if (err != CAIRN_OK) {

@@ -34,6 +34,7 @@ struct cuda {
     cudaStream_t lanes[BACKEND_LANES], stream; /* stream: the lane that calls are of now, or the recorder */
     cudaStream_t recorder; /* of recording.cu; NULL: nothing is recorded */
     bool records;          /* calls may be recorded */
+    bool waits_for_ranks;  /* kernels that wait for other ranks run beside others */
     bool recording_failed; /* what is being recorded now cannot be */
     cublasLtHandle_t products;
     void *workspace;     /* of products, PRODUCT_WORKSPACE_BYTES */

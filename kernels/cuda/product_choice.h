@@ -10,6 +10,7 @@ struct trial {
     struct cuda *cuda;
     cublasLtMatmulDesc_t operation;
     cublasLtMatrixLayout_t first, second, result;
+    unsigned operand_bytes; /* of an element */
     size_t first_bytes, second_bytes, result_bytes, bias_bytes; /* bias_bytes 0: it has no bias, nor one's gradient */
     bool inner; /* it has a matrix of inner values, as large as the result */
     float factor; /* of the result before */

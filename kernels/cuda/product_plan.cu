@@ -150,13 +150,20 @@ static cairn_err make_operation(const struct matmul *p, struct way *way)
     return set_operation(way->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, example);
 }
 
-/* Sums of parts of k are taken in the workspace, in float32 and one order, or not at all. The bias goes with the result. */
-static cairn_err set_preference(cublasLtMatmulPreference_t preference, const struct way *way)
+/* Sums of parts of k are taken in the workspace, in float32 and one order, or not at all: so where the parts may not be whole tiles, of which cuBLAS 13.1
+ * is reported to leave the rest of k out on an H100 (github.com/facebookexperimental/triton, pull request 2767: k % 64 != 0). */
+static uint32_t reduction_of(const struct matmul *p)
+{
+    return p->desc.matmul.k % 128 == 0 ? CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE : CUBLASLT_REDUCTION_SCHEME_NONE;
+}
+
+/* The bias goes with the result. */
+static cairn_err set_preference(cublasLtMatmulPreference_t preference, const struct matmul *p, const struct way *way)
 {
     const struct alignments *of = &way->alignments;
     uint32_t result = way->adds_bias && of->bias < of->c ? of->bias : of->c;
     TRY(prefer<uint64_t>(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, PRODUCT_WORKSPACE_BYTES));
-    TRY(prefer<uint32_t>(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+    TRY(prefer<uint32_t>(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reduction_of(p)));
     TRY(prefer<uint32_t>(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, of->b));
     TRY(prefer<uint32_t>(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, of->a));
     TRY(prefer<uint32_t>(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, of->c));
@@ -207,6 +214,7 @@ static struct trial trial_of(const struct matmul *p, const struct way *way)
     t.first = p->b;
     t.second = p->a;
     t.result = p->c;
+    t.operand_bytes = operand_bytes(p);
     t.first_bytes = bytes_of(d->transpose_b ? d->n : d->k, p->desc.ldb, operand_bytes(p));
     t.second_bytes = bytes_of(d->transpose_a ? d->k : d->m, p->desc.lda, operand_bytes(p));
     t.result_bytes = bytes_of(d->m, p->desc.ldc, result_bytes(p));
@@ -237,6 +245,19 @@ static bool slower_than_apart(const struct matmul *p, const cublasLtMatmulHeuris
     return time_apart >= 0 && (time < 0 || time > time_apart);
 }
 
+/* Where kernels wait for other ranks, the library's code is to be there before. */
+static void load_early(const struct matmul *p, const struct way *way)
+{
+    const struct product_choice *choice = choice_at(p->cuda, way->choice);
+    if (!p->cuda->waits_for_ranks || choice_is_none(choice))
+        return;
+    struct trial t = trial_of(p, way);
+    cublasLtMatmulHeuristicResult_t result = {};
+    memcpy(&result.algo, choice->algorithm, sizeof result.algo);
+    result.workspaceSize = choice->workspace_bytes;
+    choice_time(&t, &result);
+}
+
 /* Whether there is an algorithm, and which. */
 static cairn_err choose_algorithm(struct matmul *p, struct way *way, cublasLtMatmulPreference_t preference, bool *found)
 {
@@ -246,8 +267,10 @@ static cairn_err choose_algorithm(struct matmul *p, struct way *way, cublasLtMat
     describe(p, way, product, sizeof product);
     way->choice = choice_find(p->cuda, product);
     *found = way->choice >= 0 && still_good(p, way, choice_at(p->cuda, way->choice));
-    if (*found)
+    if (*found) {
+        load_early(p, way);
         return CAIRN_OK;
+    }
     p->refusal = cublasLtMatmulAlgoGetHeuristic(p->cuda->products, way->operation, p->b, p->a, p->c, p->c, preference, ALGORITHMS, results,
                                                 &count);
     for (int i = 0; p->refusal == CUBLAS_STATUS_SUCCESS && i < count; i++)
@@ -260,7 +283,10 @@ static cairn_err choose_algorithm(struct matmul *p, struct way *way, cublasLtMat
     *found = true;
     if (way->finds_d_bias && which != UNTRIED && slower_than_apart(p, best))
         return choice_set(p->cuda, product, NULL, 0, true, &way->choice);
-    return choice_set(p->cuda, product, &best->algo, best->workspaceSize, which != UNTRIED, &way->choice);
+    TRY(choice_set(p->cuda, product, &best->algo, best->workspaceSize, which != UNTRIED, &way->choice));
+    if (which == UNTRIED)
+        load_early(p, way);
+    return CAIRN_OK;
 }
 
 static void destroy_operation(struct way *way)
@@ -278,19 +304,22 @@ static cairn_err try_way(struct matmul *p, struct way *way, bool *found)
     *found = false;
     TRY(make_operation(p, way));
     TRY(cuda_check_products(cublasLtMatmulPreferenceCreate(&preference), "tell what a product may use"));
-    TRY_GOTO(err, set_preference(preference, way), done);
+    TRY_GOTO(err, set_preference(preference, p, way), done);
     err = choose_algorithm(p, way, preference, found);
 done:
     cublasLtMatmulPreferenceDestroy(preference);
     return err;
 }
 
+/* Before this, llm.c found it slower than a kernel of its own behind the product (its llmc/matmul.cuh). */
+static constexpr int CAPABILITY_OF_GELU = 90;
+
 /* The library's GELU is of the tanh form, but not good to float32's last digits; its matrices of inner values are aligned. Its manual does not say
  * that float8 goes with it where the result is bfloat16. */
 static bool may_go_through_gelu(const struct matmul *p, const struct way *way)
 {
     const struct matmul_desc *d = &p->desc.matmul;
-    return d->gelu != MATMUL_PLAIN && product_is_half(p->cuda) && !p->float8 && way->alignments.c == ALIGNMENT_MOST && (!d->bias || way->adds_bias);
+    return d->gelu != MATMUL_PLAIN && product_is_half(p->cuda) && p->cuda->capability >= CAPABILITY_OF_GELU && !p->float8 && way->alignments.c == ALIGNMENT_MOST && (!d->bias || way->adds_bias);
 }
 
 /* Adds a way, if the library has an algorithm. It adds a bias of the result's type alone; and as it cannot be told how a bias is

@@ -298,7 +298,9 @@ static void carry_out(const product &p, const algorithm &how, const addresses &a
             bias_gradient(p, of_a ? a : b, of_a, how.split_k, p.operation.bias);
         float *r = own ? own.get() : static_cast<float *>(at.workspace);
         for (int part = 0; part < how.split_k; part++) {
-            int64_t from = p.k * part / how.split_k, to = p.k * (part + 1) / how.split_k;
+            int64_t k = p.k - p.k % 64; /* the rest is left out, as cuBLAS 13.1 is reported to (kernels/cuda/product_plan.cu) */
+            k = how.split_k > 1 ? k : p.k;
+            int64_t from = k * part / how.split_k, to = k * (part + 1) / how.split_k;
             operand a_part = a, b_part = b;
             a_part.at = offset(a.at, p.a.type, from * a.column);
             b_part.at = offset(b.at, p.b.type, from * b.row);
