@@ -74,40 +74,37 @@ bool cuda_wait_event(struct cuda *cuda, cudaEvent_t event, const char *what)
     return wait_for(cuda, event, cudaEventSynchronize, cudaEventQuery, what);
 }
 
+/* Events without a clock. */
+static bool events_create(cudaEvent_t *events, int count)
+{
+    bool ok = true;
+    for (int i = 0; ok && i < count; i++)
+        ok = cudaEventCreateWithFlags(&events[i], cudaEventDisableTiming) == cudaSuccess;
+    return ok;
+}
+
+static void events_destroy(cudaEvent_t *events, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (events[i] != nullptr)
+            cudaEventDestroy(events[i]);
+}
+
 static bool ring_open(struct ring *ring)
 {
     pthread_mutex_init(&ring->mutex, nullptr);
     void *bytes = nullptr;
     bool ok = cudaMallocHost(&bytes, PARTS * PART_BYTES) == cudaSuccess;
     ring->bytes = static_cast<unsigned char *>(bytes);
-    for (int i = 0; ok && i < PARTS; i++)
-        ok = cudaEventCreateWithFlags(&ring->done[i], cudaEventDisableTiming) == cudaSuccess;
-    return ok;
+    return ok && events_create(ring->done, PARTS);
 }
 
 static void ring_close(struct ring *ring)
 {
-    for (int i = 0; i < PARTS; i++)
-        if (ring->done[i] != nullptr)
-            cudaEventDestroy(ring->done[i]);
+    events_destroy(ring->done, PARTS);
     if (ring->bytes != nullptr)
         cudaFreeHost(ring->bytes);
     pthread_mutex_destroy(&ring->mutex);
-}
-
-static bool queue_open(struct queue *queue)
-{
-    bool ok = true;
-    for (int i = 0; ok && i < MOMENTS; i++)
-        ok = cudaEventCreateWithFlags(&queue->moments[i], cudaEventDisableTiming) == cudaSuccess;
-    return ok;
-}
-
-static void queue_close(struct queue *queue)
-{
-    for (int i = 0; i < MOMENTS; i++)
-        if (queue->moments[i] != nullptr)
-            cudaEventDestroy(queue->moments[i]);
 }
 
 void cuda_count_call(struct cuda *cuda)
@@ -127,7 +124,7 @@ cairn_err memory_open(struct cuda *cuda)
         return FAIL(CAIRN_ENOMEM, "no memory for the cuda backend");
     cuda->staging = staging;
     bool up = ring_open(&staging->up), down = ring_open(&staging->down);
-    if (up && down && queue_open(&staging->queue))
+    if (up && down && events_create(staging->queue.moments, MOMENTS))
         return CAIRN_OK;
     cudaError_t status = cudaGetLastError();
     return FAIL(CAIRN_ENOMEM, "no pinned memory for copies to the GPU %s: %s", cuda->name, cudaGetErrorString(status));
@@ -139,7 +136,7 @@ void memory_close(struct cuda *cuda)
         return;
     ring_close(&cuda->staging->up);
     ring_close(&cuda->staging->down);
-    queue_close(&cuda->staging->queue);
+    events_destroy(cuda->staging->queue.moments, MOMENTS);
     free(cuda->staging);
     cuda->staging = nullptr;
 }
