@@ -41,7 +41,7 @@ struct matmul_desc {
     /* A word of what may be left out, which changes no bit: of two float8 products, one after the other without another between them, that have the
      * same a, unchanged, the first KEEPS_A and does not transpose it, and to the second, which does, A_IS_KEPT. */
     bool keeps_a, a_is_kept;
-    /* Where the table has matmul_run_d_bias, and a' is a transpose, c of acc, no bias added: the sums over k of a', as it was before any rounding,
+    /* Where the table has matmul_run_d_bias, and a' is a transpose, c of acc, no bias added, no GELU: the sums over k of a', as it was before any rounding,
      * are found too. */
     bool d_bias;
 };
@@ -413,7 +413,7 @@ struct backend {
     int threads;
     char unit[32]; /* which device it is, of those of its node; "" where it is the processor */
     char device[64];     /* what kind of device, in its driver's words; "" likewise */
-    int64_t free_memory; /* bytes of the device's when it was opened; 0: the processor, or not known */
+    int64_t memory, free_memory; /* bytes of the device's, all and when it was opened; 0: the processor, or not known */
     char products[192]; /* the kind of device and the library that product_choices are of; "" likewise */
     bool timed_products; /* of products that are planned from now on; as the options had it */
     bool float8; /* whether linear layers are to be computed in float8; as the options had it */

@@ -214,6 +214,7 @@ static void run(struct cuda *cuda, const char *what, const struct attention_cudn
     if (status == CUDNN_STATUS_SUCCESS)
         status = plan_run(plan, cuda->cudnn->handle, arrays->count, arrays->ids, arrays->pointers, cuda->cudnn->workspace);
     span_end(cuda, cuda->stream);
+    count_call(cuda);
     if (status != CUDNN_STATUS_SUCCESS) {
         cudaError_t error = cudaGetLastError();
         cuda_ok(cuda, error != cudaSuccess ? error : cudaErrorUnknown, cuda->cudnn->calls.cudnnGetErrorString(status));

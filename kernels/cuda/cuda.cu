@@ -202,6 +202,7 @@ static cairn_err open_device(struct cuda *cuda)
     TRY(probe(cuda));
     size_t left = 0, all = 0;
     TRY(check_device(cuda, cudaMemGetInfo(&left, &all), "its memory"));
+    cuda->base.memory = static_cast<int64_t>(all);
     cuda->base.free_memory = static_cast<int64_t>(left);
     if (cuda->base.float8)
         TRY(float8_check(cuda));

@@ -83,9 +83,15 @@ static inline void span_end(struct cuda *cuda, cudaStream_t stream)
         spans_end(cuda->spans, stream);
 }
 
-/* Where a stream has some 1000 calls that it has not begun, the next one waits in CUDA, without a look at links: this counts calls of LANE_COMPUTE,
- * and keeps what is open below that, by a wait that looks. */
+/* Where a stream has some 1000 calls that it has not begun, the next one waits in CUDA, without a look at links: this is told of each of
+ * LANE_COMPUTE, and keeps what is open well below that, by a wait that looks. */
 void cuda_count_call(struct cuda *);
+
+static inline void count_call(struct cuda *cuda)
+{
+    if (cuda->links != nullptr)
+        cuda_count_call(cuda);
+}
 
 /* Starts KERNEL on the stream; WHAT (a literal) names it in an error and in a span. SHARED: bytes of dynamic shared memory, up to shared_most. A grid
  * without blocks starts nothing. */
@@ -107,8 +113,7 @@ void launch(struct cuda *cuda, const char *what, void (*kernel)(Parameters...), 
     span_begin(cuda, cuda->stream, what);
     cuda_ok(cuda, cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), what);
     span_end(cuda, cuda->stream);
-    if (cuda->links != nullptr)
-        cuda_count_call(cuda);
+    count_call(cuda);
 }
 
 /* Whether this thread's calls are recorded now. */

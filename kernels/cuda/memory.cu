@@ -258,6 +258,7 @@ static void copy(struct backend *b, void *to, const void *from, size_t bytes)
     struct cuda *cuda = cuda_of(b);
     if (here(cuda) && bytes > 0)
         copy_async(cuda, to, from, bytes, cudaMemcpyDeviceToDevice, cuda->stream, "a copy within the GPU");
+    count_call(cuda);
 }
 
 static void zero(struct backend *b, void *p, size_t bytes)
@@ -269,6 +270,7 @@ static void zero(struct backend *b, void *p, size_t bytes)
     span_begin(cuda, cuda->stream, what);
     cuda_ok(cuda, cudaMemsetAsync(p, 0, bytes, cuda->stream), what);
     span_end(cuda, cuda->stream);
+    count_call(cuda);
 }
 
 static cairn_err finish(struct backend *b)

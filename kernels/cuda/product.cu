@@ -116,6 +116,7 @@ static void multiply(const struct matmul *p, const struct way *way, const struct
         status = cublasLtMatmul(cuda->products, way->operation, &one, o->b, p->b, o->a, p->a, &factor_of_c, to, p->c, to, p->c, &algorithm,
                                 cuda->workspace, choice->workspace_bytes, cuda->stream);
     span_end(cuda, cuda->stream);
+    count_call(cuda);
     if (status != CUBLAS_STATUS_SUCCESS)
         cuda_ok(cuda, cudaErrorUnknown, cublasLtGetStatusName(status));
 }

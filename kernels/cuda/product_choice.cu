@@ -91,7 +91,7 @@ struct arrays {
     cudaEvent_t from, to;
 };
 
-/* Numbers of either sign from about 1/128 to 4, of 4, 2 or 1 bytes: MASK keeps signs and fractions, EXPONENT is what all have. A GPU that multiplies
+/* Numbers of either sign from 1/128 to 2 (in float8 from 1 on), of 4, 2 or 1 bytes: MASK keeps signs and lower bits, EXPONENT is what all have. A GPU that multiplies
  * zeros, or one number, takes less power than in a training, and so has a faster clock. */
 static __global__ void fill_kernel(uint32_t *words, int64_t n, uint32_t mask, uint32_t exponent)
 {

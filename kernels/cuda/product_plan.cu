@@ -195,7 +195,12 @@ static bool still_good(const struct matmul *p, const struct way *way, const stru
     if (choice_is_none(choice))
         return way->finds_d_bias;
     cublasLtMatmulHeuristicResult_t result = {};
+    uint32_t reduction = 0;
+    size_t written;
     memcpy(&algorithm, choice->algorithm, sizeof algorithm);
+    if (cublasLtMatmulAlgoConfigGetAttribute(&algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &reduction, sizeof reduction, &written) !=
+            CUBLAS_STATUS_SUCCESS || (reduction & ~reduction_of(p)) != 0)
+        return false;
     return cublasLtMatmulAlgoCheck(p->cuda->products, way->operation, p->b, p->a, p->c, p->c, &algorithm, &result) == CUBLAS_STATUS_SUCCESS &&
            result.workspaceSize <= choice->workspace_bytes && choice->workspace_bytes <= PRODUCT_WORKSPACE_BYTES;
 }
@@ -284,7 +289,7 @@ static cairn_err choose_algorithm(struct matmul *p, struct way *way, cublasLtMat
     if (way->finds_d_bias && which != UNTRIED && slower_than_apart(p, best))
         return choice_set(p->cuda, product, NULL, 0, true, &way->choice);
     TRY(choice_set(p->cuda, product, &best->algo, best->workspaceSize, which != UNTRIED, &way->choice));
-    if (which == UNTRIED)
+    if (which == UNTRIED || usable == 1)
         load_early(p, way);
     return CAIRN_OK;
 }

@@ -94,8 +94,7 @@ static void replay(struct backend_recording *r)
     struct cuda *cuda = r->cuda;
     if (cuda->error == cudaSuccess && cuda_ok(cuda, cudaSetDevice(cuda->device), name))
         cuda_ok(cuda, cudaGraphLaunch(r->graph, cuda->lanes[LANE_COMPUTE]), name);
-    if (cuda->links != nullptr)
-        cuda_count_call(cuda);
+    count_call(cuda);
 }
 
 static void recording_destroy(struct backend_recording *r)

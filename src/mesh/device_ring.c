@@ -104,7 +104,7 @@ static void close_ends(struct device_ring *r)
         MPI_Comm_free(&r->ends_comm);
 }
 
-cairn_err device_ring_open(struct group *g, struct backend *b, bool closed, double seconds)
+cairn_err device_ring_open(struct group *g, struct backend *b, bool closed, bool ends, double seconds)
 {
     struct device_ring *r = g->ring = calloc(1, sizeof *r);
     cairn_err err = r ? CAIRN_OK : FAIL(CAIRN_ENOMEM, "no memory for links between devices");
@@ -115,7 +115,7 @@ cairn_err device_ring_open(struct group *g, struct backend *b, bool closed, doub
     err = comm_agree(g->comm, err);
     for (int color = 0; color < COLORS && !err; color++)
         err = comm_agree(g->comm, open_color(r, g, closed, color, seconds));
-    if (!err)
+    if (!err && ends)
         err = comm_agree(g->comm, pair_ends(r, g, seconds));
     if (err)
         device_ring_close(g);

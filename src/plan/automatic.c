@@ -96,27 +96,32 @@ static cairn_err find_processors(const struct hardware *hardware, const struct p
     return CAIRN_OK;
 }
 
-/* What the kernels take beside what the planner counts (doc/gpu-notes.md): a block of logits and of their gradients, and, with cuDNN's
- * attention, the scores' gradients of a layer. */
+/* What the kernels take beside what the planner counts (doc/gpu-notes.md), at most: a block of logits, in bfloat16 their gradients too, and the
+ * scores' gradients of a layer where cuDNN may compute attention, which it does within 2 GiB of them (kernels/cuda/attention_cudnn.cu). */
 static double scratch_gib(const struct config *c)
 {
-    double rows = (double)(c->batch.samples * c->model.context);
-    double logits = fmin(6 * rows * (double)c->model.vocabulary, 2.0 * (1 << 30));
-    double scores = 2 * rows * (double)(c->model.heads * c->model.context);
-    return (logits + scores) / (1 << 30);
+    bool half = c->precision == PRECISION_BFLOAT16;
+    double rows = (double)(c->batch.samples * c->model.context), most = 2;
+    double logits = fmin(4 * rows * (double)c->model.vocabulary / (1 << 30), most) * (half ? 1.5 : 1);
+    double scores = half && c->model.dropout == 0 ? 2 * rows * (double)(c->model.heads * c->model.context) / (1 << 30) : 0;
+    return logits + (scores <= most ? scores : 0);
 }
+
+/* What a GPU that the table lacks is planned as: which layout is the fastest hangs on rates' ratios more than on rates. */
+static const char stand_in[] = "A100-80";
 
 static cairn_err find_gpus(const struct hardware *hardware, const struct config *c, const struct planned_ranks *r, struct planned_machine *out)
 {
     const struct hardware_gpu *gpu;
     const struct hardware_network *network;
-    TRY_CONTEXT(hardware_find_device(hardware, r->device, r->device_memory, &gpu),
-                "parallel: auto (CAIRN_HARDWARE=FILE describes other GPUs; a layout that is given needs no table)");
+    out->stands_in = hardware_find_device(hardware, r->device, r->device_memory, &gpu) != CAIRN_OK;
+    if (out->stands_in)
+        TRY(hardware_find_gpu(hardware, stand_in, &gpu));
     TRY(hardware_find_network(hardware, gpu->network, &network));
     out->gpu = *gpu;
     out->network = *network;
     out->software.reserved_gib += scratch_gib(c);
-    if (strcasestr(r->device, "PCIe") || !r->linked)
+    if (strcasestr(r->device, "PCIe") || !r->linked || out->stands_in)
         out->gpu.nvlink_gb_s = 0;
     if (!r->linked) { /* down, across and up again, and nothing meanwhile */
         out->gpu.pcie_gb_s /= 3;

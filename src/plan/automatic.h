@@ -29,6 +29,7 @@ struct planned_ranks {
 
 /* A machine and what it points to. */
 struct planned_machine {
+    bool stands_in; /* the table lacks the GPU: GPU is another's entry, without NVLink */
     struct machine machine;
     struct hardware_gpu gpu; /* what a rank computes on */
     struct hardware_network network;
@@ -36,7 +37,7 @@ struct planned_machine {
 };
 
 /* The machine that RANKS make, for CONFIG, whose vocabulary is known: each is of its threads times the table's entry CPU, with one NIC a node,
- * or what the table has of its GPU. *OUT must not be moved. CAIRN_ECONFIG if the table lacks an entry. */
+ * or what the table has of its GPU. *OUT must not be moved. CAIRN_ECONFIG if the table lacks an entry that it needs. */
 cairn_err planned_machine_of(const struct hardware *hardware, const struct config *config, const struct planned_ranks *ranks, struct planned_machine *out);
 
 #endif

@@ -20,21 +20,30 @@ static int64_t own_memory(const struct trainer *t, int sharing)
     return bytes > 0 ? bytes : INT64_MAX;
 }
 
-/* What all ranks know of the machine: the fewest ranks on a node, the least memory of a rank, whether GPUs will be linked (train/links.c). */
+/* Whether GPUs will be linked (train/links.c), as far as can be told before: the library is there. */
+static bool may_be_linked(const struct trainer *t, int sharing)
+{
+    const struct backend *b = t->backend;
+    unsigned char id[LINK_ID_BYTES];
+    const enum config_links links = (enum config_links)t->config->parallel.links;
+    if (!b->table->link_id || links == LINKS_HOST || (sharing > 0 && links == LINKS_AUTO))
+        return false;
+    return b->table->link_id(t->backend, id) == CAIRN_OK;
+}
+
+/* What all ranks know of the machine: the fewest ranks on a node, the least memory of a rank, whether all GPUs may be linked. */
 static cairn_err count_machine(const struct trainer *t, struct planned_ranks *out)
 {
     const struct backend *b = t->backend;
-    const enum config_links links = (enum config_links)t->config->parallel.links;
     int sharing = 0;
     bool mine;
     if (!b->table->host_memory)
         TRY(device_count_sharing(t->mesh, b, &sharing, &mine));
-    int64_t own[] = {job_local_size(t->job), own_memory(t, sharing),
-                     b->table->link_id && links != LINKS_HOST && (sharing == 0 || links == LINKS_NCCL)}, least[3];
+    int64_t own[] = {job_local_size(t->job), own_memory(t, sharing), may_be_linked(t, sharing)}, least[3];
     TRY(mpi_allreduce(own, least, 3, MPI_INT64_T, MPI_MIN, t->mesh->world, "comparing memory"));
     *out = (struct planned_ranks){.ranks = t->mesh->size, .node_ranks = (int)least[0], .threads = b->threads, .memory = least[1],
                                   .device = b->table->host_memory ? NULL : b->device,
-                                  .device_memory = b->free_memory, .linked = least[2]};
+                                  .device_memory = b->memory, .linked = least[2]};
     return CAIRN_OK;
 }
 
@@ -163,6 +172,9 @@ static cairn_err choose(const struct trainer *t, struct planned_ranks *ranks, st
     cairn_err err = planned_machine_of(hardware, &named, ranks, &machine);
     hardware_close(hardware);
     TRY(err);
+    if (machine.stands_in)
+        log_warning("parallel: auto plans for '%s' as for an %s without NVLink: the hardware table lacks it (CAIRN_HARDWARE=FILE describes others)", ranks->device,
+                    machine.gpu.name);
     TRY(search(t, &model, &machine.machine, ranks->linked, &result));
     if (result.count > 0) {
         *out = result.best[0].layout;

@@ -42,7 +42,8 @@ static bool has_pairs(struct mesh *m)
     return m->pipeline.size > 1;
 }
 
-static cairn_err open_all(struct mesh *m, struct backend *b)
+/* TIED: a pipeline's first stage and last share a parameter. */
+static cairn_err open_all(struct mesh *m, struct backend *b, bool tied)
 {
     struct group *groups[LINKED_GROUPS];
     cairn_err err = CAIRN_OK;
@@ -54,7 +55,7 @@ static cairn_err open_all(struct mesh *m, struct backend *b)
         err = mesh_agree(m, err);
     }
     if (!err && m->layout.pipeline > 1)
-        err = mesh_agree(m, device_ring_open(&m->pipeline, b, m->layout.chunks > 1, seconds));
+        err = mesh_agree(m, device_ring_open(&m->pipeline, b, m->layout.chunks > 1, tied, seconds));
     if (err)
         links_close(m);
     return err;
@@ -79,7 +80,7 @@ cairn_err links_open(const struct config *c, struct mesh *m, struct backend *b)
         return CAIRN_OK;
     if (sharing > 0)
         TRY(mesh_agree(m, mine ? pretend_nodes(m) : CAIRN_OK));
-    cairn_err err = open_all(m, b);
+    cairn_err err = open_all(m, b, c->model.tied);
     if (!err) {
         b->idle = look_for_messages;
         b->idle_context = m;

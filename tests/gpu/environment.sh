@@ -1,6 +1,7 @@
 # Sourced by run and step in an unpacked bundle, whose folder is $CAIRN_BUNDLE. The programs get the bundle's libraries, PyTorch and what
 # else is on the machine do not: only the commands below are started with them.
-export CAIRN_SOURCE="$CAIRN_BUNDLE/source" CAIRN_BUILD="$CAIRN_BUNDLE"
+CAIRN_BUNDLE=$(cd "$CAIRN_BUNDLE" && pwd)
+export CAIRN_BUNDLE CAIRN_SOURCE="$CAIRN_BUNDLE/source" CAIRN_BUILD="$CAIRN_BUNDLE"
 export CAIRN_DATA_DIR="$CAIRN_SOURCE/src/plan"
 export CAIRN_PLUGIN_DIR="$CAIRN_BUNDLE/plugin"
 # It says why it refuses a product, to standard output unless it is told a file: one for each process (%i).

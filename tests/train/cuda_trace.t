@@ -47,7 +47,7 @@ same "the trace changes no bit" run
 check "kernels of a lane follow one another, between the processor's calls and its waits" in_time
 check "attention is there for each layer and microbatch" each_step 1 0 3 8 attention
 check "so are its gradients" each_step 1 0 3 8 "the gradients of attention's keys"
-check "and all products" each_step 1 0 3 108 'a product'
+check "and all products, with what goes through them" each_step 1 0 3 108 'a product.*'
 check "the norm is there once a step" each_step 1 0 3 1 'sums of squares'
 check "so is the update, the last one's too" each_step 1 1 4 1 AdamW
 check "copies are in it" each_step 1 0 3 12 'a copy to the GPU'
