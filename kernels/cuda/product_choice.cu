@@ -98,7 +98,7 @@ static __global__ void fill_kernel(uint32_t *words, int64_t n, uint32_t mask, ui
     int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
     if (i >= n)
         return;
-    uint32_t hash = static_cast<uint32_t>(i) * 0x9e3779b1u; /* Knuth's multiplicative hash, its upper bits folded in */
+    uint32_t hash = static_cast<uint32_t>(i) * 0x9e3779b1u; /* by the golden ratio; the rest as MurmurHash3 ends */
     hash ^= hash >> 15;
     hash *= 0x85ebca6bu;
     words[i] = ((hash ^ hash >> 13) & mask) | exponent;
